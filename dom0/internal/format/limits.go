@@ -1,0 +1,89 @@
+package format
+
+// Everything that bounds what an archive may hold stands here, with its
+// reason. What the two programs may send each other is bounded in
+// protocol/limits.go.
+const (
+	// MinChunkSize and MaxChunkSize bound the chunk size, in bytes; it is a
+	// power of two. Smaller chunks cost too much metadata, larger ones too
+	// much memory per worker.
+	MinChunkSize = 64 << 10
+	MaxChunkSize = 4 << 20
+
+	// DefaultChunkSize is what init chooses.
+	DefaultChunkSize = 128 << 10
+
+	// BlobOverhead is what sealing adds to a blob at the least: a 24-byte
+	// nonce, the method byte, and a 16-byte tag.
+	BlobOverhead = 24 + 1 + 16
+
+	// MaxMetadata bounds the plaintext of a metadata blob, in bytes. The
+	// largest is a volume table of MaxVolumes names of MaxName bytes.
+	MaxMetadata = 256 << 10
+
+	// MaxSealedBlob bounds a sealed blob: a chunk that didn't compress.
+	MaxSealedBlob = MaxChunkSize + BlobOverhead
+
+	// PackTarget is the size from which a pack is closed and sent, in bytes.
+	// Large enough that an object store's cost per object is small, small
+	// enough that what a killed backup sends again is little.
+	PackTarget = 16 << 20
+
+	// MaxPack bounds a pack that is read: a full one, with one blob more,
+	// and its table of contents.
+	MaxPack = 32 << 20
+
+	// MaxPackBlobs bounds the blobs of a pack, and so the memory that a
+	// table of contents takes (37 bytes each). A pack of tiny blobs is
+	// closed early.
+	MaxPackBlobs = 16 << 10
+
+	// MaxIndexObject bounds an index object, sealed, in bytes.
+	MaxIndexObject = 8 << 20
+
+	// MaxRoot bounds the root, sealed, in bytes; the store keeps it to that.
+	MaxRoot = 64 << 10
+
+	// MaxIndexObjects bounds the index objects that a root lists: 30 bytes
+	// each, so that with everything else the root stays under MaxRoot. With
+	// 186,000 entries in each this is 20 TiB of 128 KiB chunks.
+	MaxIndexObjects = 900
+
+	// MaxKeySlots bounds the key slots of an archive: each one may cost an
+	// Argon2 run to try.
+	MaxKeySlots = 16
+
+	// MaxVolumes bounds the volumes of an archive, and of a session.
+	MaxVolumes = 1000
+
+	// MaxName bounds a volume's name, in bytes of UTF-8.
+	MaxName = 128
+
+	// MaxTags, MaxTagName and MaxTagText bound a session's tags; the two
+	// lengths are bytes of UTF-8.
+	MaxTags    = 5
+	MaxTagName = 64
+	MaxTagText = 64
+
+	// MaxHost bounds the name of a host, in bytes: what Linux allows.
+	MaxHost = 64
+
+	// MaxZone bounds the abbreviation of a time zone, in bytes.
+	MaxZone = 16
+
+	// Fanout is the number of children of a tree node: 80 chunks scattered
+	// in 1 TiB then cost about 3 % of their own size in nodes; at 128 it
+	// would be 6 %, and at 16 the trees are deeper for little gain.
+	Fanout = 32
+
+	// MaxTreeLevel bounds the height of a tree: 2^63 bytes in chunks of 64
+	// KiB are 2^47 chunks, which 32^10 covers.
+	MaxTreeLevel = 10
+
+	// MaxPredecessors is how many hashes of earlier roots a root carries, 16
+	// bytes each, so that a root seen long ago is recognised as an ancestor.
+	MaxPredecessors = 1024
+
+	// MaxVolumeSize bounds a volume: what a file offset can say.
+	MaxVolumeSize = 1<<63 - 1
+)
