@@ -44,7 +44,7 @@ const (
 	// MaxRoot bounds the root, sealed, in bytes; the store keeps it to that.
 	MaxRoot = 64 << 10
 
-	// MaxIndexObjects bounds the index objects that a root lists: 30 bytes
+	// MaxIndexObjects bounds the index objects that a root lists: 29 bytes
 	// each, so that with everything else the root stays under MaxRoot. With
 	// 186,000 entries in each this is 20 TiB of 128 KiB chunks.
 	MaxIndexObjects = 900
