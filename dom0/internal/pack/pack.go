@@ -1,0 +1,102 @@
+// Package pack gathers sealed blobs into packs, and reads the tables of
+// contents that packs end with.
+//
+// It owns a pack's bytes while it grows. It promises that a pack is whole and
+// its size known before it is handed over, and that a table that opens was
+// written by this archive for the pack of that name. It never talks to a store.
+package pack
+
+import (
+	"fmt"
+
+	"pinion/dom0/internal/crypt"
+	"pinion/dom0/internal/format"
+)
+
+// Name is the name of the object that holds the pack.
+func Name(id format.ObjectID) string {
+	s := id.String()
+	return "packs/" + s[:2] + "/" + s
+}
+
+// A Builder grows one pack in memory. It is not safe for concurrent use.
+type Builder struct {
+	keys *crypt.Keys
+	id   format.ObjectID
+	toc  format.TOC
+	buf  []byte
+}
+
+// NewBuilder starts a pack in buf, which the Builder owns until Finish hands
+// it back. generation is that of the root that the backup started from.
+func NewBuilder(keys *crypt.Keys, kind format.PackKind, generation uint64, buf []byte) *Builder {
+	return &Builder{
+		keys: keys,
+		id:   format.NewObjectID(),
+		toc:  format.TOC{Generation: generation, Kind: kind},
+		buf:  format.AppendHeader(buf[:0], format.KindPack),
+	}
+}
+
+// Capacity is the largest pack of blobs of at most chunkSize plain bytes, in
+// bytes: a buffer of that capacity never grows.
+func Capacity(chunkSize int) int {
+	blob := max(chunkSize, format.MaxMetadata) + format.BlobOverhead
+	return format.PackTarget + blob + format.MaxSealedTOC + format.TrailerSize
+}
+
+// Add copies a sealed blob into the pack and says where it will be.
+func (b *Builder) Add(t format.BlobType, id format.BlobID, sealed []byte) format.Location {
+	at := format.Location{Pack: b.id, Offset: uint32(len(b.buf)), Length: uint32(len(sealed))}
+	b.buf = append(b.buf, sealed...)
+	b.toc.Blobs = append(b.toc.Blobs, format.TOCBlob{Type: t, ID: id, Length: at.Length})
+	return at
+}
+
+// Full reports whether the pack should be finished before another blob.
+func (b *Builder) Full() bool {
+	return len(b.buf) >= format.PackTarget || len(b.toc.Blobs) >= format.MaxPackBlobs
+}
+
+// Empty reports whether the pack has no blobs; such a pack is never stored.
+func (b *Builder) Empty() bool { return len(b.toc.Blobs) == 0 }
+
+// Blobs is the number of blobs so far.
+func (b *Builder) Blobs() int { return len(b.toc.Blobs) }
+
+// Finish seals the table of contents and returns the pack's name and bytes.
+// The buffer is the caller's again.
+func (b *Builder) Finish() (name string, object []byte) {
+	name = Name(b.id)
+	plain := b.toc.Append(make([]byte, 0, format.SealedTOCSize(len(b.toc.Blobs))))
+	before := len(b.buf)
+	b.buf = b.keys.SealObject(b.buf, format.KindTOC, name, plain)
+	b.buf = format.AppendTrailer(b.buf, len(b.buf)-before)
+	return name, b.buf
+}
+
+// OpenTOC opens the sealed table of contents of the pack with that id, in
+// place. It promises nothing about the blobs themselves.
+func OpenTOC(keys *crypt.Keys, id format.ObjectID, untrusted []byte) (*format.TOC, error) {
+	plain, err := keys.OpenObject(untrusted, format.KindTOC, Name(id))
+	if err != nil {
+		return nil, fmt.Errorf("table of contents %w", err)
+	}
+	toc, err := format.ParseTOC(plain)
+	if err != nil {
+		return nil, fmt.Errorf("table of contents %w", err)
+	}
+	return toc, nil
+}
+
+// Locations calls fn for every blob of the pack, in order.
+func Locations(id format.ObjectID, toc *format.TOC, fn func(b format.TOCBlob, at format.Location) error) error {
+	off := uint32(format.HeaderSize)
+	for _, b := range toc.Blobs {
+		if err := fn(b, format.Location{Pack: id, Offset: off, Length: b.Length}); err != nil {
+			return err
+		}
+		off += b.Length
+	}
+	return nil
+}
