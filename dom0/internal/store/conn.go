@@ -1,0 +1,226 @@
+package store
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"pinion/protocol"
+)
+
+// A Conn is a connection to one archive's store. It may be used by many
+// goroutines. Its first failure sticks: every request, waiting or later,
+// fails with it.
+//
+// The goroutines of a connection:
+//
+//	callers   wait for a place in the window, put a Pending into the table and the queue
+//	writer    one; takes the queue in order, writes each request and its body
+//	reader    one; takes frames, finds the Pending by its id, fills the memory it brought
+//	watch     one; looks at the clock
+//	drain     one; reads the helper's standard error
+//
+// A Pending is done when its reply is there and neither the writer nor the
+// reader touches its buffers any more.
+type Conn struct {
+	p       *process
+	timeout time.Duration
+	info    Info
+
+	r *bufio.Reader // of the helper's output; the reader's, before start Open's
+	w *bufio.Writer // to the helper's input; the writer's, before start Open's
+
+	window chan struct{} // a token for each request without a reply
+	queue  chan *Pending // requests to be written; as large as the window, so sending never waits
+	single chan struct{} // a token for the one swap or compose
+
+	sent, received atomic.Int64 // bytes
+
+	dead       chan struct{} // closed at the first failure
+	readerDone chan struct{} // closed when the reader has ended
+	closeOnce  sync.Once
+	closeErr   error // of Close, valid after closeOnce
+
+	mu      sync.Mutex // guards what follows
+	err     error      // the first failure
+	pending map[uint32]*Pending
+	nextID  uint32
+	reading *Pending  // whose memory the reader is filling right now
+	owed    string    // outside of requests: what the helper owes an answer to
+	heard   time.Time // when the helper last showed life, or began to owe it
+	writing bool      // a write to the helper has begun and not ended
+	wrote   time.Time // when writing last changed
+}
+
+func newConn(p *process, timeout time.Duration) *Conn {
+	c := &Conn{
+		p:          p,
+		timeout:    timeout,
+		single:     make(chan struct{}, 1),
+		dead:       make(chan struct{}),
+		readerDone: make(chan struct{}),
+		pending:    make(map[uint32]*Pending),
+	}
+	c.r = bufio.NewReaderSize(countingReader{c}, 4*protocol.MaxFrame)
+	c.w = bufio.NewWriterSize(progressWriter{c}, 4*protocol.MaxFrame)
+	return c
+}
+
+// start begins normal work after the hello.
+func (c *Conn) start() {
+	c.window = make(chan struct{}, c.info.MaxOutstanding)
+	c.queue = make(chan *Pending, c.info.MaxOutstanding)
+	go c.readLoop()
+	go c.writeLoop()
+}
+
+// Info is what the helper said in its hello.
+func (c *Conn) Info() Info { return c.info }
+
+// Sent is how many bytes went to the helper's input, frame headers included.
+func (c *Conn) Sent() int64 { return c.sent.Load() }
+
+// Received is how many bytes came from the helper's output, frame headers
+// included.
+func (c *Conn) Received() int64 { return c.received.Load() }
+
+// sticky is the connection's failure, or nil.
+func (c *Conn) sticky() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+// fail makes err the connection's failure, unless it has one, and ends the
+// helper.
+func (c *Conn) fail(err error) {
+	if c.setErr(err) {
+		c.p.stop()
+	}
+}
+
+// setErr is fail without ending the helper. It reports whether err is the
+// first failure.
+func (c *Conn) setErr(err error) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return false
+	}
+	c.err = err
+	close(c.dead)
+	for _, p := range c.pending {
+		c.reply(p, p.wrap(err))
+	}
+	return true
+}
+
+// owe says that the helper owes an answer to something that is not a request,
+// or no longer does.
+func (c *Conn) owe(what string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.owed = what
+	c.heard = time.Now()
+}
+
+// reply records how the request of p ended. c.mu is held.
+func (c *Conn) reply(p *Pending, err error) {
+	p.err = err
+	p.replied = true
+	delete(c.pending, p.id)
+	c.settle(p)
+}
+
+// settle makes p done if nothing of it is under way. c.mu is held.
+func (c *Conn) settle(p *Pending) {
+	if p.replied && p.sent && c.reading != p {
+		close(p.done)
+		p.stop()
+		<-c.window
+	}
+}
+
+// gone is the failure of a helper whose pipe said err.
+func (c *Conn) gone(err error) error {
+	if sticky := c.sticky(); sticky != nil {
+		return sticky
+	}
+	status := c.p.status()
+	if status == "" {
+		return fmt.Errorf("%w: %v", ErrGone, err)
+	}
+	return fmt.Errorf("%w%s", ErrGone, status)
+}
+
+// Close ends the connection: requests without a reply fail with ErrClosed,
+// the helper's input is closed, and the helper gets some time to end before
+// it is killed. It may be called more than once and gives the same answer.
+// The answer is an error only if the connection was sound until then and the
+// helper failed, or had to be killed.
+func (c *Conn) Close() error {
+	c.closeOnce.Do(func() {
+		first := c.setErr(ErrClosed)
+		if !first {
+			c.p.stop()
+			c.p.waitOrKill(killGrace)
+			return
+		}
+		c.p.stdin.Close()
+		killed := c.p.waitOrKill(closeWait)
+		switch {
+		case killed:
+			c.closeErr = errors.New("close the store: its helper did not end and was killed")
+		case c.p.waitErr != nil:
+			c.closeErr = fmt.Errorf("close the store: its helper ended%s", c.p.status())
+		}
+	})
+	return c.closeErr
+}
+
+// watch ends the connection when the helper is silent, or deaf, for too long.
+func (c *Conn) watch() {
+	t := time.NewTicker(max(time.Millisecond, min(c.timeout/8, 5*time.Second)))
+	defer t.Stop()
+	for {
+		select {
+		case <-c.dead:
+			return
+		case now := <-t.C:
+			if err := c.late(now); err != nil {
+				c.fail(err)
+				return
+			}
+		}
+	}
+}
+
+// late returns an error if the helper's time is over at now.
+func (c *Conn) late(now time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.writing && now.Sub(c.wrote) > c.timeout {
+		return fmt.Errorf("%w: its helper read nothing for %v", ErrTimeout, c.timeout)
+	}
+	if c.owed == "" && len(c.pending) == 0 {
+		return nil
+	}
+	// A helper that takes in what is sent is alive too: it may have nothing
+	// to say before the last byte of a body.
+	life := c.heard
+	if c.wrote.After(life) {
+		life = c.wrote
+	}
+	if now.Sub(life) > c.timeout {
+		return fmt.Errorf("%w: nothing came from its helper for %v", ErrTimeout, c.timeout)
+	}
+	for _, p := range c.pending {
+		if p.sent && now.Sub(p.moved) > protocol.RequestTimeout {
+			return fmt.Errorf("%w: no answer to %s for %v", ErrTimeout, p.what(), protocol.RequestTimeout)
+		}
+	}
+	return nil
+}
