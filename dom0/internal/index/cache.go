@@ -1,0 +1,174 @@
+package index
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"pinion/dom0/internal/format"
+)
+
+const (
+	pageSuffix = ".idx"
+	tempPrefix = "tmp-"
+	lockName   = "lock"
+)
+
+// A cacheDir is a directory of page files, named by object id. Several
+// processes may use it at once: each holds a shared lock, and only one that is
+// alone removes anything.
+type cacheDir struct {
+	path    string
+	archive format.ArchiveID
+	lock    *os.File
+}
+
+// openCacheDir makes the directory if need be. When nobody else uses it, page
+// files of objects that keep doesn't name and left-over temporary files are
+// removed; other files are never touched.
+func openCacheDir(path string, archive format.ArchiveID, keep map[format.ObjectID]bool) (*cacheDir, error) {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, fmt.Errorf("make index cache: %w", err)
+	}
+	lock, err := os.OpenFile(filepath.Join(path, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock index cache: %w", err)
+	}
+	c := &cacheDir{path: path, archive: archive, lock: lock}
+	err = flock(lock, unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil {
+		err = c.clean(keep)
+	} else if errors.Is(err, unix.EWOULDBLOCK) {
+		err = nil
+	}
+	if err == nil {
+		// Waits for another process's cleaning at most.
+		err = flock(lock, unix.LOCK_SH)
+	}
+	if err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("index cache %s: %w", path, err)
+	}
+	return c, nil
+}
+
+// flock is the system call, repeated while signals interrupt it.
+func flock(f *os.File, how int) error {
+	for {
+		if err := unix.Flock(int(f.Fd()), how); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+// clean needs the exclusive lock.
+func (c *cacheDir) clean(keep map[format.ObjectID]bool) error {
+	names, err := os.ReadDir(c.path)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		name := n.Name()
+		stem, isPage := strings.CutSuffix(name, pageSuffix)
+		id, err := format.ParseObjectID(stem)
+		stale := isPage && err == nil && !keep[id]
+		if !stale && !strings.HasPrefix(name, tempPrefix) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(c.path, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *cacheDir) close() error { return c.lock.Close() }
+
+func (c *cacheDir) file(object format.ObjectID) string {
+	return filepath.Join(c.path, object.String()+pageSuffix)
+}
+
+// open opens an object's page file and checks that it is the listed one. The
+// error is ErrCacheDamaged, or os.ErrNotExist; anything else about the cache
+// is no reason to stop, as it is only a copy.
+func (c *cacheDir) open(ref *Ref) (*pageFile, error) {
+	f, err := os.OpenFile(c.file(ref.Object), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	if err != nil {
+		return nil, damaged("%w", err)
+	}
+	p, err := openPageFile(f, c.archive, ref.Object)
+	if err == nil && (p.head.level != ref.Level || p.head.entries != ref.Entries) {
+		err = damaged("page file of %s is not as the root lists it", ref.Object)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// store checks an object's body against ref, writes the object's page file
+// in place of any that is there, and opens it.
+func (c *cacheDir) store(ref *Ref, untrustedBody []byte) (*pageFile, error) {
+	b, err := ParseBody(untrustedBody)
+	if err != nil {
+		return nil, fmt.Errorf("index object %s: %w: %w", ref.Object, ErrBadObject, err)
+	}
+	if b.Level() != ref.Level || b.Len() != int(ref.Entries) {
+		return nil, fmt.Errorf("index object %s: %w: holds %d entries of level %d, where the root lists %d of level %d",
+			ref.Object, ErrBadObject, b.Len(), b.Level(), ref.Entries, ref.Level)
+	}
+	f, err := os.CreateTemp(c.path, tempPrefix)
+	if err != nil {
+		return nil, fmt.Errorf("write index cache: %w", err)
+	}
+	p, err := c.fill(f, ref, b)
+	if err == nil {
+		err = os.Rename(f.Name(), c.file(ref.Object))
+	}
+	if err != nil {
+		f.Close()
+		os.Remove(f.Name())
+		return nil, fmt.Errorf("write index cache: %w", err)
+	}
+	return p, nil
+}
+
+// fill writes b to f and reads its head back.
+func (c *cacheDir) fill(f *os.File, ref *Ref, b *Body) (*pageFile, error) {
+	w, err := newPageWriter(f, c.archive, ref.Object, b.level)
+	if err != nil {
+		return nil, err
+	}
+	for i := range b.Len() {
+		e := b.Entry(i)
+		if err := w.add(&e); err != nil {
+			return nil, err
+		}
+	}
+	if err := w.finish(b.packs); err != nil {
+		return nil, err
+	}
+	return openPageFile(f, c.archive, ref.Object)
+}
+
+// temp makes a file without a name: it is gone when closed, however that
+// comes about.
+func (c *cacheDir) temp() (*os.File, error) {
+	f, err := os.CreateTemp(c.path, tempPrefix)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
