@@ -1,0 +1,186 @@
+package dirstore
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"pinion/protocol"
+)
+
+// Lock takes a lock, or makes the one that is held stronger; a weaker one
+// than is held changes nothing. It doesn't wait. The kernel gives locks up
+// when the process ends, however it ends.
+//
+// Who appends or is exclusive holds lock.write alone. Everybody holds
+// lock.use: shared, or alone if exclusive. So readers go on beside an append,
+// and whoever holds lock.write can turn its hold on lock.use from shared to
+// alone and back without another getting in between.
+//
+// Under the append lock nobody else uploads, so whatever lies in tmp when it
+// is granted is a dead helper's, and is removed.
+func (s *Store) Lock(mode protocol.LockMode) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if mode <= s.mode {
+		return nil
+	}
+	if mode > protocol.LockRead && s.caps&protocol.ReadOnly != 0 {
+		return &Error{Code: protocol.CodeReadOnly, Text: "the store is read-only"}
+	}
+	first := mode >= protocol.LockAppend && s.mode < protocol.LockAppend
+	if err := s.takeLocks(mode, first); err != nil {
+		return err
+	}
+	if !first {
+		return nil
+	}
+	if err := s.takeOver(); err != nil {
+		s.dropWrite()
+		return err
+	}
+	return nil
+}
+
+// takeLocks takes the files' locks for mode; first says that lock.write is
+// among them. s.mu is held.
+func (s *Store) takeLocks(mode protocol.LockMode, first bool) error {
+	if first {
+		f, err := s.openLock(lockWrite, true)
+		if err != nil {
+			return err
+		}
+		if err := flock(f, unix.LOCK_EX); err != nil {
+			f.Close()
+			return err
+		}
+		s.write = f
+	}
+	if err := s.takeUse(mode); err != nil {
+		if first {
+			s.write.Close()
+			s.write = nil
+		}
+		return err
+	}
+	s.mode = mode
+	return nil
+}
+
+// takeUse takes lock.use as mode needs it. s.mu is held.
+func (s *Store) takeUse(mode protocol.LockMode) error {
+	how := unix.LOCK_SH
+	if mode == protocol.LockExclusive {
+		how = unix.LOCK_EX
+	}
+	if s.use != nil {
+		err := flock(s.use, how)
+		if err != nil {
+			// A change that is refused may lose the lock that there was.
+			// Nobody can have taken it alone: we have lock.write.
+			flock(s.use, unix.LOCK_SH)
+		}
+		return err
+	}
+	// A read lock makes no file in a directory that can't be written, where
+	// nobody can delete under the reader's feet, or that is no archive.
+	f, err := s.openLock(lockUse, mode > protocol.LockRead || s.isArchive())
+	if f == nil {
+		return err
+	}
+	if err := flock(f, how); err != nil {
+		f.Close()
+		return err
+	}
+	s.use = f
+	return nil
+}
+
+// dropWrite goes back to no lock. s.mu is held.
+func (s *Store) dropWrite() {
+	s.write.Close()
+	s.use.Close()
+	s.write, s.use = nil, nil
+	s.mode = 0
+}
+
+func (s *Store) isArchive() bool {
+	if s.caps&protocol.ReadOnly != 0 {
+		return false
+	}
+	info, err := s.root.Lstat("packs")
+	return err == nil && info.IsDir()
+}
+
+// openLock opens a lock file. Without create, one that is missing gives nil
+// and no error.
+func (s *Store) openLock(name string, create bool) (*os.File, error) {
+	if create {
+		f, err := s.root.OpenFile(name, os.O_RDONLY|os.O_CREATE|os.O_EXCL, fileMode)
+		if err == nil {
+			err = f.Chmod(fileMode)
+			if err == nil {
+				return f, nil
+			}
+			f.Close()
+		}
+		if !errors.Is(err, fs.ErrExist) {
+			return nil, fault(writing, "make "+name, err)
+		}
+	}
+	f, _, err := s.openRegular(name, os.O_RDONLY)
+	if errors.Is(err, fs.ErrNotExist) && !create {
+		return nil, nil
+	}
+	return f, fault(reading, "open "+name, err)
+}
+
+func flock(f *os.File, how int) error {
+	err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return &Error{Code: protocol.CodeLocked, Text: "somebody else is using the archive"}
+	}
+	return fault(reading, "lock the archive", err)
+}
+
+// takeOver cleans up after helpers that died: what they were writing is
+// removed, and what they had put in place but perhaps not yet made durable is
+// made durable, since clients build on objects that they find. s.mu is held.
+func (s *Store) takeOver() error {
+	if err := s.sweep(); err != nil {
+		return err
+	}
+	return fault(writing, "write out the archive's file system", unix.Syncfs(int(s.dir.Fd())))
+}
+
+// sweep removes all temp files.
+func (s *Store) sweep() error {
+	d, err := s.root.Open(dirTemp)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fault(reading, "open "+dirTemp, err)
+	}
+	defer d.Close()
+	for {
+		names, err := d.Readdirnames(readdirBatch)
+		for _, n := range names {
+			if !isTemp(n) {
+				continue
+			}
+			if err := s.root.Remove(dirTemp + "/" + n); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fault(writing, "remove a dead helper's temp file", err)
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fault(reading, "read "+dirTemp, err)
+		}
+	}
+}

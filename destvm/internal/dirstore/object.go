@@ -1,0 +1,300 @@
+package dirstore
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"pinion/protocol"
+)
+
+// errNotRegular is for what stands under an object's name and is no file.
+var errNotRegular = errors.New("is not a regular file")
+
+// openRegular opens the regular file at name, and nothing else: no link is
+// followed, and nothing that may hang is waited for.
+func (s *Store) openRegular(name string, flags int) (*os.File, int64, error) {
+	before, err := s.root.Lstat(name)
+	if err != nil {
+		return nil, 0, err
+	}
+	if !before.Mode().IsRegular() {
+		return nil, 0, errNotRegular
+	}
+	f, err := s.root.OpenFile(name, flags|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, 0, err
+	}
+	info, err := f.Stat()
+	if err == nil && !os.SameFile(before, info) {
+		err = errNotRegular // it was replaced in between, by nobody who keeps to the locks
+	}
+	if err != nil {
+		f.Close()
+		return nil, 0, err
+	}
+	return f, info.Size(), nil
+}
+
+// Object opens an object for reading. The caller closes it. Size is in bytes.
+func (s *Store) Object(name string) (f *os.File, size int64, err error) {
+	if err := checkName(name); err != nil {
+		return nil, 0, err
+	}
+	f, size, err = s.openRegular(name, os.O_RDONLY)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, 0, &Error{Code: protocol.CodeNotFound, Text: "there is no object " + name}
+	}
+	if err != nil {
+		return nil, 0, fault(reading, "open "+name, err)
+	}
+	return f, size, nil
+}
+
+// checkName is the protocol's check once more: what reaches the file system
+// has passed it, whoever calls.
+func checkName(untrusted string) error {
+	if err := protocol.CheckName(untrusted); err != nil {
+		return &Error{Code: protocol.CodeBadRequest, Text: err.Error()}
+	}
+	return nil
+}
+
+// isRoot says whether name is the root or a replaced one, which only Swap
+// writes.
+func isRoot(name string) bool { return path.Dir(name) == "." }
+
+// An Upload is an object that is being written. It may be used by one
+// goroutine at a time. It ends with Commit or Discard.
+type Upload struct {
+	s    *Store
+	name string
+	temp string
+	f    *os.File
+	size int64
+	left int64 // bytes still to come
+	err  error // first failure; sticks
+}
+
+// Create begins a new object of size bytes. It needs the append lock.
+func (s *Store) Create(name string, size uint64) (*Upload, error) {
+	if err := s.allow(protocol.LockAppend); err != nil {
+		return nil, err
+	}
+	if err := checkName(name); err != nil {
+		return nil, err
+	}
+	if isRoot(name) {
+		return nil, &Error{Code: protocol.CodeBadRequest, Text: "only a swap writes " + name}
+	}
+	if size > protocol.MaxObject {
+		return nil, &Error{Code: protocol.CodeTooLarge, Text: fmt.Sprintf("%s of %d bytes is larger than an object may be", name, size)}
+	}
+	if _, err := s.root.Lstat(name); err == nil {
+		return nil, exists(name)
+	}
+	u, err := s.newTemp(name)
+	if err != nil {
+		return nil, fault(writing, "begin "+name, err)
+	}
+	u.size, u.left = int64(size), int64(size)
+	return u, nil
+}
+
+func exists(name string) error {
+	return &Error{Code: protocol.CodeExists, Text: "there is an object " + name + " already"}
+}
+
+// isTemp says whether a name in tmp is one that newTemp makes.
+func isTemp(name string) bool {
+	id, err := hex.DecodeString(name)
+	return err == nil && len(id) == 16
+}
+
+// newTemp makes an empty temp file that is to become name.
+func (s *Store) newTemp(name string) (*Upload, error) {
+	if err := s.ensureDir(dirTemp); err != nil {
+		return nil, err
+	}
+	var id [16]byte
+	rand.Read(id[:]) // never fails
+	temp := dirTemp + "/" + hex.EncodeToString(id[:])
+	f, err := s.root.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL, fileMode)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	s.temps[temp] = struct{}{}
+	s.mu.Unlock()
+	u := &Upload{s: s, name: name, temp: temp, f: f}
+	if err := f.Chmod(fileMode); err != nil {
+		u.Discard()
+		return nil, err
+	}
+	return u, nil
+}
+
+// Write adds bytes to the object. After an error, which sticks, nothing is
+// kept.
+func (u *Upload) Write(b []byte) (int, error) {
+	if u.err != nil {
+		return 0, u.err
+	}
+	if int64(len(b)) > u.left {
+		return 0, u.fail(&Error{Code: protocol.CodeBadRequest, Text: u.name + " has more bytes than it was to have"})
+	}
+	n, err := u.f.Write(b)
+	u.left -= int64(n)
+	if err != nil {
+		return n, u.fail(fault(writing, "write "+u.name, err))
+	}
+	return n, nil
+}
+
+// fail records the first failure and frees the space at once.
+func (u *Upload) fail(err error) error {
+	u.err = err
+	u.Discard()
+	return err
+}
+
+// Discard removes what was written. After Commit it does nothing.
+func (u *Upload) Discard() {
+	if u.f != nil {
+		u.f.Close()
+		u.f = nil
+	}
+	u.s.mu.Lock()
+	_, live := u.s.temps[u.temp]
+	delete(u.s.temps, u.temp)
+	u.s.mu.Unlock()
+	if live {
+		u.s.root.Remove(u.temp)
+	}
+}
+
+// Commit makes the object durable and visible, in that order, and returns
+// when its name is durable too.
+func (u *Upload) Commit() error {
+	defer u.Discard()
+	if u.err != nil {
+		return u.err
+	}
+	if u.left != 0 {
+		return u.fail(&Error{Code: protocol.CodeBadRequest, Text: fmt.Sprintf("%s ended after %d of %d bytes", u.name, u.size-u.left, u.size)})
+	}
+	if err := u.f.Sync(); err != nil {
+		return u.fail(fault(writing, "write out "+u.name, err))
+	}
+	dir := path.Dir(u.name)
+	if err := u.s.ensureDir(dir); err != nil {
+		return u.fail(err)
+	}
+	err := u.s.renameNew(u.temp, u.name)
+	if errors.Is(err, fs.ErrExist) {
+		return u.fail(exists(u.name))
+	}
+	if err != nil {
+		return u.fail(fault(writing, "put "+u.name+" in place", err))
+	}
+	u.s.forget(u.temp)
+	return fault(writing, "make the name "+u.name+" durable", u.s.syncDir(dir))
+}
+
+// forget says that a temp file has got another name, or none.
+func (s *Store) forget(temp string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.temps, temp)
+}
+
+// renameNew renames a file and never replaces another.
+func (s *Store) renameNew(from, to string) error {
+	src, err := s.root.Open(path.Dir(from))
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	dst, err := s.root.Open(path.Dir(to))
+	if err != nil {
+		return err
+	}
+	defer dst.Close()
+	err = unix.Renameat2(int(src.Fd()), path.Base(from), int(dst.Fd()), path.Base(to), unix.RENAME_NOREPLACE)
+	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EOPNOTSUPP) {
+		return err
+	}
+	// File systems that don't know the flag know links, or are so simple that
+	// looking first is all there is. Nobody else adds objects: the append
+	// lock is held; and swapping keeps out our own other uploads.
+	if err := s.root.Link(from, to); err == nil {
+		return s.root.Remove(from)
+	} else if errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	s.swapping.Lock()
+	defer s.swapping.Unlock()
+	if _, err := s.root.Lstat(to); err == nil {
+		return syscall.EEXIST
+	}
+	return s.root.Rename(from, to)
+}
+
+// ensureDir makes a directory of the archive, and those above it, if they are
+// missing, and sees to it, once per Store, that their names are durable.
+func (s *Store) ensureDir(dir string) error {
+	if dir == "." {
+		return nil
+	}
+	s.mu.Lock()
+	known := s.dirs[dir]
+	s.mu.Unlock()
+	if known {
+		return nil
+	}
+	parent := path.Dir(dir)
+	if err := s.ensureDir(parent); err != nil {
+		return err
+	}
+	err := s.root.Mkdir(dir, dirMode)
+	if err == nil {
+		err = s.root.Chmod(dir, dirMode)
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return fault(writing, "make the directory "+dir, err)
+	}
+	if err := s.syncDir(parent); err != nil {
+		return fault(writing, "make the directory "+dir+" durable", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.dirs[dir] = true
+	return nil
+}
+
+// syncDir makes the names in a directory durable.
+func (s *Store) syncDir(dir string) error {
+	d, err := s.root.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return syncDirectory(d)
+}
+
+// syncDirectory is fsync, where file systems without it for directories
+// count as done.
+func syncDirectory(d *os.File) error {
+	err := d.Sync()
+	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOTSUP) {
+		return nil
+	}
+	return err
+}
