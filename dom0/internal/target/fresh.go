@@ -84,9 +84,8 @@ func (t *Target) start() error {
 	}
 	t.fresh.copyNoCow(f)
 	if err := f.Truncate(t.size); err != nil {
-		return errors.Join(
-			fmt.Errorf("make a file of %d bytes: %w", t.size, source.Cause(err)),
-			t.fresh.remove(f), f.Close())
+		err = fmt.Errorf("make a file of %d bytes: %w", t.size, source.Cause(err))
+		return both(both(err, t.fresh.remove(f)), f.Close())
 	}
 	t.f = f
 	return nil

@@ -195,7 +195,7 @@ func (t *Target) Commit() error {
 			continue
 		}
 		err = fmt.Errorf("%s %s: %w", s.name, t.path, source.Cause(err))
-		return errors.Join(err, t.abort())
+		return both(err, t.abort())
 	}
 	return t.close()
 }
@@ -271,7 +271,7 @@ func (t *Target) abort() error {
 	if t.kind == freshFile {
 		err = t.fresh.remove(t.f)
 	}
-	return errors.Join(err, t.close())
+	return both(err, t.close())
 }
 
 // close releases the file and the directory.
@@ -279,10 +279,21 @@ func (t *Target) close() error {
 	t.closed = true
 	err := t.f.Close()
 	if t.kind == freshFile {
-		err = errors.Join(err, t.fresh.dir.Close())
+		err = both(err, t.fresh.dir.Close())
 	}
 	if err != nil {
 		return fmt.Errorf("close %s: %w", t.path, source.Cause(err))
 	}
 	return nil
+}
+
+// both returns the one error there is or, in one line, the two.
+func both(first, second error) error {
+	switch {
+	case first == nil:
+		return second
+	case second == nil:
+		return first
+	}
+	return fmt.Errorf("%w; then: %w", first, second)
 }
