@@ -1,0 +1,233 @@
+package protocol_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+
+	"pinion/protocol"
+	"pinion/protocol/wire"
+)
+
+func TestNames(t *testing.T) {
+	hex32 := "0123456789abcdef0123456789abcdef"
+	good := []string{
+		"root", "root.1", "root.10", "root.9999999999",
+		"keys/" + hex32, "index/" + hex32, "packs/01/" + hex32,
+	}
+	for _, n := range good {
+		if err := protocol.CheckName(n); err != nil {
+			t.Errorf("CheckName(%q) = %v", n, err)
+		}
+	}
+	bad := []string{
+		"", ".", "..", "/", "root.", "root.0", "root.01", "root.10000000000", "root.-1", "root.1x", "root/", "Root", "root ",
+		"keys", "keys/", "keys/" + hex32[1:], "keys/" + hex32 + "0", "keys/" + strings.ToUpper(hex32), "keys//" + hex32[1:],
+		"keys/../" + hex32[:29], "index/" + hex32 + "/", "index/" + hex32[:31] + "g", "packs/" + hex32, "packs/02/" + hex32,
+		"packs/01//" + hex32[1:], "packs/0/" + hex32, "packs/01/" + hex32[:31], "tmp/" + hex32, "lock.use", "keys/" + hex32[:31] + "\x00",
+		"keys/" + hex32[:31] + "\n", "../root", "./root", strings.Repeat("a", 100000),
+	}
+	for _, n := range bad {
+		if err := protocol.CheckName(n); !errors.Is(err, protocol.ErrName) {
+			t.Errorf("CheckName(%.50q) = %v", n, err)
+		} else if len(err.Error()) > 300 {
+			t.Errorf("CheckName of %d bytes gives a message of %d", len(n), len(err.Error()))
+		}
+	}
+	id := [16]byte{0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef, 0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef}
+	if got := []string{protocol.KeyName(id), protocol.IndexName(id), protocol.PackName(id)}; !reflect.DeepEqual(got, good[4:]) {
+		t.Errorf("names are %q, want %q", got, good[4:])
+	}
+	for _, p := range []string{"", "r", "root.", "packs", "packs/01/", "tmp/", strings.Repeat("p", 100000)} {
+		if err := protocol.CheckPrefix(p); !errors.Is(err, protocol.ErrName) {
+			t.Errorf("CheckPrefix(%.50q) = %v", p, err)
+		}
+	}
+}
+
+// TestLongestName: MaxName bounds buffers, so it must be the longest one.
+func TestLongestName(t *testing.T) {
+	if n := len(protocol.PackName([16]byte{})); n != protocol.MaxName {
+		t.Errorf("a pack's name has %d bytes, MaxName is %d", n, protocol.MaxName)
+	}
+}
+
+// TestFullRequestsFit: the limits of requests are such that the largest one
+// is still one frame.
+func TestFullRequestsFit(t *testing.T) {
+	ranges := make([]protocol.Range, protocol.MaxRanges)
+	names := make([]string, protocol.MaxDeletes)
+	for i := range names {
+		names[i] = packA
+	}
+	largest := []protocol.Appender{
+		protocol.Get{Name: packA, Ranges: ranges},
+		protocol.Punch{Name: packA, Ranges: ranges},
+		protocol.Delete{Names: names},
+		protocol.ErrorReply{Code: 1, Text: strings.Repeat("x", protocol.MaxText)},
+	}
+	for _, m := range largest {
+		if n := len(m.Append(nil)); n > protocol.MaxPayload {
+			t.Errorf("%T has %d bytes", m, n)
+		}
+	}
+}
+
+func TestHeaderRefused(t *testing.T) {
+	good := protocol.AppendHeader(nil, protocol.Header{Type: protocol.TypeData, ID: 9, Len: protocol.MaxPayload})
+	if _, err := protocol.ParseHeader(good); err != nil {
+		t.Fatal(err)
+	}
+	change := func(at int, to byte) []byte {
+		b := bytes.Clone(good)
+		b[at] = to
+		return b
+	}
+	for name, b := range map[string][]byte{
+		"empty": {}, "short": good[:11], "long": append(bytes.Clone(good), 0),
+		"type 0": change(0, 0), "unknown type": change(0, 0x0c), "type 255": change(0, 255),
+		"pad 1": change(1, 1), "pad 2": change(2, 1), "pad 3": change(3, 1),
+		"huge": change(8, 0xff), "one more": change(11, good[11]+1),
+	} {
+		if h, err := protocol.ParseHeader(b); err == nil || h != (protocol.Header{}) {
+			t.Errorf("%s: %+v, %v", name, h, err)
+		}
+	}
+}
+
+func TestMessagesRefused(t *testing.T) {
+	u32 := binary.BigEndian.AppendUint32
+	u64 := binary.BigEndian.AppendUint64
+	name := func(n string) []byte { return wire.AppendText(nil, n) }
+	ranges := func(rs ...protocol.Range) []byte { return protocol.Get{Name: packA, Ranges: rs}.Append(nil) }
+	tests := map[string]struct {
+		parse func([]byte) (any, error)
+		in    []byte
+	}{
+		"hello, versions upside down": {parser(protocol.ParseHello), protocol.Hello{Min: 2, Max: 1}.Append(nil)},
+		"hello, unknown flag":         {parser(protocol.ParseHello), append(protocol.Hello{}.Append(nil)[:36], 2)},
+		"lock of mode 0":              {parser(protocol.ParseLock), []byte{0}},
+		"lock of mode 4":              {parser(protocol.ParseLock), []byte{4}},
+		"put of a bad name":           {parser(protocol.ParsePut), u64(name("../x"), 1)},
+		"put too large":               {parser(protocol.ParsePut), u64(name(packA), protocol.MaxObject+1)},
+		"put of 2^63":                 {parser(protocol.ParsePut), u64(name(packA), 1<<63)},
+		"get of nothing":              {parser(protocol.ParseGet), ranges()},
+		"get of an empty range":       {parser(protocol.ParseGet), ranges(protocol.Range{Off: 1})},
+		"get beyond all":              {parser(protocol.ParseGet), ranges(protocol.Range{Off: protocol.MaxObject, Len: 1})},
+		"get that wraps":              {parser(protocol.ParseGet), ranges(protocol.Range{Off: 1<<64 - 1, Len: 2})},
+		"get of too many":             {parser(protocol.ParseGet), ranges(make([]protocol.Range, protocol.MaxRanges+1)...)},
+		"get with a lying count":      {parser(protocol.ParseGet), u32(name(packA), 4000)},
+		"get-whole of too much":       {parser(protocol.ParseGetWhole), u32(name(packA), protocol.MaxObject+1)},
+		"list of an odd prefix":       {parser(protocol.ParseList), protocol.List{Prefix: "packs/a0/", Max: 1}.Append(nil)},
+		"list after a stranger":       {parser(protocol.ParseList), protocol.List{Prefix: "packs/", After: keyA, Max: 1}.Append(nil)},
+		"list after no name":          {parser(protocol.ParseList), protocol.List{Prefix: "packs/", After: "packs/", Max: 1}.Append(nil)},
+		"list of none":                {parser(protocol.ParseList), protocol.List{Prefix: "packs/"}.Append(nil)},
+		"list of too many":            {parser(protocol.ParseList), protocol.List{Prefix: "packs/", Max: protocol.MaxListed + 1}.Append(nil)},
+		"delete of nothing":           {parser(protocol.ParseDelete), u32(nil, 0)},
+		"delete of a bad name":        {parser(protocol.ParseDelete), protocol.Delete{Names: []string{packA, "x"}}.Append(nil)},
+		"swap to nothing":             {parser(protocol.ParseSwap), protocol.Swap{}.Append(nil)},
+		"swap to too much":            {parser(protocol.ParseSwap), protocol.Swap{Size: protocol.MaxRoot + 1}.Append(nil)},
+		"compose of nothing":          {parser(protocol.ParseCompose), protocol.Compose{Name: packA, ListLen: 1}.Append(nil)},
+		"compose without parts":       {parser(protocol.ParseCompose), protocol.Compose{Name: packA, Size: 1}.Append(nil)},
+		"compose of too many parts":   {parser(protocol.ParseCompose), protocol.Compose{Name: packA, Size: 1, ListLen: protocol.MaxComposeList + 1}.Append(nil)},
+		"hello reply without window":  {parser(protocol.ParseHelloReply), protocol.HelloReply{MaxRanges: 1}.Append(nil)},
+		"hello reply without ranges":  {parser(protocol.ParseHelloReply), protocol.HelloReply{MaxOutstanding: 1}.Append(nil)},
+		"entry with a bad name":       {parser(protocol.ParseEntry), protocol.Entry{Name: "x"}.Append(nil)},
+		"error with code 0":           {parser(protocol.ParseErrorReply), protocol.ErrorReply{Text: "x"}.Append(nil)},
+		"error with a long text":      {parser(protocol.ParseErrorReply), wire.AppendText([]byte{1}, strings.Repeat("x", protocol.MaxText+1))},
+	}
+	for what, tt := range tests {
+		if m, err := tt.parse(tt.in); err == nil {
+			t.Errorf("%s was taken: %+v", what, m)
+		} else if strings.Contains(err.Error(), "PARTLY") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	for _, v := range vectors() {
+		if v.typ == protocol.TypeData {
+			continue
+		}
+		b := v.msg.Append(nil)
+		if m, err := v.parse(append(bytes.Clone(b), 0)); err == nil {
+			t.Errorf("%s with a byte too many was taken: %+v", v.name, m)
+		}
+		for n := range b {
+			if m, err := v.parse(b[:n]); err == nil {
+				t.Errorf("%s cut to %d bytes was taken: %+v", v.name, n, m)
+			}
+		}
+	}
+}
+
+func TestErrorTextIsCut(t *testing.T) {
+	b := protocol.ErrorReply{Code: 1, Text: strings.Repeat("x", 100000)}.Append(nil)
+	e, err := protocol.ParseErrorReply(b)
+	if err != nil || len(e.Text) != protocol.MaxText {
+		t.Errorf("text of %d bytes, %v", len(e.Text), err)
+	}
+}
+
+func TestParts(t *testing.T) {
+	var parts []protocol.Part
+	collect := func(p protocol.Part) error {
+		parts = append(parts, p)
+		return nil
+	}
+	if err := protocol.EachPart(partList(), collect); err != nil {
+		t.Fatal(err)
+	}
+	want := []protocol.Part{
+		{Source: packB, Range: protocol.Range{Off: 4096, Len: 1000}},
+		{Literal: []byte("literal")},
+	}
+	if !reflect.DeepEqual(parts, want) {
+		t.Errorf("parts are %+v", parts)
+	}
+	if parts[0].Len() != 1000 || parts[1].Len() != 7 {
+		t.Errorf("lengths are %d and %d", parts[0].Len(), parts[1].Len())
+	}
+	stop := errors.New("stop")
+	if err := protocol.EachPart(partList(), func(protocol.Part) error { return stop }); err != stop {
+		t.Errorf("the caller's error came back as %v", err)
+	}
+	for name, list := range map[string][]byte{
+		"unknown kind":    {2},
+		"bad name":        protocol.AppendCopy(nil, "root.x", protocol.Range{Len: 1}),
+		"empty range":     protocol.AppendCopy(nil, packA, protocol.Range{}),
+		"empty literal":   protocol.AppendLiteral(nil, nil),
+		"literal cut":     protocol.AppendLiteral(nil, []byte("abc"))[:7],
+		"literal of 4 GB": {1, 0xff, 0xff, 0xff, 0xff},
+		"copy cut":        protocol.AppendCopy(nil, packA, protocol.Range{Len: 1})[:20],
+	} {
+		if err := protocol.EachPart(list, collect); err == nil {
+			t.Errorf("%s was taken", name)
+		}
+	}
+}
+
+func TestWords(t *testing.T) {
+	seen := map[string]bool{}
+	word := func(s string, known bool) {
+		if seen[s] || s == "" || known == strings.ContainsAny(s, "0123456789") {
+			t.Errorf("the word %q is taken twice, or empty, or a number", s)
+		}
+		seen[s] = true
+	}
+	for _, v := range vectors() {
+		if s := v.typ.String(); !seen[s] {
+			word(s, true)
+		}
+	}
+	word(protocol.Type(0).String(), false)
+	for c := protocol.CodeNotFound; c <= protocol.CodeVersion; c++ {
+		word(c.String(), true)
+	}
+	word(protocol.Code(200).String(), false)
+	for m := protocol.LockRead; m <= protocol.LockExclusive; m++ {
+		word(m.String(), true)
+	}
+	word(protocol.LockMode(9).String(), false)
+}
