@@ -184,7 +184,12 @@ func openPageFile(file *os.File, archive format.ArchiveID, object format.ObjectI
 	if err != nil {
 		return nil, damaged("%w", err)
 	}
-	p := &pageFile{file: file, close: file.Close, sum: newPageSum(archive, object)}
+	return newPageFile(file, info.Size(), file.Close, archive, object)
+}
+
+// newPageFile is openPageFile for size bytes of anything.
+func newPageFile(file io.ReaderAt, size int64, closeFile func() error, archive format.ArchiveID, object format.ObjectID) (*pageFile, error) {
+	p := &pageFile{file: file, close: closeFile, sum: newPageSum(archive, object)}
 	var buf page
 	if err := p.read(0, &buf); err != nil {
 		return nil, err
@@ -193,8 +198,8 @@ func openPageFile(file *os.File, archive format.ArchiveID, object format.ObjectI
 		return nil, damaged("header %w", err)
 	}
 	entry, fence, pack := p.head.pages()
-	if want := (1 + entry + fence + pack) * pageBytes; info.Size() < 0 || uint64(info.Size()) != want {
-		return nil, damaged("has %d bytes instead of %d", info.Size(), want)
+	if want := (1 + entry + fence + pack) * pageBytes; size < 0 || uint64(size) != want {
+		return nil, damaged("has %d bytes instead of %d", size, want)
 	}
 	// The file is as long as the header says, so this allocates a small part
 	// of what is on disk.

@@ -40,22 +40,9 @@ func pageFileBytes(t testing.TB, entries []Entry, packs []byte) []byte {
 }
 
 // openBytes opens a page file with that content.
-func openBytes(t testing.TB, content []byte) (*pageFile, error) {
-	t.Helper()
-	f, err := os.CreateTemp(t.TempDir(), "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := f.Write(content); err != nil {
-		t.Fatal(err)
-	}
-	p, err := openPageFile(f, testArchive, testObject(1))
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	t.Cleanup(func() { f.Close() })
-	return p, nil
+func openBytes(content []byte) (*pageFile, error) {
+	none := func() error { return nil }
+	return newPageFile(bytes.NewReader(content), int64(len(content)), none, testArchive, testObject(1))
 }
 
 func TestPageFileGolden(t *testing.T) {
@@ -76,7 +63,7 @@ func TestPageFileSizes(t *testing.T) {
 		if got, want := len(content), c.pages*pageBytes; got != want {
 			t.Errorf("%d entries and %d packs take %d bytes, want %d", c.entries, c.packs, got, want)
 		}
-		p, err := openBytes(t, content)
+		p, err := openBytes(content)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -118,7 +105,7 @@ func TestLookupOfIDsThatBeginAlike(t *testing.T) {
 	for n := range 30 {
 		add(3, n)
 	}
-	p, err := openBytes(t, pageFileBytes(t, entries, nil))
+	p, err := openBytes(pageFileBytes(t, entries, nil))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +132,7 @@ func TestLookupOfIDsThatBeginAlike(t *testing.T) {
 // answers must be right, or ErrCacheDamaged. It reports whether it was damaged.
 func checkDamaged(t testing.TB, content []byte, entries []Entry) bool {
 	t.Helper()
-	p, err := openBytes(t, content)
+	p, err := openBytes(content)
 	if err != nil {
 		if !errors.Is(err, ErrCacheDamaged) {
 			t.Fatalf("open: %v", err)
