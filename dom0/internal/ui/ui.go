@@ -6,7 +6,7 @@
 //     end, which on failure holds an "error" member.
 //   - Standard error carries everything else, each line prefixed "pinion: ", no capital first, no period last.
 //   - An error is one line, "pinion: error: …", and where there is something to do about it a second, "hint: …".
-//   - --quiet drops progress, notices and hints. Errors and warnings stay. Of a run that was done in part, the lines
+//   - --quiet drops progress, notices, hints, and the summaries of what was done. Errors and warnings stay. Of a run that was done in part, the lines
 //     that name the failed parts are the error; no summary follows them.
 //   - --verbose adds details.
 //   - With --json each line on standard error is an object with a "type": progress, notice, warning or error.
@@ -81,6 +81,10 @@ func New(o Options) *UI {
 
 // JSON reports whether results are wanted as a document: commands then call Result, else they print.
 func (u *UI) JSON() bool { return u.o.JSON }
+
+// Quiet reports whether --quiet was given. Printf and Table write all the same, because what a command was run for,
+// such as a list, is wanted then too; commands that are run for what they do leave their summaries out.
+func (u *UI) Quiet() bool { return u.o.Quiet }
 
 // Failure is what Finish reports.
 type Failure struct {
