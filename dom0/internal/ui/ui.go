@@ -6,8 +6,8 @@
 //     end, which on failure holds an "error" member.
 //   - Standard error carries everything else, each line prefixed "pinion: ", no capital first, no period last.
 //   - An error is one line, "pinion: error: …", and where there is something to do about it a second, "hint: …".
-//   - --quiet drops progress, notices, hints, and the summaries of what was done. Errors and warnings stay. Of a run that was done in part, the lines
-//     that name the failed parts are the error; no summary follows them.
+//   - --quiet drops progress, notices, hints, and the summaries of what was done. Errors and warnings stay. Of a run
+//     that was done in part, the lines that name the failed parts are the error; no summary follows them.
 //   - --verbose adds details.
 //   - With --json each line on standard error is an object with a "type": progress, notice, warning or error.
 //   - Progress is drawn over one line of a terminal, and erased before anything else is written; where there is no
