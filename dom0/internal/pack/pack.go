@@ -11,13 +11,8 @@ import (
 
 	"pinion/dom0/internal/crypt"
 	"pinion/dom0/internal/format"
+	"pinion/protocol"
 )
-
-// Name is the name of the object that holds the pack.
-func Name(id format.ObjectID) string {
-	s := id.String()
-	return "packs/" + s[:2] + "/" + s
-}
 
 // A Builder grows one pack in memory. It is not safe for concurrent use.
 type Builder struct {
@@ -61,13 +56,13 @@ func (b *Builder) Full() bool {
 // Empty reports whether the pack has no blobs; such a pack is never stored.
 func (b *Builder) Empty() bool { return len(b.toc.Blobs) == 0 }
 
-// Blobs is the number of blobs so far.
-func (b *Builder) Blobs() int { return len(b.toc.Blobs) }
+// ID is the pack's identifier.
+func (b *Builder) ID() format.ObjectID { return b.id }
 
 // Finish seals the table of contents and returns the pack's name and bytes.
 // The buffer is the caller's again.
 func (b *Builder) Finish() (name string, object []byte) {
-	name = Name(b.id)
+	name = protocol.PackName(b.id)
 	plain := b.toc.Append(make([]byte, 0, format.SealedTOCSize(len(b.toc.Blobs))))
 	before := len(b.buf)
 	b.buf = b.keys.SealObject(b.buf, format.KindTOC, name, plain)
@@ -78,7 +73,7 @@ func (b *Builder) Finish() (name string, object []byte) {
 // OpenTOC opens the sealed table of contents of the pack with that id, in
 // place. It promises nothing about the blobs themselves.
 func OpenTOC(keys *crypt.Keys, id format.ObjectID, untrusted []byte) (*format.TOC, error) {
-	plain, err := keys.OpenObject(untrusted, format.KindTOC, Name(id))
+	plain, err := keys.OpenObject(untrusted, format.KindTOC, protocol.PackName(id))
 	if err != nil {
 		return nil, fmt.Errorf("table of contents %w", err)
 	}

@@ -12,7 +12,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -25,6 +27,7 @@ type Volume struct {
 	f    *os.File
 	path string
 	size int64
+	info fs.FileInfo
 }
 
 // Open opens the regular file or block device at path for reading; symbolic
@@ -60,12 +63,24 @@ func (v *Volume) measure() error {
 	if size == 0 && source.IsDevice(info.Mode()) {
 		return fmt.Errorf("open %s: the block device has no size: nothing is attached to it", v.path)
 	}
-	v.size = size
+	v.size, v.info = size, info
 	return nil
 }
 
 // Path returns the path that the volume was opened by.
 func (v *Volume) Path() string { return v.path }
+
+// Device says whether the volume is a block device.
+func (v *Volume) Device() bool { return source.IsDevice(v.info.Mode()) }
+
+// Allocated returns about how many bytes there are to read: those that a file
+// takes on its disk, or all of a device.
+func (v *Volume) Allocated() int64 {
+	if st, ok := v.info.Sys().(*syscall.Stat_t); ok && !v.Device() {
+		return min(v.size, st.Blocks*512)
+	}
+	return v.size
+}
 
 // Size returns the size of the volume in bytes, as it was at Open.
 func (v *Volume) Size() int64 { return v.size }

@@ -1,0 +1,141 @@
+package archive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/index"
+	"pinion/dom0/internal/pack"
+	"pinion/protocol"
+)
+
+// adopt enters the finished packs of backups that didn't end into the index, so
+// that what they sent is not sent again. The store is listed only if there can
+// be such packs: after a backup that didn't end on this host, or when nothing
+// is known of the archive.
+//
+// A pack is adopted only if it was written on a root that is not older than the
+// last prune: that prune may have begun to punch holes into older ones.
+func (w *Writer) adopt(ctx context.Context) error {
+	unclean, err := w.a.opts.State.Unclean(w.a.keys.Archive)
+	if err != nil {
+		return err
+	}
+	if !unclean && !w.a.fresh {
+		return nil
+	}
+	return w.a.eachPack(ctx, func(id format.ObjectID, size int64) error {
+		known, err := w.a.index.PackKnown(ctx, id)
+		if err != nil || known {
+			return err
+		}
+		toc, err := w.a.ReadTOC(ctx, id, size)
+		if err != nil && !isDamage(err) {
+			return err
+		}
+		if err != nil || toc.Generation < w.a.root.PrunedAt {
+			return nil // not whole, not ours, or about to be swept
+		}
+		w.stored += size
+		w.packs = append(w.packs, newPack{id, size})
+		return w.adoptPack(ctx, id, toc)
+	})
+}
+
+// adoptPack enters the blobs of a pack that are not known yet.
+func (w *Writer) adoptPack(ctx context.Context, id format.ObjectID, toc *format.TOC) error {
+	return pack.Locations(id, toc, func(b format.TOCBlob, at format.Location) error {
+		known, err := w.Known(ctx, b.ID)
+		if err != nil || known {
+			return err
+		}
+		return w.a.index.Add(index.Entry{ID: b.ID, Type: b.Type, Pack: at.Pack, Offset: at.Offset, Length: at.Length})
+	})
+}
+
+// eachPack lists the packs in the store, in order of their ids.
+func (a *Archive) eachPack(ctx context.Context, fn func(id format.ObjectID, size int64) error) error {
+	after := ""
+	for {
+		entries, more, err := a.conn.List(ctx, protocol.PrefixPacks, after, protocol.MaxListed)
+		if err != nil {
+			return fmt.Errorf("list packs: %w", err)
+		}
+		for _, e := range entries {
+			id, err := format.ParseObjectID(e.Name[strings.LastIndexByte(e.Name, '/')+1:])
+			if err != nil {
+				return fmt.Errorf("list packs: %w", err)
+			}
+			if err := fn(id, int64(e.Size)); err != nil {
+				return err
+			}
+			after = e.Name
+		}
+		if !more || len(entries) == 0 {
+			return nil
+		}
+	}
+}
+
+// tocGuess is how many bytes at the end of a pack are asked for at first:
+// enough for the table of a pack of common size.
+const tocGuess = 32 << 10
+
+// ReadTOC reads the table of contents of a pack of size bytes. What is wrong
+// with it is a DamageError.
+func (a *Archive) ReadTOC(ctx context.Context, id format.ObjectID, size int64) (*format.TOC, error) {
+	name := protocol.PackName(id)
+	damage := func(err error) error { return &DamageError{Object: name, Reason: err} }
+	if size < format.HeaderSize+format.TrailerSize || size > format.MaxPack {
+		return nil, damage(fmt.Errorf("has %d bytes", size))
+	}
+	tail, err := a.readTail(ctx, name, size, min(size-format.HeaderSize, tocGuess))
+	if err != nil {
+		return nil, err
+	}
+	n, err := format.ParseTrailer(tail[len(tail)-format.TrailerSize:], size)
+	if err != nil {
+		return nil, damage(err)
+	}
+	if whole := n + format.TrailerSize; whole > len(tail) {
+		if tail, err = a.readTail(ctx, name, size, int64(whole)); err != nil {
+			return nil, err
+		}
+	}
+	end := len(tail) - format.TrailerSize
+	toc, err := pack.OpenTOC(a.keys, id, tail[end-n:end])
+	if err != nil {
+		return nil, damage(err)
+	}
+	if !tocFits(toc, size, n) {
+		return nil, damage(fmt.Errorf("table of contents doesn't fit %d bytes", size))
+	}
+	return toc, nil
+}
+
+// tocFits checks that header, blobs, table and trailer fill the pack exactly.
+func tocFits(toc *format.TOC, size int64, sealedTOC int) bool {
+	total := int64(format.HeaderSize + sealedTOC + format.TrailerSize)
+	for _, b := range toc.Blobs {
+		total += int64(b.Length)
+	}
+	return total == size
+}
+
+// readTail reads the last n bytes of an object of size bytes.
+func (a *Archive) readTail(ctx context.Context, name string, size, n int64) ([]byte, error) {
+	buf := make([]byte, n)
+	ranges := []protocol.Range{{Off: uint64(size - n), Len: uint32(n)}}
+	if err := a.conn.Get(ctx, name, ranges, buf).Wait(); err != nil {
+		return nil, readError(name, err)
+	}
+	return buf, nil
+}
+
+func isDamage(err error) bool {
+	var d *DamageError
+	return errors.As(err, &d)
+}

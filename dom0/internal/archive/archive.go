@@ -1,0 +1,323 @@
+// Package archive is an open archive: unlocked, its root checked, its blobs
+// within reach, its next root ready to be written.
+//
+// It owns the order of a commit, the checks that keep a store from showing an
+// old, forked or other root, and the way of a blob between packs and callers.
+// It promises that what it hands out was authenticated, that a commit is whole
+// or not there, and that local memory changes only after the store's. It never
+// reads a volume and never decides what a volume's bytes mean.
+package archive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"pinion/dom0/internal/blob"
+	"pinion/dom0/internal/crypt"
+	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/index"
+	"pinion/dom0/internal/state"
+	"pinion/dom0/internal/store"
+	"pinion/protocol"
+)
+
+// Options say how to open an archive.
+type Options struct {
+	Store    store.Options
+	State    *state.Dir
+	CacheDir string // of the index; may be emptied at any time
+
+	// Secret gets the passphrase or key file. It is called once the archive
+	// is known to be there, so that nobody types a passphrase for nothing.
+	Secret func(ctx context.Context) (crypt.Secret, error)
+
+	Lock          protocol.LockMode
+	Wait          bool // for the lock, as long as it takes
+	AllowRollback bool // accept an older, forked or other root
+	Adopt         bool // write to a copy, or where another host wrote last
+
+	Warn func(text string)
+	Now  func() time.Time
+}
+
+// An Archive is an open archive. Reading is safe for concurrent use.
+type Archive struct {
+	conn *store.Conn
+	dest store.Destination
+	opts Options
+	keys *crypt.Keys
+
+	root     *format.Root
+	rootHash [32]byte // SHA-256 of the sealed root: what a swap expects
+	fresh    bool     // nothing was known of this branch before
+	highest  uint64   // the highest generation ever seen of this branch
+	index    *index.Table
+
+	window  *semaphore.Weighted // bytes of gets under way
+	openers chan *blob.Opener   // as many as cores
+	kdf     time.Duration
+}
+
+const (
+	// fetchWindow bounds the sealed bytes that are asked for and not yet
+	// opened: what keeps a slow pipe full without taking much memory.
+	fetchWindow = 24 << 20
+
+	// lockPatience is how long a command waits for a lock before it says
+	// that another one holds it.
+	lockPatience = 5 * time.Second
+
+	// lockRetry is the pause between two tries.
+	lockRetry = 200 * time.Millisecond
+)
+
+// Open connects to the store, takes the lock, unlocks the archive and checks
+// its root against what is known. LoadIndex makes its blobs readable.
+func Open(ctx context.Context, dest store.Destination, opts Options) (_ *Archive, err error) {
+	a := &Archive{dest: dest, opts: opts, window: semaphore.NewWeighted(fetchWindow)}
+	if a.conn, err = store.Open(ctx, dest, opts.Store); err != nil {
+		if errors.Is(err, store.ErrNotFound) {
+			return nil, a.missing()
+		}
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			a.Close()
+		}
+	}()
+	if err := a.lock(ctx); err != nil {
+		return nil, err
+	}
+	slots, err := a.readSlots(ctx)
+	if err != nil {
+		return nil, err
+	}
+	sealedRoot, err := a.conn.GetWhole(ctx, protocol.RootName, format.MaxRoot)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, a.missing()
+	}
+	if err != nil {
+		return nil, readError(protocol.RootName, err)
+	}
+	if len(slots) == 0 {
+		return nil, &DamageError{Object: "keys", Reason: errors.New("no key slot is there")}
+	}
+	if err := a.unlock(ctx, slots, sealedRoot); err != nil {
+		return nil, err
+	}
+	if err := a.recognise(); err != nil {
+		return nil, err
+	}
+	return a, a.remember(slots, sealedRoot)
+}
+
+// lock takes the lock, trying again while somebody else holds it.
+func (a *Archive) lock(ctx context.Context) error {
+	deadline := time.Now().Add(lockPatience)
+	for said := false; ; {
+		err := a.conn.Lock(ctx, a.opts.Lock)
+		if !errors.Is(err, store.ErrLocked) || !a.opts.Wait && time.Now().After(deadline) {
+			return err
+		}
+		if a.opts.Wait && !said {
+			a.opts.Warn("another command holds the archive; waiting for it")
+			said = true
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(lockRetry):
+		}
+	}
+}
+
+// missing is the error for a store without a root.
+func (a *Archive) missing() error {
+	if _, seen, err := a.opts.State.Pin(a.dest.String()); err == nil && seen && !a.opts.AllowRollback {
+		return &DamageError{Object: protocol.RootName, Reason: errors.New("is missing, and was seen here before")}
+	}
+	return fmt.Errorf("no archive at %s: %w", a.dest, ErrNoArchive)
+}
+
+// readSlots fetches the key slots, damaged ones included: slots[i] is what
+// object names[i] holds.
+func (a *Archive) readSlots(ctx context.Context) (map[string][]byte, error) {
+	entries, more, err := a.conn.List(ctx, protocol.PrefixKeys, "", format.MaxKeySlots)
+	if err != nil {
+		return nil, fmt.Errorf("list key slots: %w", err)
+	}
+	if more {
+		return nil, &DamageError{Object: "keys", Reason: fmt.Errorf("there are more than %d key slots", format.MaxKeySlots)}
+	}
+	slots := make(map[string][]byte, len(entries))
+	for _, e := range entries {
+		b, err := a.conn.GetWhole(ctx, e.Name, format.KeySlotSize)
+		if err != nil && !isObjectError(err) {
+			return nil, readError(e.Name, err)
+		}
+		slots[e.Name] = b // nil where it can't be read: a damaged slot
+	}
+	return slots, nil
+}
+
+// unlock finds the slot that the secret opens, and opens the root with what
+// is in it.
+func (a *Archive) unlock(ctx context.Context, slots map[string][]byte, sealedRoot []byte) error {
+	if err := checkSlotsReadable(slots); err != nil {
+		return err
+	}
+	if err := format.CheckHeader(sealedRoot, format.KindRoot); err != nil {
+		return &DamageError{Object: protocol.RootName, Reason: err}
+	}
+	secret, err := a.opts.Secret(ctx)
+	if err != nil {
+		return err
+	}
+	defer clear(secret.Passphrase)
+	defer clear(secret.KeyFile)
+	start := time.Now()
+	master, archive, slot, err := openAnySlot(ctx, secret, slots)
+	if secret.KeyFile == nil {
+		debug.FreeOSMemory() // the derivation's memory is not needed again
+	}
+	a.kdf = time.Since(start)
+	if err != nil {
+		return err
+	}
+	defer clear(master[:])
+	if a.keys, err = crypt.NewKeys(master, archive); err != nil {
+		return err
+	}
+	if a.root, err = openRoot(a.keys, sealedRoot); err != nil {
+		return err
+	}
+	a.rootHash = hashRoot(sealedRoot)
+	for _, live := range a.root.Slots {
+		if live.ID == slot {
+			return a.startOpeners()
+		}
+	}
+	return fmt.Errorf("key slot %s was removed: %w", slot, ErrWrongKey)
+}
+
+// openRoot opens and decodes a sealed root of the archive that the keys are of.
+func openRoot(keys *crypt.Keys, sealedRoot []byte) (*format.Root, error) {
+	body := append([]byte(nil), sealedRoot[format.HeaderSize:]...)
+	plain, err := keys.OpenObject(body, format.KindRoot, protocol.RootName)
+	if err != nil {
+		return nil, &DamageError{Object: protocol.RootName, Reason: err}
+	}
+	root, err := format.ParseRoot(plain)
+	if err != nil {
+		return nil, &DamageError{Object: protocol.RootName, Reason: err}
+	}
+	if root.Archive != keys.Archive {
+		return nil, &DamageError{Object: protocol.RootName, Reason: errors.New("is of another archive")}
+	}
+	return root, nil
+}
+
+// startOpeners makes one opener for each core.
+func (a *Archive) startOpeners() error {
+	a.openers = make(chan *blob.Opener, runtime.GOMAXPROCS(0))
+	for range cap(a.openers) {
+		o, err := blob.NewOpener(a.keys)
+		if err != nil {
+			return err
+		}
+		a.openers <- o
+	}
+	return nil
+}
+
+// LoadIndex makes the archive's blobs readable. Index objects that are not in
+// the cache are fetched.
+func (a *Archive) LoadIndex(ctx context.Context) error {
+	return a.loadIndex(ctx, a.root.Index)
+}
+
+func (a *Archive) loadIndex(ctx context.Context, refs []format.IndexRef) error {
+	t, err := a.openIndex(ctx, refs)
+	if err != nil {
+		return err
+	}
+	if a.index != nil {
+		a.index.Close()
+	}
+	a.index = t
+	return nil
+}
+
+// openIndex opens the index objects that refs lists, through the cache.
+func (a *Archive) openIndex(ctx context.Context, refs []format.IndexRef) (*index.Table, error) {
+	dir := filepath.Join(a.opts.CacheDir, a.keys.Archive.String())
+	t, err := index.Open(ctx, dir, a.keys.Archive, refs, a.fetchIndex)
+	if errors.Is(err, index.ErrBadObject) {
+		err = &DamageError{Object: "index", Reason: err}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load the index: %w", err)
+	}
+	return t, nil
+}
+
+// fetchIndex gets and opens an index object.
+func (a *Archive) fetchIndex(ctx context.Context, ref format.IndexRef) ([]byte, error) {
+	name := protocol.IndexName(ref.Object)
+	sealed, err := a.conn.GetWhole(ctx, name, format.MaxIndexObject)
+	if err != nil {
+		return nil, readError(name, err)
+	}
+	if err := format.CheckHeader(sealed, format.KindIndex); err != nil {
+		return nil, &DamageError{Object: name, Reason: err}
+	}
+	body, err := a.keys.OpenObject(sealed[format.HeaderSize:], format.KindIndex, name)
+	if err != nil {
+		return nil, &DamageError{Object: name, Reason: err}
+	}
+	return body, nil
+}
+
+// Root is the archive's root as it was opened or last committed. It must not
+// be changed.
+func (a *Archive) Root() *format.Root { return a.root }
+
+// ChunkSize is the archive's chunk size in bytes.
+func (a *Archive) ChunkSize() int { return int(a.root.Params.ChunkSize) }
+
+// Store is the connection that the archive is read through.
+func (a *Archive) Store() *store.Conn { return a.conn }
+
+// Destination is where the archive is.
+func (a *Archive) Destination() store.Destination { return a.dest }
+
+// KDFTime is how long making the key from the passphrase took.
+func (a *Archive) KDFTime() time.Duration { return a.kdf }
+
+// Close ends the connection and releases the lock.
+func (a *Archive) Close() error {
+	if a.index != nil {
+		a.index.Close()
+	}
+	if a.openers != nil {
+		for range cap(a.openers) {
+			select {
+			case o := <-a.openers:
+				o.Close()
+			default: // in use by what a dead connection left waiting
+			}
+		}
+	}
+	return a.conn.Close()
+}
+
+// Fresh reports whether nothing was known of this archive's branch before.
+func (a *Archive) Fresh() bool { return a.fresh }

@@ -1,0 +1,58 @@
+package archive
+
+import (
+	"errors"
+	"fmt"
+
+	"pinion/dom0/internal/store"
+)
+
+// ErrNoArchive says that a destination has no archive.
+var ErrNoArchive = errors.New("nothing was initialised there")
+
+// ErrWrongKey says that the secret opens no live key slot.
+var ErrWrongKey = errors.New("wrong passphrase or key file")
+
+// ErrRolledBack says that the root is older than one that was seen, or isn't
+// descended from it, or is of another archive.
+var ErrRolledBack = errors.New("the store shows a state that doesn't follow the last one seen")
+
+// ErrAdopt says that writing needs a decision: this is a copy of an archive, or
+// another host wrote to it last.
+var ErrAdopt = errors.New("writing here needs --adopt")
+
+// ErrNotEmpty says that init was asked to make an archive where something is.
+var ErrNotEmpty = errors.New("something is stored there already")
+
+// A DamageError says that an object of the archive is damaged, forged or gone.
+type DamageError struct {
+	Object string // name in the store, or what it is
+	Reason error
+}
+
+// Error names the object and the reason.
+func (e *DamageError) Error() string { return fmt.Sprintf("%s: %v", e.Object, e.Reason) }
+
+// Unwrap gives the reason.
+func (e *DamageError) Unwrap() error { return e.Reason }
+
+// isObjectError reports whether a get failed for its object alone, so that the
+// connection and other objects are still of use.
+func isObjectError(err error) bool {
+	return errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrBadRequest) ||
+		errors.Is(err, store.ErrIO) || errors.Is(err, store.ErrTooLarge)
+}
+
+// readError makes damage of a failed get, if it is the object's.
+func readError(object string, err error) error {
+	var text *store.Error
+	switch {
+	case !isObjectError(err):
+		return fmt.Errorf("read %s: %w", object, err)
+	case errors.Is(err, store.ErrNotFound):
+		return &DamageError{Object: object, Reason: errors.New("is missing")}
+	case errors.As(err, &text):
+		return &DamageError{Object: object, Reason: errors.New(text.Text)}
+	}
+	return &DamageError{Object: object, Reason: err}
+}

@@ -1,0 +1,235 @@
+package archive
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sort"
+
+	"golang.org/x/sync/errgroup"
+
+	"pinion/dom0/internal/blob"
+	"pinion/dom0/internal/crypt"
+	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/store"
+	"pinion/protocol"
+)
+
+// The way of a blob from the store, in the order of this file:
+//
+//  1. locate   look up every id in the index               (caller's goroutine)
+//  2. plan     sort by pack and offset, join into requests (caller's goroutine)
+//  3. ask      send gets, as many as the window allows     (caller's goroutine)
+//  4. open     authenticate, decompress, hash, deliver     (one worker a core)
+//
+// A request's buffer is reserved from the window before the request is sent
+// and given back when its last blob was delivered.
+
+// A Want names a blob to fetch.
+type Want struct {
+	Type format.BlobType
+	ID   format.BlobID
+}
+
+// Deliver gets the blob wants[i], or why it can't be had: a DamageError. It is
+// called once for each, concurrently, from many goroutines; plain is valid
+// during the call only.
+type Deliver func(i int, plain []byte, err error)
+
+// requestBytes is the most that one get asks for, unless one blob is larger.
+const requestBytes = 2 << 20
+
+// located is a want whose place is known.
+type located struct {
+	i  int
+	at format.Location
+}
+
+// request is one get: blobs of one pack, in the order of their offsets.
+type request struct {
+	pack   format.ObjectID
+	blobs  []located
+	ranges []protocol.Range
+	bytes  int
+}
+
+// Fetch reads blobs, whatever their number and order, and returns after the
+// last delivery. A blob that is damaged or missing is delivered as an error;
+// what Fetch itself returns is a failure of the connection or of the index.
+func (a *Archive) Fetch(ctx context.Context, wants []Want, deliver Deliver) error {
+	found := make([]located, 0, len(wants))
+	for i, w := range wants {
+		e, ok, err := a.index.Lookup(ctx, w.ID)
+		if err != nil {
+			return fmt.Errorf("look up %s %s: %w", w.Type, w.ID, err)
+		}
+		if !ok || e.Type != w.Type {
+			deliver(i, nil, &DamageError{Object: w.Type.String() + " " + short(w.ID.String()), Reason: errors.New("is in no index")})
+			continue
+		}
+		found = append(found, located{i: i, at: format.Location{Pack: e.Pack, Offset: e.Offset, Length: e.Length}})
+	}
+	return a.fetchLocated(ctx, wants, found, deliver)
+}
+
+func (a *Archive) fetchLocated(ctx context.Context, wants []Want, found []located, deliver Deliver) error {
+	requests := plan(found, a.conn.Info().MaxRanges)
+	g, ctx := errgroup.WithContext(ctx)
+	type answer struct {
+		r       request
+		buf     []byte
+		pending *store.Pending
+	}
+	answers := make(chan answer, len(requests))
+	g.Go(func() error {
+		defer close(answers)
+		for _, r := range requests {
+			if err := a.window.Acquire(ctx, r.window()); err != nil {
+				return err
+			}
+			buf := make([]byte, r.bytes)
+			answers <- answer{r, buf, a.conn.Get(ctx, protocol.PackName(r.pack), r.ranges, buf)}
+		}
+		return nil
+	})
+	for range min(cap(a.openers), len(requests)) {
+		g.Go(func() error {
+			o := <-a.openers
+			defer func() { a.openers <- o }()
+			scratch := make([]byte, 0, max(a.ChunkSize(), format.MaxMetadata))
+			for x := range answers {
+				err := a.open(ctx, o, scratch, wants, x.r, x.buf, x.pending.Wait(), deliver)
+				a.window.Release(x.r.window())
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// window is what the request takes of the fetch window.
+func (r *request) window() int64 { return int64(min(r.bytes, fetchWindow)) }
+
+// plan sorts blobs by their place and joins them into requests. A blob that is
+// wanted twice is asked for once.
+func plan(found []located, maxRanges int) []request {
+	sort.Slice(found, func(i, j int) bool {
+		a, b := found[i].at, found[j].at
+		if c := bytes.Compare(a.Pack[:], b.Pack[:]); c != 0 {
+			return c < 0
+		}
+		return a.Offset < b.Offset
+	})
+	var requests []request
+	for i, f := range found {
+		again := i > 0 && found[i-1].at == f.at
+		r := last(requests)
+		if r == nil || r.pack != f.at.Pack || !again && (r.bytes+int(f.at.Length) > requestBytes || len(r.ranges) >= maxRanges) {
+			requests = append(requests, request{pack: f.at.Pack})
+			r, again = last(requests), false
+		}
+		r.blobs = append(r.blobs, f)
+		if !again {
+			r.add(f.at)
+		}
+	}
+	return requests
+}
+
+func last(requests []request) *request {
+	if len(requests) == 0 {
+		return nil
+	}
+	return &requests[len(requests)-1]
+}
+
+// add asks for one more blob; one right behind the last range makes that range
+// longer.
+func (r *request) add(at format.Location) {
+	r.bytes += int(at.Length)
+	if n := len(r.ranges); n > 0 {
+		if end := &r.ranges[n-1]; end.Off+uint64(end.Len) == uint64(at.Offset) {
+			end.Len += at.Length
+			return
+		}
+	}
+	r.ranges = append(r.ranges, protocol.Range{Off: uint64(at.Offset), Len: at.Length})
+}
+
+// open opens the blobs of an answered request and delivers them. A request
+// that failed for its pack alone is asked again blob by blob, so that one short
+// pack costs no more blobs than it must.
+func (a *Archive) open(ctx context.Context, o *blob.Opener, scratch []byte, wants []Want, r request, buf []byte, err error, deliver Deliver) error {
+	if err != nil && !isObjectError(err) {
+		return fmt.Errorf("read %s: %w", protocol.PackName(r.pack), err)
+	}
+	if err != nil && len(r.ranges) > 0 && len(r.blobs) > 1 && !errors.Is(err, store.ErrNotFound) {
+		for _, f := range r.blobs {
+			one := request{pack: r.pack, blobs: []located{f}}
+			one.add(f.at)
+			pending := a.conn.Get(ctx, protocol.PackName(r.pack), one.ranges, buf[:one.bytes])
+			if err := a.open(ctx, o, scratch, wants, one, buf[:one.bytes], pending.Wait(), deliver); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for i := 0; i < len(r.blobs); {
+		f := r.blobs[i]
+		var plain []byte
+		blobErr := err
+		if err == nil {
+			var sealed []byte
+			sealed, buf = buf[:f.at.Length], buf[f.at.Length:]
+			w := wants[f.i]
+			plain, blobErr = o.Open(scratch, sealed, w.Type, w.ID, a.maxPlain(w.Type))
+		}
+		if blobErr != nil {
+			blobErr = blobDamage(wants[f.i], f.at, blobErr)
+		}
+		for ; i < len(r.blobs) && r.blobs[i].at == f.at; i++ {
+			deliver(r.blobs[i].i, plain, blobErr)
+		}
+	}
+	return nil
+}
+
+// maxPlain is the most plain bytes that a blob of a type may have.
+func (a *Archive) maxPlain(t format.BlobType) int {
+	if t == format.BlobChunk {
+		return a.ChunkSize()
+	}
+	return format.MaxMetadata
+}
+
+// blobDamage names a blob that can't be had by its pack and place.
+func blobDamage(w Want, at format.Location, err error) error {
+	object := protocol.PackName(at.Pack)
+	if isObjectError(err) {
+		return readError(object, err)
+	}
+	if errors.Is(err, format.ErrNewer) {
+		return fmt.Errorf("%s: %w", object, err)
+	}
+	return &DamageError{Object: object, Reason: fmt.Errorf("%s at %d: %w", w.Type, at.Offset, err)}
+}
+
+// Read fetches one metadata blob.
+func (a *Archive) Read(ctx context.Context, t format.BlobType, id format.BlobID) ([]byte, error) {
+	var plain []byte
+	var damage error
+	err := a.Fetch(ctx, []Want{{t, id}}, func(_ int, p []byte, err error) {
+		plain, damage = append(plain, p...), err
+	})
+	if err == nil {
+		err = damage
+	}
+	return plain, err
+}
+
+// NewHasher makes a hasher that names blobs as this archive does.
+func (a *Archive) NewHasher() *crypt.Hasher { return a.keys.NewHasher() }

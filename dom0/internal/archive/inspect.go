@@ -1,0 +1,141 @@
+package archive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/index"
+	"pinion/dom0/internal/pack"
+	"pinion/protocol"
+)
+
+// CheckSlots gives every live key slot that is damaged or missing to bad.
+func (a *Archive) CheckSlots(ctx context.Context, bad func(error)) error {
+	slots, err := a.readSlots(ctx)
+	if err != nil {
+		return err
+	}
+	for _, ref := range a.root.Slots {
+		name := protocol.KeyName(ref.ID)
+		if object, ok := slots[name]; !ok {
+			bad(&DamageError{Object: name, Reason: errors.New("is missing")})
+		} else if _, err := parseSlot(name, object); err != nil {
+			bad(err)
+		}
+	}
+	return nil
+}
+
+// LoadGoodIndex reads every index object from the store, gives the damaged
+// ones to bad, and makes blobs readable through the others.
+func (a *Archive) LoadGoodIndex(ctx context.Context, bad func(error)) error {
+	good := make([]format.IndexRef, 0, len(a.root.Index))
+	for _, ref := range a.root.Index {
+		body, err := a.fetchIndex(ctx, ref)
+		if err == nil {
+			err = checkBody(ref, body)
+		}
+		switch {
+		case err == nil:
+			good = append(good, ref)
+		case isDamage(err):
+			bad(err)
+		default:
+			return err
+		}
+	}
+	return a.loadIndex(ctx, good)
+}
+
+// checkBody checks that an index object is the one that the root means.
+func checkBody(ref format.IndexRef, body []byte) error {
+	b, err := index.ParseBody(body)
+	if err == nil && b.Len() != int(ref.Entries) {
+		err = fmt.Errorf("has %d entries where the root says %d", b.Len(), ref.Entries)
+	}
+	if err != nil {
+		return &DamageError{Object: protocol.IndexName(ref.Object), Reason: err}
+	}
+	return nil
+}
+
+// A PackState is what check found out about a pack. A pack without trouble has
+// neither Missing nor TOC.
+type PackState struct {
+	Size    int64 // bytes in the store
+	Entries int   // blobs that the index places in it
+	TOC     error // the table of contents is damaged, or says otherwise than the index
+	Missing bool  // the index names it, and the store doesn't have it
+}
+
+// CheckPacks reads the table of contents of every pack that the index names,
+// and compares the two. What is wrong goes to bad. The result takes some 100
+// bytes of memory a pack.
+func (a *Archive) CheckPacks(ctx context.Context, begin func(packs int), step func(), bad func(error)) (map[format.ObjectID]*PackState, error) {
+	states := map[format.ObjectID]*PackState{}
+	err := a.index.Each(ctx, func(e index.Entry) error {
+		s := states[e.Pack]
+		if s == nil {
+			s = &PackState{Missing: true}
+			states[e.Pack] = s
+		}
+		s.Entries++
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = a.eachPack(ctx, func(id format.ObjectID, size int64) error {
+		if s := states[id]; s != nil {
+			s.Missing, s.Size = false, size
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	begin(len(states))
+	for id, s := range states {
+		if s.Missing {
+			bad(&DamageError{Object: protocol.PackName(id), Reason: errors.New("is missing")})
+		} else if err := a.checkPack(ctx, id, s); err != nil {
+			return nil, err
+		} else if s.TOC != nil {
+			bad(s.TOC)
+		}
+		step()
+	}
+	return states, nil
+}
+
+// checkPack reads one table of contents; damage goes to s.TOC.
+func (a *Archive) checkPack(ctx context.Context, id format.ObjectID, s *PackState) error {
+	toc, err := a.ReadTOC(ctx, id, s.Size)
+	if isDamage(err) {
+		s.TOC = err
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	placed := 0
+	err = pack.Locations(id, toc, func(b format.TOCBlob, at format.Location) error {
+		e, ok, err := a.index.Lookup(ctx, b.ID)
+		if ok && e.Type == b.Type && (format.Location{Pack: e.Pack, Offset: e.Offset, Length: e.Length}) == at {
+			placed++
+		}
+		return err
+	})
+	if err == nil && placed != s.Entries {
+		s.TOC = &DamageError{Object: protocol.PackName(id), Reason: fmt.Errorf("table of contents has %d of the %d blobs that the index places there", placed, s.Entries)}
+	}
+	return err
+}
+
+// Locate says in which pack the index places a blob.
+func (a *Archive) Locate(ctx context.Context, id format.BlobID) (packID format.ObjectID, ok bool, err error) {
+	e, ok, err := a.index.Lookup(ctx, id)
+	return e.Pack, ok, err
+}

@@ -1,0 +1,143 @@
+package archive
+
+import (
+	"context"
+	"fmt"
+
+	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/tree"
+)
+
+// Volumes reads the volume table: names and ids.
+func (a *Archive) Volumes(ctx context.Context) (*format.VolumeTable, error) {
+	if a.root.VolumeTable.IsZero() {
+		return &format.VolumeTable{}, nil
+	}
+	return readAs(ctx, a, format.BlobVolumeTable, a.root.VolumeTable, format.ParseVolumeTable)
+}
+
+// Session reads a session.
+func (a *Archive) Session(ctx context.Context, id format.BlobID) (*format.Session, error) {
+	return readAs(ctx, a, format.BlobSession, id, format.ParseSession)
+}
+
+// Record reads a volume record.
+func (a *Archive) Record(ctx context.Context, id format.BlobID) (*format.VolumeRecord, error) {
+	return readAs(ctx, a, format.BlobVolumeRecord, id, format.ParseVolumeRecord)
+}
+
+// readAs reads a metadata blob and decodes it.
+func readAs[T any](ctx context.Context, a *Archive, t format.BlobType, id format.BlobID, parse func([]byte) (*T, error)) (*T, error) {
+	plain, err := a.Read(ctx, t, id)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", t, err)
+	}
+	v, err := parse(plain)
+	if err != nil {
+		return nil, &DamageError{Object: fmt.Sprintf("%s %s", t, short(id.String())), Reason: err}
+	}
+	return v, nil
+}
+
+// ReadSessions reads many sessions at once. A session that can't be read is
+// nil, and errs says why.
+func (a *Archive) ReadSessions(ctx context.Context, entries []format.SessionEntry) (sessions []*format.Session, errs []error, err error) {
+	wants := make([]Want, len(entries))
+	for i, e := range entries {
+		wants[i] = Want{format.BlobSession, e.Blob}
+	}
+	sessions, errs = make([]*format.Session, len(entries)), make([]error, len(entries))
+	err = a.Fetch(ctx, wants, func(i int, plain []byte, err error) {
+		if err == nil {
+			sessions[i], err = format.ParseSession(plain)
+			if err == nil && sessions[i].Seq != entries[i].Seq {
+				sessions[i], err = nil, fmt.Errorf("is session #%d", sessions[i].Seq)
+			}
+			if err != nil {
+				err = &DamageError{Object: fmt.Sprintf("session #%d", entries[i].Seq), Reason: err}
+			}
+		}
+		errs[i] = err
+	})
+	return sessions, errs, err
+}
+
+// Sessions lists all sessions, oldest first. Damage to the list itself goes to
+// damaged, if it is set, and the list goes on behind it; else it is returned.
+func (a *Archive) Sessions(ctx context.Context, damaged func(first, last uint64, err error) error) ([]format.SessionEntry, error) {
+	var all []format.SessionEntry
+	w := a.Walker()
+	if damaged != nil {
+		w.Damaged = func(it tree.Item, err error) error {
+			return damaged(it.First()*format.Fanout, (it.First()+it.Span())*format.Fanout-1, err)
+		}
+	}
+	w.Entries = func(items []tree.Item) error {
+		leaves, errs, err := a.sessionLeaves(ctx, items)
+		if err != nil {
+			return err
+		}
+		for i, leaf := range leaves {
+			switch {
+			case errs[i] == nil:
+				all = append(all, leaf.Entries...)
+			case w.Damaged == nil:
+				return errs[i]
+			default:
+				if err := w.Damaged(items[i], errs[i]); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	if err := w.Walk(ctx, a.root.SessionTop, a.root.SessionListLevel()); err != nil {
+		return nil, fmt.Errorf("read the session list: %w", err)
+	}
+	return all, nil
+}
+
+func (a *Archive) sessionLeaves(ctx context.Context, items []tree.Item) ([]*format.SessionLeaf, []error, error) {
+	wants := make([]Want, len(items))
+	for i, it := range items {
+		wants[i] = Want{format.BlobSessionLeaf, it.ID}
+	}
+	leaves, errs := make([]*format.SessionLeaf, len(items)), make([]error, len(items))
+	err := a.Fetch(ctx, wants, func(i int, plain []byte, err error) {
+		if err == nil {
+			leaves[i], err = format.ParseSessionLeaf(plain, items[i].Index)
+			if err != nil {
+				err = &DamageError{Object: "session list", Reason: err}
+			}
+		}
+		errs[i] = err
+	})
+	return leaves, errs, err
+}
+
+// Walker is a tree.Walker that reads this archive's nodes.
+func (a *Archive) Walker() *tree.Walker {
+	return &tree.Walker{Fetch: func(ctx context.Context, items []tree.Item, deliver func(int, []byte, error)) error {
+		wants := make([]Want, len(items))
+		for i, it := range items {
+			wants[i] = Want{format.BlobNode, it.ID}
+		}
+		return a.Fetch(ctx, wants, Deliver(deliver))
+	}}
+}
+
+// WalkVolume visits the chunks of a volume record in ascending order; the
+// hooks are those of tree.Walker.
+func (a *Archive) WalkVolume(ctx context.Context, r *format.VolumeRecord, w *tree.Walker) error {
+	return w.Walk(ctx, r.Top, format.TreeLevel(format.Chunks(r.Size, a.ChunkSize())))
+}
+
+// FetchChunks reads the chunks of one stretch of a volume's entries, each at
+// most once at a time, and gives each to deliver with its item.
+func (a *Archive) FetchChunks(ctx context.Context, items []tree.Item, deliver func(it tree.Item, plain []byte, err error)) error {
+	wants := make([]Want, len(items))
+	for i, it := range items {
+		wants[i] = Want{format.BlobChunk, it.ID}
+	}
+	return a.Fetch(ctx, wants, func(i int, plain []byte, err error) { deliver(items[i], plain, err) })
+}

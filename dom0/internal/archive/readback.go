@@ -1,0 +1,92 @@
+package archive
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"sync"
+
+	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/pack"
+)
+
+// A newPack is a pack that the next root will name for the first time.
+type newPack struct {
+	id   format.ObjectID
+	size int64 // bytes
+}
+
+// A newObject is an index object of this run, with what was sent.
+type newObject struct {
+	name string
+	hash [32]byte // SHA-256
+}
+
+// ReadBack reads everything from the store that the next root will name for
+// the first time, and checks it. It is called between the last put and the swap
+// of the root. The first damage is the error.
+func (w *Writer) ReadBack(ctx context.Context) error {
+	for _, p := range w.packs {
+		toc, err := w.a.ReadTOC(ctx, p.id, p.size)
+		if err != nil {
+			return fmt.Errorf("read back: %w", err)
+		}
+		if err := w.readBackBlobs(ctx, p.id, toc); err != nil {
+			return fmt.Errorf("read back: %w", err)
+		}
+	}
+	for _, x := range w.index {
+		object, err := w.a.conn.GetWhole(ctx, x.name, format.MaxIndexObject)
+		if err != nil {
+			return fmt.Errorf("read back: %w", readError(x.name, err))
+		}
+		if sha256.Sum256(object) != x.hash {
+			return fmt.Errorf("read back: %w", &DamageError{Object: x.name, Reason: errors.New("is not what was sent")})
+		}
+	}
+	return nil
+}
+
+// readBackBlobs opens every blob of a pack at the place that its table says.
+func (w *Writer) readBackBlobs(ctx context.Context, id format.ObjectID, toc *format.TOC) error {
+	var first firstError
+	err := w.a.tryBlobs(ctx, id, toc, func(_ format.BlobID, err error) { first.set(err) })
+	return errors.Join(err, first.get())
+}
+
+// tryBlobs opens every blob of a pack and says, from many goroutines, how that
+// went.
+func (a *Archive) tryBlobs(ctx context.Context, id format.ObjectID, toc *format.TOC, result func(format.BlobID, error)) error {
+	wants := make([]Want, 0, len(toc.Blobs))
+	places := make([]located, 0, len(toc.Blobs))
+	err := pack.Locations(id, toc, func(b format.TOCBlob, at format.Location) error {
+		places = append(places, located{i: len(wants), at: at})
+		wants = append(wants, Want{b.Type, b.ID})
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return a.fetchLocated(ctx, wants, places, func(i int, _ []byte, err error) { result(wants[i].ID, err) })
+}
+
+// firstError keeps the first of many errors; safe for concurrent use.
+type firstError struct {
+	mu  sync.Mutex
+	err error
+}
+
+func (f *firstError) set(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err == nil {
+		f.err = err
+	}
+}
+
+func (f *firstError) get() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
+}

@@ -1,0 +1,158 @@
+package archive
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+
+	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/state"
+	"pinion/protocol"
+)
+
+// recognise compares the root with what is known of the destination and of
+// the archive. A store that shows another archive, an older root, or one that
+// isn't descended from the last one seen, is refused.
+func (a *Archive) recognise() error {
+	memory, err := a.opts.State.Memory(a.keys.Archive)
+	if err != nil {
+		return err
+	}
+	pin, pinned, err := a.opts.State.Pin(a.dest.String())
+	if err != nil {
+		return err
+	}
+	known, ok := memory.Branches[a.root.Branch.String()]
+	a.fresh = !ok
+	a.highest = max(known.Highest, a.root.Generation)
+	if a.opts.AllowRollback {
+		return nil
+	}
+	if pinned && pin.Archive != a.keys.Archive.String() {
+		return fmt.Errorf("%s held archive %s and now shows %s: %w", a.dest, short(pin.Archive), short(a.keys.Archive.String()), ErrRolledBack)
+	}
+	if ok {
+		return a.descends(known)
+	}
+	if pinned && pin.Branch != a.root.Branch.String() {
+		// Somebody adopted the archive: its root must still follow ours.
+		return a.descends(memory.Branches[pin.Branch])
+	}
+	return nil
+}
+
+// descends checks that the root is the one that is known, or comes after it.
+func (a *Archive) descends(known state.Branch) error {
+	r := a.root
+	hash := hex.EncodeToString(a.rootHash[:])
+	switch {
+	case known.RootHash == "" || known.Generation == r.Generation && known.RootHash == hash:
+		return nil
+	case r.Generation < known.Generation:
+		return fmt.Errorf("the root is of generation %d, and %d was seen: %w", r.Generation, known.Generation, ErrRolledBack)
+	case r.Generation == known.Generation:
+		return fmt.Errorf("the archive has forked: another root of generation %d was seen: %w", r.Generation, ErrRolledBack)
+	}
+	for _, p := range r.Predecessors {
+		if known.RootHash[:2*len(p)] == hex.EncodeToString(p[:]) {
+			return nil
+		}
+	}
+	if len(r.Predecessors) == format.MaxPredecessors {
+		return fmt.Errorf("ancestry unproven: the root of generation %d no longer names the one of generation %d: %w",
+			r.Generation, known.Generation, ErrRolledBack)
+	}
+	return fmt.Errorf("the archive has forked: the root of generation %d isn't descended from the one of generation %d that was seen: %w",
+		r.Generation, known.Generation, ErrRolledBack)
+}
+
+// remember notes the root as the newest seen, and keeps copies of what a store
+// could lose: the root and the live key slots.
+func (a *Archive) remember(slots map[string][]byte, sealedRoot []byte) error {
+	if err := a.rememberRoot(sealedRoot, ""); err != nil {
+		return err
+	}
+	for _, ref := range a.root.Slots {
+		name := protocol.KeyName(ref.ID)
+		if _, err := parseSlot(name, slots[name]); err != nil {
+			a.opts.Warn(fmt.Sprintf("key slot %s is damaged or missing in the store", ref.ID))
+			continue
+		}
+		if err := a.opts.State.SaveCopy(a.keys.Archive, name, slots[name]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rememberRoot makes the current root the known one. writtenTo, if not empty,
+// is the destination that this host has just written it to.
+func (a *Archive) rememberRoot(sealedRoot []byte, writtenTo string) error {
+	err := a.opts.State.Update(a.keys.Archive, func(m *state.Memory) {
+		b := m.Branches[a.root.Branch.String()]
+		b.Generation = a.root.Generation
+		b.RootHash = hex.EncodeToString(a.rootHash[:])
+		b.Highest = max(b.Highest, a.root.Generation)
+		if writtenTo != "" {
+			b.Written = writtenTo
+		}
+		m.Branches[a.root.Branch.String()] = b
+	})
+	if err != nil {
+		return err
+	}
+	if err := a.opts.State.SaveCopy(a.keys.Archive, protocol.RootName, sealedRoot); err != nil {
+		return err
+	}
+	return a.opts.State.SetPin(a.dest.String(), a.keys.Archive, a.root.Branch)
+}
+
+// mayWrite decides whether this host may write here, and under which branch.
+// The last writer goes on freely; another host, or a copy at another place,
+// needs Adopt and gets a new branch, so that the two never look alike.
+func (a *Archive) mayWrite() (branch format.ObjectID, err error) {
+	host, _ := Host()
+	memory, err := a.opts.State.Memory(a.keys.Archive)
+	if err != nil {
+		return branch, err
+	}
+	written := memory.Branches[a.root.Branch.String()].Written
+	elsewhere := written != "" && written != a.dest.String()
+	if a.root.HostID == host && !elsewhere {
+		return a.root.Branch, nil
+	}
+	if a.opts.Adopt {
+		return format.NewObjectID(), nil
+	}
+	if elsewhere {
+		return branch, fmt.Errorf("%s is a copy of the archive that this host writes to at %s: %w", a.dest, written, ErrAdopt)
+	}
+	return branch, fmt.Errorf("host %q wrote to this archive last: %w", a.root.Host, ErrAdopt)
+}
+
+// Host is what tells this host from others: a hash of its machine id, which is
+// not shown to anybody in clear, and its name.
+func Host() (id format.ObjectID, name string) {
+	name, err := os.Hostname()
+	if err != nil || len(name) > format.MaxHost {
+		name = "unnamed"
+	}
+	secret := []byte(name) // without a machine id the name must do
+	if f, err := os.Open("/etc/machine-id"); err == nil {
+		defer f.Close()
+		if s := bufio.NewScanner(f); s.Scan() && len(bytes.TrimSpace(s.Bytes())) > 0 {
+			secret = append([]byte(nil), bytes.TrimSpace(s.Bytes())...)
+		}
+	}
+	mac := hmac.New(sha256.New, secret)
+	mac.Write([]byte("pinion 1 host"))
+	copy(id[:], mac.Sum(nil))
+	return id, name
+}
+
+// short is the beginning of an identifier, enough to tell it from others.
+func short(id string) string { return id[:min(8, len(id))] }

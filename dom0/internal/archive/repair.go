@@ -1,0 +1,243 @@
+package archive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"pinion/dom0/internal/blob"
+	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/index"
+	"pinion/dom0/internal/pack"
+	"pinion/dom0/internal/store"
+	"pinion/protocol"
+)
+
+// Repair makes an index from what is really there, and puts it in the place of
+// the one that the root lists. Its steps, each durable before the next:
+//
+//  1. lost key slots are put back from this host's copies
+//  2. blobs of packs whose table of contents is damaged, as far as the old
+//     index still finds them and they open, are sent again in new packs
+//  3. index objects over those and every pack whose table of contents opens
+//  4. the root that lists them, with Heal raised if blobs were lost
+//
+// Nothing is deleted but damaged key slots. A crash leaves the old root and
+// packs that the next Repair finds again.
+type Repair struct {
+	States map[format.ObjectID]*PackState // of CheckPacks
+	Bad    map[format.BlobID]bool         // blobs known not to open
+	Lost   bool                           // something is gone: trackers must rescan
+	Warn   func(text string)
+}
+
+// Repair runs r. LoadGoodIndex was called before; afterwards the archive reads
+// through the new index.
+func (a *Archive) Repair(ctx context.Context, r Repair, c format.Compression) error {
+	if err := a.repairSlots(ctx, r); err != nil {
+		return err
+	}
+	old := a.index
+	fresh, err := a.openIndex(ctx, nil)
+	if err != nil {
+		return err
+	}
+	w := &Writer{a: a}
+	if w.branch, err = a.mayWrite(); err == nil {
+		w.sealer, err = blob.NewSealer(a.keys, c, format.MaxMetadata)
+	}
+	if err != nil {
+		fresh.Close()
+		return err
+	}
+	w.data = packStream{w: w, kind: format.PackData, size: pack.Capacity(a.ChunkSize())}
+	w.meta = packStream{w: w, kind: format.PackMetadata}
+	rescued := &rescue{w: w, old: old, fresh: fresh, r: r}
+	if rescued.sealer, err = a.NewSealer(c); err == nil {
+		err = rescued.run(ctx)
+	}
+	if err != nil {
+		fresh.Close()
+		a.index = old
+		return err
+	}
+	old.Close()
+	next := *a.root
+	next.Stored = rescued.stored
+	if r.Lost || rescued.lost {
+		next.Heal = max(a.root.Generation, a.highest) + 1
+	}
+	return w.commit(ctx, &next, nil)
+}
+
+// repairSlots puts key slots back that the store lost.
+func (a *Archive) repairSlots(ctx context.Context, r Repair) error {
+	slots, err := a.readSlots(ctx)
+	if err != nil {
+		return err
+	}
+	for _, ref := range a.root.Slots {
+		name := protocol.KeyName(ref.ID)
+		object, there := slots[name]
+		if _, err := parseSlot(name, object); there && err == nil {
+			continue
+		}
+		saved, err := a.opts.State.Copy(a.keys.Archive, name)
+		if err != nil {
+			return err
+		}
+		if _, err := parseSlot(name, saved); err != nil {
+			r.Warn(fmt.Sprintf("key slot %s is lost, and this host has no copy of it", ref.ID))
+			continue
+		}
+		if there {
+			if err := a.conn.Delete(ctx, []string{name}); err != nil {
+				return fmt.Errorf("replace %s: %w", name, err)
+			}
+		}
+		if err := a.conn.Put(ctx, name, saved).Wait(); err != nil {
+			return fmt.Errorf("store %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// rescue fills a fresh index.
+type rescue struct {
+	w      *Writer
+	old    *index.Table // what the good index objects say
+	fresh  *index.Table
+	r      Repair
+	sealer *blob.Sealer // of chunks
+	stored int64        // bytes of the packs that the fresh index names
+	lost   bool  // the old index has blobs that the fresh one doesn't
+}
+
+func (x *rescue) run(ctx context.Context) error {
+	a := x.w.a
+	a.index = x.fresh // reading and writing go through it from here on
+	if err := x.adoptPacks(ctx); err != nil {
+		return err
+	}
+	return x.old.Each(ctx, func(e index.Entry) error {
+		known, err := x.w.Known(ctx, e.ID)
+		if err != nil || known {
+			return err
+		}
+		if x.r.Bad[e.ID] {
+			x.lost = true
+			return nil
+		}
+		return x.resend(ctx, e)
+	})
+}
+
+// adoptPacks enters every pack in the store whose table of contents opens.
+// One that a prune may have begun to free is looked into blob by blob.
+func (x *rescue) adoptPacks(ctx context.Context) error {
+	a := x.w.a
+	return a.eachPack(ctx, func(id format.ObjectID, size int64) error {
+		toc, err := a.ReadTOC(ctx, id, size)
+		if isDamage(err) {
+			return nil // what the old index knows of it is sent again
+		}
+		if err != nil {
+			return err
+		}
+		bad := x.r.Bad
+		if toc.Generation < a.root.PrunedAt {
+			if bad, err = x.unreadable(ctx, id, toc); err != nil {
+				return err
+			}
+		}
+		x.stored += size
+		return pack.Locations(id, toc, func(b format.TOCBlob, at format.Location) error {
+			known, err := x.w.Known(ctx, b.ID)
+			if err != nil || known || bad[b.ID] {
+				return err
+			}
+			return x.fresh.Add(index.Entry{ID: b.ID, Type: b.Type, Pack: at.Pack, Offset: at.Offset, Length: at.Length})
+		})
+	})
+}
+
+// unreadable tries every blob of a pack and returns those that don't open.
+func (x *rescue) unreadable(ctx context.Context, id format.ObjectID, toc *format.TOC) (map[format.BlobID]bool, error) {
+	bad := map[format.BlobID]bool{}
+	var mu sync.Mutex
+	err := x.w.a.tryBlobs(ctx, id, toc, func(b format.BlobID, err error) {
+		if err != nil {
+			mu.Lock()
+			bad[b] = true
+			mu.Unlock()
+		}
+	})
+	return bad, err
+}
+
+// resend reads a blob at the place that the old index says and, if it opens,
+// adds it to a new pack.
+func (x *rescue) resend(ctx context.Context, e index.Entry) error {
+	a := x.w.a
+	want := []Want{{e.Type, e.ID}}
+	place := []located{{at: format.Location{Pack: e.Pack, Offset: e.Offset, Length: e.Length}}}
+	var plain []byte
+	var damage error
+	err := a.fetchLocated(ctx, want, place, func(_ int, p []byte, err error) {
+		plain, damage = append(plain, p...), err
+	})
+	if err != nil {
+		return err
+	}
+	if damage != nil {
+		x.lost = true
+		return nil
+	}
+	if e.Type.Metadata() {
+		_, _, err = x.w.AddMetadata(ctx, e.Type, plain)
+		return err
+	}
+	return x.w.AddSealed(ctx, e.ID, x.sealer.Seal(nil, e.Type, e.ID, plain))
+}
+
+// RestoreRoot puts back the root that this host saw last, if the store lost or
+// damaged its own. It returns the generation's text for the person. Nothing is
+// done where the root's absence can't be told from another archive's place.
+func RestoreRoot(ctx context.Context, dest store.Destination, opts Options) (err error) {
+	pin, ok, err := opts.State.Pin(dest.String())
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return fmt.Errorf("this host has seen no archive at %s: %w", dest, ErrNoArchive)
+	}
+	archive, err := format.ParseObjectID(pin.Archive)
+	if err != nil {
+		return fmt.Errorf("state of %s: %w", dest, err)
+	}
+	saved, err := opts.State.Copy(archive, protocol.RootName)
+	if err != nil {
+		return err
+	}
+	if saved == nil {
+		return fmt.Errorf("this host has no copy of the root of %s: %w", dest, ErrNoArchive)
+	}
+	a := &Archive{dest: dest, opts: opts}
+	if a.conn, err = store.Open(ctx, dest, opts.Store); err != nil {
+		return err
+	}
+	defer a.conn.Close()
+	if err := a.lock(ctx); err != nil {
+		return err
+	}
+	now, err := a.conn.GetWhole(ctx, protocol.RootName, format.MaxRoot)
+	if errors.Is(err, store.ErrNotFound) {
+		return a.swap(ctx, nil, saved)
+	}
+	if err != nil {
+		return readError(protocol.RootName, err)
+	}
+	hash := hashRoot(now)
+	return a.swap(ctx, &hash, saved)
+}

@@ -1,0 +1,212 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"sync"
+
+	"pinion/dom0/internal/archive"
+	"pinion/dom0/internal/blob"
+	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/source/plain"
+)
+
+// The way of a chunk from the disk to the store, in the order of this file:
+//
+//  1. read      fill a job with chunks that lie side by side   (one goroutine)
+//  2. work      zero? → id → known? → compress → seal          (one a core)
+//  3. sequence  take jobs in the order of the volume, add new
+//               chunks to the open pack, ids to the tree       (one goroutine)
+//  4. put       full packs go to the store, a few at a time    (archive.Writer)
+//
+// There is a fixed number of jobs. A job belongs to one stage at a time and
+// goes back to the reader when the sequencer is done with it, so memory is
+// bounded and a slow stage holds up those before it, never more.
+
+// A job is a run of chunks on its way.
+type job struct {
+	first  uint64    // index of the first chunk
+	plain  []byte    // whole chunks; only a volume's last may be short
+	chunks []outcome // one for each chunk
+	err    error     // of the worker: ends the backup
+	done   chan struct{}
+}
+
+// An outcome is what became of a chunk.
+type outcome struct {
+	id     format.BlobID // zero: the chunk is a hole
+	isNew  bool
+	sealed []byte // if isNew; its memory is used again
+}
+
+const (
+	// jobBytes is what a job holds at least: large enough that handing it on
+	// costs nothing beside the work on it.
+	jobBytes = 1 << 20
+
+	// jobsBytes bounds the plain bytes of all jobs together, whatever the
+	// number of cores and the chunk size; sealed copies come to as much again.
+	jobsBytes = 32 << 20
+)
+
+// A pipeline runs the stages for one volume after another.
+type pipeline struct {
+	writer    *archive.Writer
+	chunkSize int
+	free      chan *job
+	work      chan *job
+	workers   sync.WaitGroup
+	stop      context.CancelFunc
+}
+
+// newPipeline starts the workers. close ends them.
+func newPipeline(ctx context.Context, a *archive.Archive, w *archive.Writer, c format.Compression) (*pipeline, error) {
+	ctx, stop := context.WithCancel(ctx)
+	cores := runtime.GOMAXPROCS(0)
+	chunks := max(1, jobBytes/a.ChunkSize())
+	jobs := max(3, min(2*cores+2, jobsBytes/(chunks*a.ChunkSize())))
+	p := &pipeline{
+		writer: w, chunkSize: a.ChunkSize(), stop: stop,
+		free: make(chan *job, jobs), work: make(chan *job, jobs),
+	}
+	for range jobs {
+		p.free <- &job{
+			plain: make([]byte, 0, chunks*a.ChunkSize()), chunks: make([]outcome, 0, chunks),
+			done: make(chan struct{}, 1),
+		}
+	}
+	for range min(cores, jobs) {
+		sealer, err := a.NewSealer(c)
+		if err != nil {
+			p.close()
+			return nil, err
+		}
+		p.workers.Go(func() {
+			for j := range p.work {
+				j.err = p.seal(ctx, sealer, j)
+				j.done <- struct{}{}
+			}
+		})
+	}
+	return p, nil
+}
+
+// close ends the workers.
+func (p *pipeline) close() {
+	p.stop()
+	close(p.work)
+	p.workers.Wait()
+}
+
+// errSource wraps a failure of the volume that is read, which leaves out that
+// volume and no other.
+type errSource struct{ error }
+
+// Unwrap gives the cause.
+func (e errSource) Unwrap() error { return e.error }
+
+// run reads a volume through the pipeline. Every chunk goes to sequence in
+// ascending order; progress counts the bytes read.
+func (p *pipeline) run(ctx context.Context, v *plain.Volume, progress func(int64), sequence func(index uint64, c *outcome) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	order := make(chan *job, cap(p.free))
+	var readErr error
+	go func() {
+		defer close(order)
+		readErr = p.read(ctx, v, order)
+	}()
+	var err error
+	for j := range order {
+		<-j.done
+		if err == nil {
+			err = j.err
+		}
+		for i := range j.chunks {
+			if err == nil {
+				err = sequence(j.first+uint64(i), &j.chunks[i])
+			}
+		}
+		if err != nil {
+			cancel() // and drain, so that every job comes home
+		} else {
+			progress(int64(len(j.plain)))
+		}
+		p.free <- j
+	}
+	if err == nil {
+		err = readErr
+	}
+	return err
+}
+
+// read is stage 1: it fills jobs from the parts of the volume that may hold
+// data and hands them on in order.
+func (p *pipeline) read(ctx context.Context, v *plain.Volume, order chan<- *job) error {
+	size, next := v.Size(), uint64(0)
+	for off := int64(0); off < size; {
+		start, end, err := v.NextData(off)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return errSource{err}
+		}
+		first := max(next, uint64(start)/uint64(p.chunkSize))
+		next = format.Chunks(end, p.chunkSize)
+		if err := p.readRun(ctx, v, first, next, order); err != nil {
+			return err
+		}
+		off = end
+	}
+	return nil
+}
+
+// readRun reads the chunks from first to before end.
+func (p *pipeline) readRun(ctx context.Context, v *plain.Volume, first, end uint64, order chan<- *job) error {
+	for first < end {
+		var j *job
+		select {
+		case j = <-p.free:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		n := min(end-first, uint64(cap(j.chunks)))
+		off := int64(first) * int64(p.chunkSize)
+		length := min(v.Size()-off, int64(n)*int64(p.chunkSize))
+		j.first, j.plain, j.chunks, j.err = first, j.plain[:length], j.chunks[:n], nil
+		if _, err := v.ReadAt(j.plain, off); err != nil {
+			p.free <- j
+			return errSource{err}
+		}
+		order <- j // never waits: there is room for every job
+		p.work <- j
+		first += n
+	}
+	return nil
+}
+
+// seal is stage 2.
+func (p *pipeline) seal(ctx context.Context, s *blob.Sealer, j *job) error {
+	for i := range j.chunks {
+		c := &j.chunks[i]
+		plain := j.plain[i*p.chunkSize : min((i+1)*p.chunkSize, len(j.plain))]
+		c.id, c.isNew = format.BlobID{}, false
+		if blob.IsZero(plain) {
+			continue
+		}
+		c.id = s.ID(format.BlobChunk, plain)
+		known, err := p.writer.Known(ctx, c.id)
+		if err != nil {
+			return fmt.Errorf("look up a chunk: %w", err)
+		}
+		if !known {
+			c.isNew = true
+			c.sealed = s.Seal(c.sealed, format.BlobChunk, c.id, plain)
+		}
+	}
+	return nil
+}

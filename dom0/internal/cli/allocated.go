@@ -1,0 +1,14 @@
+package cli
+
+import (
+	"io/fs"
+	"syscall"
+)
+
+// allocated is how many bytes a file takes on its disk.
+func allocated(info fs.FileInfo) int64 {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return st.Blocks * 512
+	}
+	return 0
+}

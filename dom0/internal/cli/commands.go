@@ -1,0 +1,193 @@
+package cli
+
+import (
+	"context"
+	"os"
+	"time"
+
+	"pinion/dom0/internal/exit"
+	"pinion/dom0/internal/when"
+)
+
+// command is what each word of the command line does. validate runs before anything is read, asked or contacted, save
+// for the configuration and, of a local path, whether it is a directory.
+type command interface {
+	validate(c check) error
+	run(ctx context.Context, env *Env) error
+	// needsDestination says that the command is about an archive.
+	needsDestination() bool
+	// afterInterrupt is the hint after an interruption.
+	afterInterrupt() string
+}
+
+// check holds what validation is relative to.
+type check struct {
+	now  time.Time
+	zone *time.Location
+}
+
+// session reads --session; without the option the result is nil.
+func (c check) session(word string) (*when.Session, error) {
+	if word == "" {
+		return nil, nil
+	}
+	s, err := when.ParseSession(word, c.now, c.zone)
+	if err != nil {
+		return nil, exit.Usagef("--session: %w", err)
+	}
+	return &s, nil
+}
+
+// aboutArchive is embedded in commands that need an archive and leave nothing undone when interrupted.
+type aboutArchive struct{}
+
+func (aboutArchive) needsDestination() bool { return true }
+func (aboutArchive) afterInterrupt() string { return "nothing was changed; run it again when you like" }
+
+type initCommand struct {
+	aboutArchive
+	ChunkSize   chunkSize   `long:"chunk-size" value-name:"SIZE" default:"128K" description:"how volumes are cut, 64K to 4M, a power of two"`
+	Compression compression `long:"compression" value-name:"HOW" default:"zstd:1" description:"zstd:N, N from 1 (fastest) to 19 (smallest), or none"`
+}
+
+func (o *initCommand) validate(check) error { return nil }
+
+func (o *initCommand) afterInterrupt() string { return "run the same init again" }
+
+func (o *initCommand) run(ctx context.Context, env *Env) error { return runInit(ctx, env, o) }
+
+type backupCommand struct {
+	aboutArchive
+	Tags        []string    `long:"tag" value-name:"NAME[,TEXT]" no-ini:"true" unquote:"false" description:"mark the session; up to 5 times"`
+	Verify      bool        `long:"verify" description:"read back what was sent before the session counts"`
+	Compression compression `long:"compression" value-name:"HOW" description:"zstd:N, N from 1 to 19, or none; without it as chosen at init"`
+	Args        struct {
+		Sources []string `positional-arg-name:"SOURCE" description:"a file or block device: [NAME=]file:/path"`
+	} `positional-args:"yes"`
+
+	sources []Source
+	tags    []tag
+}
+
+func (o *backupCommand) validate(check) (err error) {
+	if o.tags, err = parseTags(o.Tags); err != nil {
+		return err
+	}
+	o.sources, err = parseSources(o.Args.Sources)
+	return err
+}
+
+func (o *backupCommand) afterInterrupt() string {
+	return "run the same backup again: it goes on from here, and sends nothing twice that had arrived"
+}
+
+func (o *backupCommand) run(ctx context.Context, env *Env) error { return runBackup(ctx, env, o) }
+
+type restoreCommand struct {
+	aboutArchive
+	Session string `long:"session" value-name:"SESSION" no-ini:"true" unquote:"false" description:"which session, by default the latest that has the volume: an id's beginning, #N, ^tag, or a time"`
+	To      string `long:"to" value-name:"PATH" no-ini:"true" unquote:"false" description:"the file, device or directory to write to; of several volumes, a directory"`
+	InPlace bool   `long:"in-place" no-ini:"true" description:"write only what differs into the file or device that is there"`
+	Sparse  bool   `long:"sparse" no-ini:"true" description:"the same as --in-place"`
+	Salvage bool   `long:"salvage" no-ini:"true" description:"write what is whole where data is damaged"`
+	Yes     bool   `long:"yes" no-ini:"true" description:"overwrite a device without asking"`
+	Args    struct {
+		Names []string `positional-arg-name:"NAME" description:"a volume of the archive"`
+	} `positional-args:"yes"`
+
+	session *when.Session
+	to      string
+}
+
+func (o *restoreCommand) validate(c check) (err error) {
+	if o.session, err = c.session(o.Session); err != nil {
+		return err
+	}
+	if len(o.Args.Names) == 0 {
+		return exit.UsageHint("pinion list shows the names of an archive's volumes", "restore: no volume named")
+	}
+	if err := checkNames("restore", o.Args.Names); err != nil {
+		return err
+	}
+	if o.To == "" {
+		return exit.UsageHint("name a file, a device or a directory with --to", "restore: --to is missing")
+	}
+	if o.to, err = absolute("to", o.To); err != nil {
+		return err
+	}
+	if len(o.Args.Names) > 1 {
+		// A path that isn't there yet is told apart when the directory is made or used.
+		if info, err := os.Stat(o.to); err == nil && !info.IsDir() {
+			return exit.Usagef("restore: --to %q has to be a directory, because several volumes are named", o.To)
+		}
+	}
+	o.InPlace = o.InPlace || o.Sparse
+	return nil
+}
+
+func (o *restoreCommand) afterInterrupt() string {
+	return "files are as they were before; what was being written in place is unfinished until the restore is run again"
+}
+
+func (o *restoreCommand) run(ctx context.Context, env *Env) error { return runRestore(ctx, env, o) }
+
+type listCommand struct {
+	aboutArchive
+	Session string `long:"session" value-name:"SESSION" no-ini:"true" unquote:"false" description:"only this session: latest, an id's beginning, #N, ^tag, or a time"`
+	Args    struct {
+		Names []string `positional-arg-name:"NAME" description:"only sessions with these volumes"`
+	} `positional-args:"yes"`
+
+	session *when.Session
+}
+
+func (o *listCommand) validate(c check) (err error) {
+	if o.session, err = c.session(o.Session); err != nil {
+		return err
+	}
+	return checkNames("list", o.Args.Names)
+}
+
+func (o *listCommand) run(ctx context.Context, env *Env) error { return runList(ctx, env, o) }
+
+type verifyCommand struct {
+	aboutArchive
+	Session     string `long:"session" value-name:"SESSION" no-ini:"true" unquote:"false" description:"which session, by default the latest: an id's beginning, #N, ^tag, or a time"`
+	AllSessions bool   `long:"all-sessions" no-ini:"true" description:"every session; what they share is read once"`
+	Args        struct {
+		Names []string `positional-arg-name:"NAME" description:"only these volumes"`
+	} `positional-args:"yes"`
+
+	session *when.Session
+}
+
+func (o *verifyCommand) validate(c check) (err error) {
+	if o.session, err = c.session(o.Session); err != nil {
+		return err
+	}
+	if o.session != nil && o.AllSessions {
+		return exit.Usagef("verify: --session and --all-sessions exclude each other")
+	}
+	return checkNames("verify", o.Args.Names)
+}
+
+func (o *verifyCommand) run(ctx context.Context, env *Env) error { return runVerify(ctx, env, o) }
+
+type checkCommand struct {
+	aboutArchive
+	ReadData percent `long:"read-data" value-name:"PERCENT" optional:"true" optional-value:"100" no-ini:"true" description:"read data too: all, or with =PERCENT a sample of it"`
+	Repair   bool    `long:"repair" no-ini:"true" description:"mend what can be mended from what is whole"`
+}
+
+func (o *checkCommand) validate(check) error { return nil }
+
+func (o *checkCommand) afterInterrupt() string { return "run the same check again" }
+
+func (o *checkCommand) run(ctx context.Context, env *Env) error { return runCheck(ctx, env, o) }
+
+type versionCommand struct{}
+
+func (o *versionCommand) validate(check) error                    { return nil }
+func (o *versionCommand) needsDestination() bool                  { return false }
+func (o *versionCommand) afterInterrupt() string                  { return "" }
+func (o *versionCommand) run(ctx context.Context, env *Env) error { return runVersion(ctx, env) }

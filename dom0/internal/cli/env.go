@@ -1,0 +1,120 @@
+package cli
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"pinion/dom0/internal/config"
+	"pinion/dom0/internal/exit"
+	"pinion/dom0/internal/secret"
+	"pinion/dom0/internal/store"
+	"pinion/dom0/internal/ui"
+)
+
+// helperName is the program that keeps an archive's objects.
+const helperName = "pinion-store"
+
+// Env is what a command works with, besides its own options.
+type Env struct {
+	UI *ui.UI
+	// Dest is where the archive is; the zero Destination for a command that needs none.
+	Dest store.Destination
+	// StateDir and CacheDir are absolute; they may not exist yet.
+	StateDir, CacheDir string
+	// Secret is where the passphrase or key comes from. Nothing was read yet.
+	Secret secret.Source
+	// The switches of the same names.
+	Wait, AllowRollback, Adopt, Unattended bool
+	// Now is the clock, Zone the zone that times are shown in.
+	Now  func() time.Time
+	Zone *time.Location
+	// Version is the program's own version.
+	Version string
+}
+
+func (a *app) newEnv(g *globalOptions, conf *config.Config, needsDestination bool) (*Env, error) {
+	env := &Env{
+		UI: a.ui, Secret: g.secret(),
+		Wait: g.Wait, AllowRollback: g.AllowRollback, Adopt: g.Adopt, Unattended: g.Unattended,
+		Now: a.now, Zone: a.zone, Version: a.version,
+	}
+	env.Secret.Prompt, env.Secret.Warn = a.ui.ReadSecret, a.ui.Warn
+	if !needsDestination {
+		return env, nil
+	}
+	var err error
+	if env.Dest, err = destination(g.Dest, conf); err != nil {
+		return nil, err
+	}
+	if env.StateDir, err = directory("state-dir", g.StateDir, "/var/lib/pinion", "XDG_STATE_HOME", ".local/state"); err != nil {
+		return nil, err
+	}
+	env.CacheDir, err = directory("cache-dir", g.CacheDir, "/var/cache/pinion", "XDG_CACHE_HOME", ".cache")
+	return env, err
+}
+
+// destination reads --dest, a URL or the name of an archive in the configuration.
+func destination(word string, conf *config.Config) (store.Destination, error) {
+	if word == "" {
+		return store.Destination{}, exit.UsageHint(
+			"say where with --dest file:/path, with PINION_DEST, or with dest in the configuration", "no archive given: --dest is missing")
+	}
+	if config.IsArchiveName(word) {
+		a, ok := conf.Archives[word]
+		if !ok {
+			return store.Destination{}, exit.UsageHint(
+				"a destination is file:/path, or NAME of a section [archive NAME] there", "--dest: no archive is called %q in %s", word, conf.Path)
+		}
+		word = a.Dest.Value
+	}
+	d, err := store.ParseDestination(word)
+	if err != nil {
+		return store.Destination{}, exit.Usagef("--dest: %w", err)
+	}
+	return d, nil
+}
+
+// directory returns the directory that was given, or the default: of root below /var, of others by the XDG variables.
+func directory(option, given, ofRoot, variable, belowHome string) (string, error) {
+	if given != "" {
+		return absolute(option, given)
+	}
+	if os.Geteuid() == 0 {
+		return ofRoot, nil
+	}
+	// A relative path in these variables is invalid and to be ignored.
+	if base := os.Getenv(variable); filepath.IsAbs(base) {
+		return filepath.Join(base, "pinion"), nil
+	}
+	home := os.Getenv("HOME")
+	if !filepath.IsAbs(home) {
+		return "", exit.UsageHint("give --"+option+", or set HOME", "no home directory to keep the %s in", strings.TrimSuffix(option, "-dir"))
+	}
+	return filepath.Join(home, belowHome, "pinion"), nil
+}
+
+// Helper returns the path of the helper program: beside the running program, or else in PATH.
+func (e *Env) Helper() (string, error) {
+	self, err := os.Executable()
+	if err == nil {
+		self, err = filepath.EvalSymlinks(self)
+	}
+	if err == nil {
+		if path, err := exec.LookPath(filepath.Join(filepath.Dir(self), helperName)); err == nil {
+			return path, nil
+		}
+	}
+	path, err := exec.LookPath(helperName)
+	if err == nil {
+		path, err = filepath.Abs(path)
+	}
+	if err != nil {
+		return "", exit.With(exit.Failed, errors.New("the program "+helperName+" was found neither beside pinion nor in PATH"),
+			"install it beside pinion")
+	}
+	return path, nil
+}

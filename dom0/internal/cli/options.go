@@ -1,0 +1,144 @@
+package cli
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/jessevdk/go-flags"
+
+	"pinion/dom0/internal/exit"
+	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/secret"
+	"pinion/dom0/internal/when"
+)
+
+// globalOptions stand anywhere on the command line. What is marked no-ini can't be set in the configuration: it is
+// for one run only.
+type globalOptions struct {
+	Dest          string `long:"dest" value-name:"DEST" env:"PINION_DEST" unquote:"false" description:"where the archive is: a URL such as file:/mnt/usb/backup, or a name from the configuration"`
+	Config        string `long:"config" value-name:"FILE" default:"/etc/pinion/pinion.conf" no-ini:"true" unquote:"false" description:"the configuration"`
+	PassCmd       string `long:"passcmd" value-name:"COMMAND" unquote:"false" description:"a shell command whose first line of output is the passphrase"`
+	PassFile      string `long:"passfile" value-name:"FILE" unquote:"false" description:"a file whose first line is the passphrase"`
+	KeyFile       string `long:"keyfile" value-name:"FILE" unquote:"false" description:"a file whose content is the key, 32 bytes to 64 KiB"`
+	CacheDir      string `long:"cache-dir" value-name:"DIR" unquote:"false" description:"what can be fetched again; may be deleted at any time"`
+	StateDir      string `long:"state-dir" value-name:"DIR" unquote:"false" description:"what this host remembers of its archives"`
+	Wait          bool   `long:"wait" description:"wait for an archive that another command holds, as long as it takes"`
+	AllowRollback bool   `long:"allow-rollback" no-ini:"true" description:"accept an archive that is older than what was seen before, or no descendant of it"`
+	Adopt         bool   `long:"adopt" no-ini:"true" description:"write to an archive that is a copy, or that another host wrote to last"`
+	JSON          bool   `long:"json" description:"print one JSON document, and messages as JSON lines"`
+	Quiet         bool   `short:"q" long:"quiet" description:"print neither progress nor notices nor hints"`
+	Verbose       bool   `short:"v" long:"verbose" description:"print details"`
+	Unattended    bool   `long:"unattended" description:"never ask anything; questions are answered with no"`
+}
+
+func (g *globalOptions) validate() error {
+	if g.Quiet && g.Verbose {
+		return exit.Usagef("--quiet and --verbose exclude each other")
+	}
+	return g.secret().Check()
+}
+
+// secret returns the source of the passphrase, without the means to ask and to warn.
+func (g *globalOptions) secret() secret.Source {
+	return secret.Source{PassCmd: g.PassCmd, PassFile: g.PassFile, KeyFile: g.KeyFile, Unattended: g.Unattended}
+}
+
+// flagError is an error that go-flags passes on as it is; the text names the option.
+func flagError(format string, args ...any) error {
+	return &flags.Error{Type: flags.ErrMarshal, Message: fmt.Sprintf(format, args...)}
+}
+
+// chunkSize is the value of --chunk-size, in bytes.
+type chunkSize int64
+
+// UnmarshalFlag reads a power of two within the bounds of the format.
+func (c *chunkSize) UnmarshalFlag(word string) error {
+	n, err := when.ParseSize(word)
+	if err != nil {
+		return flagError("--chunk-size: %v", err)
+	}
+	if n < format.MinChunkSize || n > format.MaxChunkSize || n&(n-1) != 0 {
+		return flagError("--chunk-size %s: it has to be a power of two from %dK to %dM",
+			word, format.MinChunkSize>>10, format.MaxChunkSize>>20)
+	}
+	*c = chunkSize(n)
+	return nil
+}
+
+// compression is the value of --compression: a zstd level, or one of the two constants.
+type compression int
+
+const (
+	// compressionUnset leaves the choice to the archive.
+	compressionUnset compression = 0
+	// compressionNone stores chunks as they are.
+	compressionNone compression = -1
+	// maxLevel is the highest level of zstd that needs no special memory.
+	maxLevel = 19
+)
+
+// UnmarshalFlag reads "zstd:N" or "none".
+func (c *compression) UnmarshalFlag(word string) error {
+	if word == "none" {
+		*c = compressionNone
+		return nil
+	}
+	if level, ok := strings.CutPrefix(word, "zstd:"); ok {
+		for n := compression(1); n <= maxLevel; n++ {
+			if level == fmt.Sprint(int(n)) {
+				*c = n
+				return nil
+			}
+		}
+	}
+	return flagError("--compression %q: accepted are zstd:1 to zstd:%d, and none", word, maxLevel)
+}
+
+// percent is the value of --read-data, 1 to 100; 0 if it wasn't given.
+type percent int
+
+// UnmarshalFlag reads a whole number.
+func (p *percent) UnmarshalFlag(word string) error {
+	n, err := when.ParseSize(strings.TrimSuffix(word, "%"))
+	if err != nil || n < 1 || n > 100 {
+		return flagError("--read-data %q: a percentage is a whole number from 1 to 100", word)
+	}
+	*p = percent(n)
+	return nil
+}
+
+// tag is one --tag.
+type tag struct{ name, text string }
+
+func parseTags(words []string) ([]tag, error) {
+	if len(words) > format.MaxTags {
+		return nil, exit.Usagef("--tag: a session has at most %d tags, not %d", format.MaxTags, len(words))
+	}
+	var tags []tag
+	for _, word := range words {
+		name, text, _ := strings.Cut(word, ",")
+		if err := when.CheckTag(name); err != nil {
+			return nil, exit.Usagef("--tag: %w", err)
+		}
+		if err := when.CheckTagText(text); err != nil {
+			return nil, exit.Usagef("--tag: %w", err)
+		}
+		for _, other := range tags {
+			if other.name == name {
+				return nil, exit.Usagef("--tag: the tag %q is given twice", name)
+			}
+		}
+		tags = append(tags, tag{name, text})
+	}
+	return tags, nil
+}
+
+// absolute makes a path absolute, and names the option if that fails.
+func absolute(option, path string) (string, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return "", exit.Usagef("--%s %q: %w", option, path, err)
+	}
+	return abs, nil
+}

@@ -1,0 +1,277 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/jessevdk/go-flags"
+
+	"pinion/dom0/internal/config"
+	"pinion/dom0/internal/exit"
+	"pinion/dom0/internal/store"
+)
+
+const usage = `Backs up disk images and block devices into a store that need not be trusted.
+
+Options of all commands stand anywhere, those of a command after its word.`
+
+// statuses is the end of every command's help.
+const statuses = "Exit status: 0 done, 1 failed, 2 wrong usage, 3 done in part, 10 no archive, 11 locked by another command, " +
+	"12 wrong passphrase or key, 13 damaged or forged data, 14 older than what was seen before, 15 store full, " +
+	"16 needs --adopt, 130 interrupted."
+
+// tree is the parser with everything that its options are stored in.
+type tree struct {
+	parser   *flags.Parser
+	global   *globalOptions
+	commands map[string]command
+	// completing says that a shell has asked, through the environment, how a line may go on; completions are the
+	// answers, a line each.
+	completing  bool
+	completions string
+}
+
+func newTree() (*tree, error) {
+	t := &tree{
+		parser:   flags.NewNamedParser("pinion", flags.HelpFlag|flags.PassDoubleDash|flags.AllowBoolValues),
+		global:   &globalOptions{},
+		commands: map[string]command{},
+	}
+	t.parser.LongDescription = usage
+	// Without a handler the library would write to standard output and end the process.
+	t.parser.CompletionHandler = func(items []flags.Completion) {
+		t.completing = true
+		for _, item := range items {
+			t.completions += item.Item + "\n"
+		}
+	}
+	if _, err := t.parser.AddGroup("Options of all commands", "", t.global); err != nil {
+		return t, fmt.Errorf("set up the command line: %w", err)
+	}
+	for _, c := range []struct {
+		name, short, long string
+		command           command
+	}{
+		{"init", "Make a new archive", "Makes a new archive at the destination. There is no way to read an archive whose passphrase is lost.\n\n" +
+			"Of --compression, zstd:1 and 2 are the fastest, 3 to 5 smaller, 6 to 9 smaller and slow, 10 to 19 the smallest and slowest; " +
+			"chunks that don't shrink are stored as they are.", &initCommand{}},
+		{"backup", "Back up volumes", "Saves files and block devices as one session. What the archive holds already is not sent.", &backupCommand{}},
+		{"restore", "Write volumes back", "Writes volumes of a session to files or devices. A file that is there is replaced when " +
+			"the new one is whole, without a question.", &restoreCommand{}},
+		{"list", "Show sessions and volumes", "Shows what an archive holds.", &listCommand{}},
+		{"verify", "Read data back and authenticate it", "Reads all data of a session back, as a restore does, and writes nothing.", &verifyCommand{}},
+		{"check", "Check the structure of an archive", "Checks all that ties an archive together, and lists all damage that it finds.", &checkCommand{}},
+		{"version", "Show versions", "Shows the versions of the program, the protocol and the archive format.", &versionCommand{}},
+	} {
+		if _, err := t.parser.AddCommand(c.name, c.short, c.long+"\n\n"+statuses, c.command); err != nil {
+			return t, fmt.Errorf("set up the command %s: %w", c.name, err)
+		}
+		t.commands[c.name] = c.command
+	}
+	return t, nil
+}
+
+// chosen returns the command of a command line that was understood; rest are its arguments that no option and no name
+// has taken.
+func (t *tree) chosen(rest []string) (command, error) {
+	active := t.parser.Active
+	if active == nil {
+		return nil, exit.UsageHint("pinion --help lists the commands", "no command given")
+	}
+	if len(rest) > 0 {
+		return nil, exit.UsageHint("pinion "+active.Name+" --help shows what it takes", "%s takes no names: %q", active.Name, rest[0])
+	}
+	var empty string
+	t.each(func(o *flags.Option) {
+		if s, ok := o.Value().(string); ok && s == "" && isGiven(o) {
+			empty = o.LongName
+		}
+	})
+	if empty != "" {
+		return nil, exit.Usagef("--%s has no value", empty)
+	}
+	return t.commands[active.Name], nil
+}
+
+// each visits the options of all commands and of each command.
+func (t *tree) each(visit func(*flags.Option)) {
+	var groups func([]*flags.Group)
+	groups = func(list []*flags.Group) {
+		for _, g := range list {
+			for _, o := range g.Options() {
+				visit(o)
+			}
+			groups(g.Groups())
+		}
+	}
+	groups(t.parser.Groups())
+	for _, c := range t.parser.Commands() {
+		for _, o := range c.Options() {
+			visit(o)
+		}
+	}
+}
+
+// isGiven reports whether an option stood on the command line.
+func isGiven(o *flags.Option) bool { return o.IsSet() && !o.IsSetDefault() }
+
+func (t *tree) given(name string) (given bool) {
+	t.each(func(o *flags.Option) { given = given || (o.LongName == name && isGiven(o)) })
+	return given
+}
+
+// quoted is how go-flags writes options.
+var quoted = regexp.MustCompile("`([^`']*)'")
+
+var notBool = regexp.MustCompile("^invalid argument for flag `([^`']*)' \\(expected bool\\)")
+
+// explain turns an error of the parser into ours; rest begins with the argument it stumbled over.
+func (t *tree) explain(err error, rest []string) error {
+	var e *flags.Error
+	if !errors.As(err, &e) {
+		return exit.Usagef("%w", err)
+	}
+	hint, where := "pinion --help lists the commands", ""
+	if t.parser.Active != nil {
+		where = t.parser.Active.Name + ": "
+		hint = "pinion " + t.parser.Active.Name + " --help lists its options"
+	}
+	switch e.Type {
+	case flags.ErrUnknownFlag:
+		name := quoted.FindStringSubmatch(e.Message)
+		if name == nil {
+			break
+		}
+		if owners := t.owners(name[1]); owners != "" {
+			hint = "--" + name[1] + " is an option of " + owners + ", and stands after that word"
+		}
+		dashes := "--"
+		if len([]rune(name[1])) == 1 {
+			dashes = "-"
+		}
+		return exit.UsageHint(hint, "%sunknown option %s%s", where, dashes, name[1])
+	case flags.ErrCommandRequired:
+		return exit.UsageHint(hint, "no command given")
+	case flags.ErrUnknownCommand:
+		return exit.UsageHint(hint, "unknown command %q", rest[0])
+	case flags.ErrMarshal:
+		if m := notBool.FindStringSubmatch(e.Message); m != nil {
+			return exit.UsageHint(hint, "%s%s takes true or false, or no value", where, m[1])
+		}
+	}
+	text := quoted.ReplaceAllString(e.Message, "$1")
+	return exit.UsageHint(hint, "%s%s", where, strings.Replace(text, "flag ", "option ", 1))
+}
+
+// owners names the commands that have the option.
+func (t *tree) owners(name string) string {
+	var owners []string
+	for _, c := range t.parser.Commands() {
+		if o := c.FindOptionByLongName(name); o != nil {
+			owners = append(owners, c.Name)
+		}
+	}
+	return strings.Join(owners, ", ")
+}
+
+// exclusive are options of which the configuration's don't count where the command line has any of the same line.
+var exclusive = [][]string{{"passcmd", "passfile", "keyfile"}, {"quiet", "verbose"}}
+
+// apply gives options that are not on the command line, nor in the environment, the values of the configuration. All
+// that the configuration says is checked, also what this run has no use for.
+func (t *tree) apply(conf *config.Config) error {
+	trial, err := newTree()
+	if err != nil {
+		return err
+	}
+	seen := map[string]config.Setting{}
+	for _, s := range conf.Defaults {
+		if err := trial.set(conf, s, func(*flags.Option) bool { return true }); err != nil {
+			return err
+		}
+		seen[s.Key] = s
+		if other, ok := clash(s.Key, func(name string) bool { _, ok := seen[name]; return ok }); ok {
+			return conf.Errorf(s.Line, "%s and %s of line %d exclude each other", s.Key, other, seen[other].Line)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(conf.Archives)) {
+		if err := checkDestination(conf, conf.Archives[name].Dest); err != nil {
+			return err
+		}
+	}
+	for _, s := range conf.Defaults {
+		if s.Key == "dest" && !config.IsArchiveName(s.Value) {
+			if err := checkDestination(conf, s); err != nil {
+				return err
+			}
+		}
+		if _, overruled := clash(s.Key, t.given); overruled {
+			continue
+		}
+		if err := t.set(conf, s, func(o *flags.Option) bool {
+			return !isGiven(o) && (o.EnvDefaultKey == "" || os.Getenv(o.EnvDefaultKey) == "")
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// clash finds another option that is present and excludes the named one.
+func clash(name string, present func(string) bool) (string, bool) {
+	for _, group := range exclusive {
+		for _, member := range group {
+			if member != name {
+				continue
+			}
+			for _, other := range group {
+				if other != name && present(other) {
+					return other, true
+				}
+			}
+		}
+	}
+	return "", false
+}
+
+// checkDestination refuses a destination that isn't one, or that would depend on the working directory.
+func checkDestination(conf *config.Config, s config.Setting) error {
+	if _, err := store.ParseDestination(s.Value); err != nil {
+		return conf.Errorf(s.Line, "dest: %w", err)
+	}
+	if path, ok := strings.CutPrefix(s.Value, "file:"); ok && !strings.HasPrefix(path, "/") {
+		return conf.Errorf(s.Line, "dest: the path %q has to be absolute", path)
+	}
+	return nil
+}
+
+// set gives the options called as the setting its value, where wanted says so.
+func (t *tree) set(conf *config.Config, s config.Setting, wanted func(*flags.Option) bool) (err error) {
+	found := false
+	t.each(func(o *flags.Option) {
+		if o.LongName != s.Key || o.Field().Type.Kind() == reflect.Func || err != nil {
+			return
+		}
+		found = true
+		switch {
+		case o.Field().Tag.Get("no-ini") != "":
+			err = conf.Errorf(s.Line, "%s can't be set here: it belongs on the command line", s.Key)
+		case o.Field().Type.Kind() == reflect.Bool && s.Value != "true" && s.Value != "false":
+			err = conf.Errorf(s.Line, "%s takes true or false, not %q", s.Key, s.Value)
+		case wanted(o):
+			if setErr := o.Set(&s.Value); setErr != nil {
+				err = conf.Errorf(s.Line, "%w", setErr)
+			}
+		}
+	})
+	if !found {
+		return conf.Errorf(s.Line, "unknown key %s", s.Key)
+	}
+	return err
+}

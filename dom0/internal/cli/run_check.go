@@ -1,0 +1,67 @@
+package cli
+
+import (
+	"context"
+	"errors"
+
+	"pinion/dom0/internal/archive"
+	"pinion/dom0/internal/damage"
+	"pinion/dom0/internal/ui"
+	"pinion/dom0/internal/verify"
+	"pinion/protocol"
+)
+
+func runCheck(ctx context.Context, env *Env, o *checkCommand) error {
+	lock := protocol.LockRead
+	if o.Repair {
+		lock = protocol.LockExclusive
+	}
+	a, err := env.openBare(ctx, lock)
+	var d *archive.DamageError
+	if o.Repair && errors.As(err, &d) && d.Object == protocol.RootName {
+		if a, err = env.restoreRoot(ctx, err); err != nil {
+			return err
+		}
+	}
+	if err != nil {
+		return err
+	}
+	defer a.Close()
+	m := &meter{ui: env.UI}
+	defer m.stop()
+	var list damage.List
+	report, err := verify.Check(ctx, a, &list, verify.CheckOptions{
+		ReadData: int(o.ReadData), Repair: o.Repair,
+		Begin: m.begin, Bytes: m.add,
+		Warn: func(text string) { env.UI.Warn("%s", text) },
+	})
+	if err != nil {
+		return err
+	}
+	m.done()
+	if report.Repaired {
+		env.UI.Notice("the index was made anew from what is in the store")
+	}
+	if err := reportDamage(env, a, &list); err != nil {
+		return err
+	}
+	if !env.UI.Quiet() {
+		env.UI.Printf("%s, %s: the structure is whole, %s read.",
+			count(report.Sessions, "session"), count(report.Packs, "pack"), ui.Bytes(a.Store().Received()))
+	}
+	return nil
+}
+
+// restoreRoot puts back the root that this host saw last and opens the archive again; cause is why it is needed.
+func (e *Env) restoreRoot(ctx context.Context, cause error) (*archive.Archive, error) {
+	opts, err := e.archiveOptions(protocol.LockExclusive)
+	if err != nil {
+		return nil, err
+	}
+	if err := archive.RestoreRoot(ctx, e.Dest, opts); err != nil {
+		e.UI.Detail("the root can't be put back: %v", err)
+		return nil, cause
+	}
+	e.UI.Notice("the store's root was damaged or missing; the newest one that this host saw was put back")
+	return e.openBare(ctx, protocol.LockExclusive)
+}

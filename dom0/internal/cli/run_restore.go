@@ -1,0 +1,250 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"pinion/dom0/internal/archive"
+	"pinion/dom0/internal/damage"
+	"pinion/dom0/internal/exit"
+	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/restore"
+	"pinion/dom0/internal/source"
+	"pinion/dom0/internal/target"
+	"pinion/dom0/internal/ui"
+	"pinion/protocol"
+)
+
+// restoreJSON is the document of "pinion restore --json".
+type restoreJSON struct {
+	Volumes []restoredJSON `json:"volumes"`
+	Damage  []damage.Range `json:"damage"` // what --salvage had to leave out
+}
+
+type restoredJSON struct {
+	Name         string `json:"name"`
+	Session      string `json:"session"` // id
+	FetchedBytes int64  `json:"fetched_bytes"`
+	WrittenBytes int64  `json:"written_bytes"`
+}
+
+// restoring is one run of the command.
+type restoring struct {
+	env   *Env
+	o     *restoreCommand
+	a     *archive.Archive
+	c     *catalog
+	meter *meter
+	doc   restoreJSON
+}
+
+func runRestore(ctx context.Context, env *Env, o *restoreCommand) error {
+	a, err := env.open(ctx, protocol.LockRead)
+	if err != nil {
+		return err
+	}
+	defer a.Close()
+	r := &restoring{env: env, o: o, a: a, meter: &meter{ui: env.UI}}
+	defer r.meter.stop()
+	if r.c, err = readCatalog(ctx, a); err != nil {
+		return err
+	}
+	r.doc = restoreJSON{Volumes: []restoredJSON{}, Damage: []damage.Range{}}
+	jobs, err := r.plan(ctx)
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, j := range jobs {
+		err := r.one(ctx, j)
+		r.meter.stop()
+		if ctx.Err() != nil {
+			return errors.Join(err, ctx.Err())
+		}
+		if err != nil {
+			failed = append(failed, err)
+		}
+		if err != nil && len(jobs) > 1 {
+			env.UI.PartFailed("%s: %v", ui.Quote(j.name), err)
+		}
+	}
+	if err := env.UI.Result(r.doc); err != nil {
+		return err
+	}
+	return outcome(failed, len(jobs))
+}
+
+// outcome is the error of a run over several volumes. Damage is what matters most to know.
+func outcome(failed []error, all int) error {
+	if len(failed) == 0 || all == 1 {
+		return errors.Join(failed...)
+	}
+	status := exit.Partial
+	for _, err := range failed {
+		if s, _ := statusOf(err); s == exit.Damaged {
+			status = exit.Damaged
+		}
+	}
+	if len(failed) == all && status != exit.Damaged {
+		status, _ = statusOf(failed[0])
+	}
+	return exit.With(status, fmt.Errorf("%d of %d volumes were not restored whole", len(failed), all), "")
+}
+
+// restoreJob is a volume and where it goes.
+type restoreJob struct {
+	name   string
+	entry  *format.SessionEntry
+	record *format.VolumeRecord
+	path   string
+	device bool
+	exists bool // as a regular file
+}
+
+// plan finds all volumes and checks all targets before the first is written.
+func (r *restoring) plan(ctx context.Context) ([]restoreJob, error) {
+	info, err := os.Stat(r.o.to)
+	isDir := err == nil && info.IsDir()
+	if len(r.o.Args.Names) > 1 && !isDir {
+		if err := os.Mkdir(r.o.to, 0o700); err != nil {
+			return nil, fmt.Errorf("make the directory to restore to: %w", err)
+		}
+		isDir = true
+	}
+	var jobs []restoreJob
+	for _, name := range r.o.Args.Names {
+		i, v, err := r.c.findVolume(name, r.o.session)
+		if err != nil {
+			return nil, err
+		}
+		record, err := r.a.Record(ctx, v.Record)
+		if err != nil {
+			return nil, err
+		}
+		j := restoreJob{name: name, entry: &r.c.entries[i], record: record, path: r.o.to}
+		if isDir {
+			j.path = filepath.Join(r.o.to, fileName(name))
+		}
+		if err := j.inspect(r.o); err != nil {
+			return nil, err
+		}
+		jobs = append(jobs, j)
+	}
+	for i, j := range jobs {
+		for _, other := range jobs[:i] {
+			if j.path == other.path {
+				return nil, exit.Usagef("%s and %s would both be restored to %s", ui.Quote(other.name), ui.Quote(j.name), j.path)
+			}
+		}
+	}
+	return jobs, nil
+}
+
+// fileName makes a file's name of a volume's.
+func fileName(volume string) string {
+	name := strings.ReplaceAll(volume, "/", "_")
+	if strings.Trim(name, ".") == "" {
+		name = "_" + name
+	}
+	return name
+}
+
+// inspect looks at what is at the target, and at the space there.
+func (j *restoreJob) inspect(o *restoreCommand) error {
+	info, err := os.Stat(j.path)
+	if err == nil {
+		j.device, j.exists = source.IsDevice(info.Mode()), info.Mode().IsRegular()
+	}
+	if j.device {
+		return nil
+	}
+	need := j.record.Data
+	if j.exists && o.InPlace {
+		need -= allocated(info)
+	}
+	free, err := target.Free(j.path)
+	if err != nil {
+		return err
+	}
+	if free < need {
+		return fmt.Errorf("restore %s: %s has room for %s, and %s are needed", ui.Quote(j.name), filepath.Dir(j.path), ui.Bytes(free), ui.Bytes(need))
+	}
+	return nil
+}
+
+// one restores a volume.
+func (r *restoring) one(ctx context.Context, j restoreJob) (err error) {
+	t, existing, err := r.openTarget(ctx, j)
+	if err != nil {
+		return err
+	}
+	defer t.Abort()
+	defer context.AfterFunc(ctx, t.Stop)()
+	opts := restore.Options{
+		Salvage: r.o.Salvage, Bytes: r.meter.add,
+		Begin: func(phase string, total int64) { r.meter.begin(phase+" "+ui.Quote(j.name), total) },
+	}
+	run := restore.Fresh
+	if existing {
+		run = restore.Existing
+	}
+	res, err := run(ctx, r.a, j.name, j.entry.Seq, j.record, t, opts)
+	if err == nil {
+		err = t.Commit()
+	}
+	if err != nil {
+		if t.Touched() {
+			r.env.UI.Warn("%s is unfinished: it holds neither what it held nor %s", t.Path(), ui.Quote(j.name))
+		}
+		return fmt.Errorf("restore %s: %w", ui.Quote(j.name), err)
+	}
+	r.meter.done()
+	r.doc.Volumes = append(r.doc.Volumes, restoredJSON{j.name, j.entry.ID.String(), res.Fetched, res.Written})
+	if !r.env.UI.Quiet() {
+		r.env.UI.Printf("Restored %s of session #%d to %s: %s fetched, %s written.",
+			ui.Quote(j.name), j.entry.Seq, t.Path(), ui.Bytes(res.Fetched), ui.Bytes(res.Written))
+	}
+	ranges, more := res.Damage.Ranges()
+	if len(ranges) == 0 {
+		return nil
+	}
+	r.doc.Damage = append(r.doc.Damage, ranges...)
+	printDamage(r.env, ranges, more)
+	return exit.With(exit.Damaged, fmt.Errorf("%s: %s could not be restored", ui.Quote(j.name), count(len(ranges)+more, "range")), "")
+}
+
+// openTarget opens where the volume goes; existing says that it has content to bring up to date.
+func (r *restoring) openTarget(ctx context.Context, j restoreJob) (t *target.Target, existing bool, err error) {
+	switch {
+	case j.device:
+		if err := r.mayOverwrite(ctx, j); err != nil {
+			return nil, false, err
+		}
+		t, err = target.OpenDevice(j.path, j.record.Size)
+		return t, true, err
+	case j.exists && r.o.InPlace:
+		t, err = target.OpenInPlace(j.path, j.record.Size)
+		return t, true, err
+	}
+	t, err = target.Create(j.path, j.record.Size)
+	return t, false, err
+}
+
+// mayOverwrite asks before a device is written to.
+func (r *restoring) mayOverwrite(ctx context.Context, j restoreJob) error {
+	if r.o.Yes {
+		return nil
+	}
+	yes, err := r.env.UI.Confirm(ctx, fmt.Sprintf("Overwrite the device %s with %s of session #%d?", j.path, ui.Quote(j.name), j.entry.Seq))
+	if err != nil {
+		return err
+	}
+	if !yes {
+		return exit.With(exit.Failed, fmt.Errorf("the device %s was not overwritten", j.path), "--yes overwrites it without a question")
+	}
+	return nil
+}

@@ -1,0 +1,67 @@
+package cli
+
+import (
+	"context"
+	"errors"
+
+	"pinion/dom0/internal/archive"
+	"pinion/dom0/internal/backup"
+	"pinion/dom0/internal/exit"
+	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/state"
+	"pinion/dom0/internal/store"
+	"pinion/dom0/internal/target"
+)
+
+// statusOf is the one place where errors become exit statuses. An error that carries its status has the last word.
+func statusOf(err error) (status exit.Status, hint string) {
+	if e, ok := exit.Of(err); ok {
+		return e.Status, e.Hint
+	}
+	var damage *archive.DamageError
+	var badState *state.DamagedError
+	switch {
+	case errors.Is(err, format.ErrNewer):
+		return exit.Failed, "it needs a newer pinion"
+	case errors.As(err, &damage):
+		return exit.Damaged, "pinion check lists all damage, pinion check --repair mends what can be mended"
+	case errors.Is(err, archive.ErrNoArchive):
+		return exit.NoArchive, "to create one: pinion init"
+	case errors.Is(err, archive.ErrWrongKey):
+		return exit.WrongKey, ""
+	case errors.Is(err, archive.ErrRolledBack):
+		return exit.RolledBack, "if you know why, for example because you put back an old copy, accept it with --allow-rollback"
+	case errors.Is(err, archive.ErrAdopt):
+		return exit.NeedsAdopt, "--adopt makes this place the one that is written to from now on"
+	case errors.Is(err, archive.ErrNotEmpty):
+		return exit.Failed, "choose another place, or empty that one by hand if nothing in it is needed"
+	case errors.Is(err, context.Canceled):
+		return exit.Interrupted, ""
+	}
+	return statusOfStore(err, badState)
+}
+
+// statusOfStore continues with what a store, a target or the state directory can fail with.
+func statusOfStore(err error, badState *state.DamagedError) (status exit.Status, hint string) {
+	switch {
+	case errors.Is(err, store.ErrLocked), errors.Is(err, store.ErrConflict):
+		return exit.Locked, "another command is using the archive; --wait waits for it"
+	case errors.Is(err, store.ErrNoSpace):
+		return exit.StoreFull, "make room in the store; the next run sends nothing twice that had arrived"
+	case errors.Is(err, store.ErrReadOnly):
+		return exit.Failed, "the store can be read but not written here"
+	case errors.Is(err, store.ErrTimeout):
+		return exit.Failed, "see whether the store's disk and machine still work, then run the same command again"
+	case errors.Is(err, store.ErrProtocol), errors.Is(err, store.ErrGone):
+		return exit.Failed, "nothing that was committed is lost; look at the store, then run the same command again"
+	case errors.Is(err, store.ErrVersion):
+		return exit.Failed, "install the same version of pinion and pinion-store"
+	case errors.Is(err, target.ErrTooSmall):
+		return exit.Failed, "choose a device at least as large as the volume"
+	case errors.As(err, &badState):
+		return exit.Failed, "if you remove that file, pinion forgets what it has seen of the archive and can't tell an older one"
+	case errors.Is(err, backup.ErrNothing):
+		return exit.Failed, ""
+	}
+	return exit.Failed, ""
+}

@@ -1,0 +1,66 @@
+// Package durable writes small files so that a crash leaves the old content or
+// the new, whole.
+//
+// It owns the order of steps: temporary file in the same directory, fsync,
+// rename, fsync of the directory. It never reads what was there before.
+package durable
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// WriteFile makes data the content of path, readable by its owner only. When
+// it returns nil the content is durable. A crash before that leaves what was
+// there, and at most one file "path.tmp-…" beside it that the next WriteFile
+// of the same path removes. Two writers of one path need a lock of their own.
+func WriteFile(path string, data []byte) (err error) {
+	dir, base := filepath.Split(path)
+	old, err := filepath.Glob(filepath.Join(dir, base+".tmp-*"))
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	for _, leftover := range old {
+		os.Remove(leftover) // of a run that was killed
+	}
+	f, err := os.CreateTemp(dir, base+".tmp-*")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			os.Remove(f.Name())
+		}
+	}()
+	if _, err = f.Write(data); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err = f.Sync(); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err = f.Close(); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err = os.Rename(f.Name(), path); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return SyncDir(dir)
+}
+
+// SyncDir makes renames and removals in a directory durable.
+func SyncDir(dir string) error {
+	if dir == "" {
+		dir = "."
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("sync directory %s: %w", dir, err)
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("sync directory %s: %w", dir, err)
+	}
+	return nil
+}

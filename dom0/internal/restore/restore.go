@@ -1,0 +1,199 @@
+// Package restore writes a volume of a session back to a file or device.
+//
+// It owns the order in which bytes are fetched, compared and written. It
+// promises that every byte it writes was authenticated, that a fresh file
+// appears whole or not at all, and that an existing target is not touched
+// before everything that it needs was authenticated once. It never prints and
+// never asks.
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"pinion/dom0/internal/archive"
+	"pinion/dom0/internal/damage"
+	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/target"
+	"pinion/dom0/internal/tree"
+)
+
+// Options say how to restore.
+type Options struct {
+	Salvage bool // write what is whole, list what is not
+
+	Begin func(phase string, total int64) // bytes that the phase goes through
+	Bytes func(n int64)
+}
+
+// A Result says what a restore did; the numbers are bytes.
+type Result struct {
+	Fetched int64 // sealed, from the store
+	Written int64
+	Damage  damage.List
+}
+
+// job is one volume's restore.
+type job struct {
+	a       *archive.Archive
+	name    string
+	seq     uint64
+	record  *format.VolumeRecord
+	t       *target.Target
+	o       Options
+	res     *Result
+	written atomic.Int64
+	differ  bitmap             // in place: chunks to write
+	lost    map[tree.Item]bool // nodes whose damage is in the list
+}
+
+// Fresh writes the volume to a target whose content is zeros. The caller
+// commits the target. Damage ends it, unless it is to be salvaged.
+func Fresh(ctx context.Context, a *archive.Archive, name string, seq uint64, r *format.VolumeRecord, t *target.Target, o Options) (*Result, error) {
+	j := &job{a: a, name: name, seq: seq, record: r, t: t, o: o, res: &Result{}, lost: map[tree.Item]bool{}}
+	start := a.Store().Received()
+	o.Begin("restoring", r.Data)
+	err := j.walk(ctx, func(items []tree.Item) error { return j.fetch(ctx, items, j.write) }, nil)
+	j.res.Fetched, j.res.Written = a.Store().Received()-start, j.written.Load()
+	return j.res, err
+}
+
+// Existing brings a target that has content up to date: chunks that differ are
+// fetched, the others only read and hashed. A first pass finds and
+// authenticates all that is needed; only then does a second one write. With
+// Salvage, ranges that can't be had keep what they held.
+func Existing(ctx context.Context, a *archive.Archive, name string, seq uint64, r *format.VolumeRecord, t *target.Target, o Options) (*Result, error) {
+	j := &job{a: a, name: name, seq: seq, record: r, t: t, o: o, res: &Result{}, lost: map[tree.Item]bool{}}
+	start := a.Store().Received()
+	defer func() { j.res.Fetched, j.res.Written = a.Store().Received()-start, j.written.Load() }()
+	o.Begin("comparing", r.Data)
+	err := j.walk(ctx, func(items []tree.Item) error {
+		different, err := j.compare(ctx, items)
+		if err != nil {
+			return err
+		}
+		return j.fetch(ctx, different, func(it tree.Item, _ []byte) error {
+			j.differ.set(it.Index)
+			return nil
+		})
+	}, nil)
+	if err != nil {
+		return j.res, err
+	}
+	o.Begin("writing", j.differ.count()*int64(a.ChunkSize()))
+	err = j.walk(ctx, func(items []tree.Item) error {
+		var needed []tree.Item
+		for _, it := range items {
+			if j.differ.has(it.Index) {
+				needed = append(needed, it)
+			}
+		}
+		return j.fetch(ctx, needed, j.write)
+	}, j.t.Zero)
+	return j.res, err
+}
+
+// walk visits all chunks that are not holes, group by group. zero, if set, gets
+// the ranges of the volume between them, but not those that are damaged.
+func (j *job) walk(ctx context.Context, entries func([]tree.Item) error, zero func(off, length int64) error) error {
+	next := int64(0) // where the last chunk, or damage, ended
+	gap := func(off, end int64) error {
+		if zero != nil && off > next {
+			if err := zero(next, off-next); err != nil {
+				return err
+			}
+		}
+		next = max(next, end)
+		return nil
+	}
+	w := j.a.Walker()
+	w.Damaged = func(it tree.Item, err error) error {
+		off, length := Extent(it, j.record.Size, j.a.ChunkSize())
+		if err := gap(off, off+length); err != nil {
+			return err
+		}
+		if j.lost[it] {
+			return nil // met in the first pass
+		}
+		j.lost[it] = true
+		return j.damaged(off, length, err)
+	}
+	w.Entries = func(items []tree.Item) error {
+		for _, it := range items {
+			off, length := Extent(it, j.record.Size, j.a.ChunkSize())
+			if err := gap(off, off+length); err != nil {
+				return err
+			}
+		}
+		return entries(items)
+	}
+	if err := j.a.WalkVolume(ctx, j.record, w); err != nil {
+		return err
+	}
+	return gap(j.record.Size, j.record.Size)
+}
+
+// Extent is the range of a volume of size bytes that an item of its tree
+// covers.
+func Extent(it tree.Item, size int64, chunkSize int) (off, length int64) {
+	first, chunks := it.First(), format.Chunks(size, chunkSize)
+	if first >= chunks {
+		return size, 0
+	}
+	end := min(first+it.Span(), chunks)
+	off = int64(first) * int64(chunkSize)
+	if end == chunks {
+		return off, size - off
+	}
+	return off, int64(end)*int64(chunkSize) - off
+}
+
+// damaged notes a range that can't be had, or makes it the end of the restore.
+func (j *job) damaged(off, length int64, err error) error {
+	var d *archive.DamageError
+	if !errors.As(err, &d) {
+		return err
+	}
+	if !j.o.Salvage {
+		return fmt.Errorf("%s, session #%d, %d bytes at %d: %w", j.name, j.seq, length, off, err)
+	}
+	j.res.Damage.Add(damage.Range{Volume: j.name, Session: j.seq, Offset: off, Length: length}, err)
+	return nil
+}
+
+// fetch gets chunks and hands each to use, concurrently.
+func (j *job) fetch(ctx context.Context, items []tree.Item, use func(it tree.Item, plain []byte) error) error {
+	if len(items) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	err := j.a.FetchChunks(ctx, items, func(it tree.Item, plain []byte, err error) {
+		off, length := Extent(it, j.record.Size, j.a.ChunkSize())
+		if err == nil && int64(len(plain)) != length {
+			err = &archive.DamageError{Object: "chunk", Reason: fmt.Errorf("has %d bytes where %d belong", len(plain), length)}
+		}
+		if err != nil {
+			err = j.damaged(off, length, err)
+		} else if err = use(it, plain); err == nil {
+			j.o.Bytes(length)
+		}
+		if err != nil {
+			cancel(err)
+		}
+	})
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
+}
+
+// write puts a chunk in its place.
+func (j *job) write(it tree.Item, plain []byte) error {
+	off, _ := Extent(it, j.record.Size, j.a.ChunkSize())
+	n, err := j.t.WriteAt(plain, off)
+	j.written.Add(int64(n))
+	return err
+}

@@ -1,0 +1,263 @@
+// Package state is what dom0 remembers of archives between runs, so that a
+// store can't show an older archive, a fork, or another archive unnoticed.
+//
+// It owns the state directory: which archive stands at a destination, the
+// highest generation seen of every branch, copies of the newest root and of
+// the key slots, and the mark of a backup that didn't end cleanly. All of it
+// is readable by a person. It promises that a change is durable when it is
+// answered and that two processes don't lose each other's changes. It holds no
+// secrets: copies are as sealed as in the store. It never asks the store.
+package state
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"crypto/sha256"
+
+	"pinion/dom0/internal/durable"
+	"pinion/dom0/internal/format"
+)
+
+// version is the version of both JSON files.
+const version = 1
+
+// A Dir is a state directory. It is safe for concurrent use by many processes.
+type Dir struct {
+	path string
+}
+
+// Open makes the directory if need be, readable by its owner only.
+func Open(path string) (*Dir, error) {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, fmt.Errorf("make the state directory: %w", err)
+	}
+	return &Dir{path: path}, nil
+}
+
+// A Pin says what stood at a destination when it was last used.
+type Pin struct {
+	Version     int    `json:"version"`
+	Destination string `json:"destination"`
+	Archive     string `json:"archive"`
+	Branch      string `json:"branch"`
+}
+
+func (d *Dir) pinPath(destination string) string {
+	sum := sha256.Sum256([]byte(destination))
+	return filepath.Join(d.path, "destinations", hex.EncodeToString(sum[:16])+".json")
+}
+
+// Pin returns what stood at a destination; ok is false if nothing is known.
+func (d *Dir) Pin(destination string) (pin Pin, ok bool, err error) {
+	ok, err = readJSON(d.pinPath(destination), &pin)
+	if ok && pin.Destination != destination {
+		return Pin{}, false, fmt.Errorf("state file %s is of %q", d.pinPath(destination), pin.Destination)
+	}
+	return pin, ok, err
+}
+
+// SetPin remembers what stands at a destination.
+func (d *Dir) SetPin(destination string, archive, branch format.ObjectID) error {
+	pin := Pin{Version: version, Destination: destination, Archive: archive.String(), Branch: branch.String()}
+	if old, ok, err := d.Pin(destination); err == nil && ok && old == pin {
+		return nil
+	}
+	unlock, err := d.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return writeJSON(d.pinPath(destination), pin)
+}
+
+// A Memory is what is known of one archive.
+type Memory struct {
+	Version  int               `json:"version"`
+	Archive  string            `json:"archive"`
+	Branches map[string]Branch `json:"branches"`
+}
+
+// A Branch is what is known of one branch of an archive.
+type Branch struct {
+	Generation uint64 `json:"generation"`         // of the root last accepted
+	RootHash   string `json:"root_hash"`          // SHA-256 of that root, hex
+	Highest    uint64 `json:"highest_generation"` // ever seen
+	Written    string `json:"written_to"`         // destination of this host's last write; empty: none
+}
+
+func (d *Dir) archiveDir(archive format.ArchiveID) string {
+	return filepath.Join(d.path, "archives", archive.String())
+}
+
+// Memory returns what is known of an archive: nothing, perhaps.
+func (d *Dir) Memory(archive format.ArchiveID) (*Memory, error) {
+	m := &Memory{}
+	path := filepath.Join(d.archiveDir(archive), "memory.json")
+	ok, err := readJSON(path, m)
+	if err != nil {
+		return nil, err
+	}
+	if ok && m.Archive != archive.String() {
+		return nil, fmt.Errorf("state file %s is of archive %q", path, m.Archive)
+	}
+	if m.Branches == nil {
+		m.Branches = map[string]Branch{}
+	}
+	m.Version, m.Archive = version, archive.String()
+	return m, nil
+}
+
+// Update changes what is known of an archive, with other processes kept out.
+// Nothing is written if change leaves it as it was.
+func (d *Dir) Update(archive format.ArchiveID, change func(*Memory)) error {
+	unlock, err := d.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	m, err := d.Memory(archive)
+	if err != nil {
+		return err
+	}
+	before, err := json.Marshal(m)
+	if err != nil {
+		return fmt.Errorf("encode the state of archive %s: %w", archive, err)
+	}
+	change(m)
+	after, err := json.Marshal(m)
+	if err != nil {
+		return fmt.Errorf("encode the state of archive %s: %w", archive, err)
+	}
+	if string(before) == string(after) {
+		return nil
+	}
+	return writeJSON(filepath.Join(d.archiveDir(archive), "memory.json"), m)
+}
+
+// SaveCopy keeps a copy of an object of an archive: the root, or a key slot.
+// name is an object name.
+func (d *Dir) SaveCopy(archive format.ArchiveID, name string, object []byte) error {
+	path := filepath.Join(d.archiveDir(archive), filepath.FromSlash(name))
+	if old, err := os.ReadFile(path); err == nil && string(old) == string(object) {
+		return nil
+	}
+	unlock, err := d.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return writeFile(path, object)
+}
+
+// Copy returns the copy of an object, or nil if there is none.
+func (d *Dir) Copy(archive format.ArchiveID, name string) ([]byte, error) {
+	b, err := os.ReadFile(filepath.Join(d.archiveDir(archive), filepath.FromSlash(name)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return b, err
+}
+
+// MarkUnclean says durably that a backup has begun to send packs, so that the
+// next one looks for them if this one dies.
+func (d *Dir) MarkUnclean(archive format.ArchiveID) error {
+	return writeFile(filepath.Join(d.archiveDir(archive), "unclean"), nil)
+}
+
+// Unclean reports whether a backup began and neither committed nor was followed
+// by one that did.
+func (d *Dir) Unclean(archive format.ArchiveID) (bool, error) {
+	_, err := os.Stat(filepath.Join(d.archiveDir(archive), "unclean"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// MarkClean takes the mark back, once everything sent is named by the root.
+func (d *Dir) MarkClean(archive format.ArchiveID) error {
+	err := os.Remove(filepath.Join(d.archiveDir(archive), "unclean"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("mark the archive clean: %w", err)
+	}
+	return nil
+}
+
+// lock keeps other processes from changing the directory until unlock.
+func (d *Dir) lock() (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(d.path, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock the state directory: %w", err)
+	}
+	for {
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
+		if !errors.Is(err, syscall.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock the state directory: %w", err)
+	}
+	return func() { f.Close() }, nil
+}
+
+func writeFile(path string, data []byte) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("write state: %w", err)
+	}
+	return durable.WriteFile(path, data)
+}
+
+func writeJSON(path string, v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", path, err)
+	}
+	return writeFile(path, append(b, '\n'))
+}
+
+// readJSON reads a state file. A file that isn't there gives false; one that
+// can't be understood is an error that names it, since going on without it
+// would drop the memory that protects from old roots.
+func readJSON(path string, v any) (bool, error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read state: %w", err)
+	}
+	var head struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(b, &head); err != nil {
+		return false, &DamagedError{Path: path, Err: err}
+	}
+	if head.Version != version {
+		return false, fmt.Errorf("state file %s has version %d: %w", path, head.Version, format.ErrNewer)
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return false, &DamagedError{Path: path, Err: err}
+	}
+	return true, nil
+}
+
+// A DamagedError says that a state file can't be understood.
+type DamagedError struct {
+	Path string
+	Err  error
+}
+
+// Error names the file.
+func (e *DamagedError) Error() string { return fmt.Sprintf("state file %s: %v", e.Path, e.Err) }
+
+// Unwrap gives the cause.
+func (e *DamagedError) Unwrap() error { return e.Err }

@@ -1,0 +1,245 @@
+// Package verify finds out which bytes of which sessions can't be had.
+//
+// It owns the walk over many sessions that reads every shared blob once, and
+// the checks of an archive's structure. It promises to report all damage, not
+// the first, as ranges of volumes in sessions, in memory that follows neither
+// the archive's size nor the amount of damage. It never writes to the store,
+// but for Repair, which is asked for by name.
+package verify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"pinion/dom0/internal/archive"
+	"pinion/dom0/internal/damage"
+	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/restore"
+	"pinion/dom0/internal/tree"
+)
+
+// A Subject is a volume in a session that is to be verified.
+type Subject struct {
+	Name   string // of the volume
+	Seq    uint64 // of the session
+	Record format.BlobID
+	Size   int64
+}
+
+// Probe says which of the chunks can't be had: it calls bad for each, from any
+// goroutine.
+type Probe func(ctx context.Context, ids []format.BlobID, bad func(id format.BlobID, err error)) error
+
+// Options say how to verify.
+type Options struct {
+	Probe Probe
+	Bad   func(id format.BlobID) // gets each blob that can't be had, one at a time
+	Begin func(phase string, total int64)
+	Bytes func(n int64)
+}
+
+// probeBatch is how many distinct chunks are held at a time: their ids take 32
+// bytes each, twice. An archive with more is gone through in as many passes
+// over its trees as it takes, each for its own share of the ids.
+const probeBatch = 1 << 20
+
+// survey is one run.
+type survey struct {
+	a       *archive.Archive
+	o       Options
+	mu      sync.Mutex
+	bad     map[format.BlobID]error // chunks and nodes that can't be had
+	records map[format.BlobID]*format.VolumeRecord
+}
+
+// maxBad bounds the blobs that are remembered as bad. Beyond it the survey ends
+// early and says so: that archive needs another tool than a list.
+const maxBad = 1 << 20
+
+// ErrTooMuch says that so much is damaged that not all of it is listed.
+var ErrTooMuch = errors.New("too much is damaged to list it all")
+
+// Run verifies the subjects and adds what is wrong to list.
+func Run(ctx context.Context, a *archive.Archive, subjects []Subject, list *damage.List, o Options) error {
+	s := &survey{a: a, o: o, bad: map[format.BlobID]error{}, records: map[format.BlobID]*format.VolumeRecord{}}
+	if err := s.readRecords(ctx, subjects); err != nil {
+		return err
+	}
+	var entries uint64
+	for _, ref := range a.Root().Index {
+		entries += uint64(ref.Entries)
+	}
+	shares := entries/probeBatch + 1
+	for share := range shares {
+		if err := s.pass(ctx, share, shares); err != nil {
+			return err
+		}
+	}
+	return s.list(ctx, subjects, list)
+}
+
+// readRecords reads every distinct volume record.
+func (s *survey) readRecords(ctx context.Context, subjects []Subject) error {
+	var wants []archive.Want
+	seen := map[format.BlobID]bool{}
+	for _, x := range subjects {
+		if !seen[x.Record] {
+			seen[x.Record] = true
+			wants = append(wants, archive.Want{Type: format.BlobVolumeRecord, ID: x.Record})
+		}
+	}
+	return s.a.Fetch(ctx, wants, func(i int, plain []byte, err error) {
+		var r *format.VolumeRecord
+		if err == nil {
+			r, err = format.ParseVolumeRecord(plain)
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if err != nil {
+			s.bad[wants[i].ID] = err
+			s.o.Bad(wants[i].ID)
+			return
+		}
+		s.records[wants[i].ID] = r
+	})
+}
+
+// pass walks all trees once, shared nodes once, and probes this share of the
+// chunks.
+func (s *survey) pass(ctx context.Context, share, shares uint64) error {
+	nodes := map[[16]byte]bool{}
+	chunks := map[format.BlobID]bool{}
+	w := s.a.Walker()
+	w.Skip = func(it tree.Item) bool {
+		short := [16]byte(it.ID[:16])
+		seen := nodes[short]
+		nodes[short] = true
+		return seen
+	}
+	w.Damaged = func(it tree.Item, err error) error { return s.markBad(it.ID, err) }
+	w.Entries = func(items []tree.Item) error {
+		for _, it := range items {
+			if shareOf(it.ID, shares) == share {
+				chunks[it.ID] = true
+			}
+		}
+		return nil
+	}
+	for _, r := range s.records {
+		if err := s.a.WalkVolume(ctx, r, w); err != nil {
+			return err
+		}
+	}
+	ids := make([]format.BlobID, 0, len(chunks))
+	for id := range chunks {
+		ids = append(ids, id)
+	}
+	s.o.Begin("verifying", int64(len(ids))*int64(s.a.ChunkSize()))
+	var tooMuch sync.Once
+	var overflow error
+	err := s.o.Probe(ctx, ids, func(id format.BlobID, err error) {
+		if err := s.markBad(id, err); err != nil {
+			tooMuch.Do(func() { overflow = err })
+		}
+	})
+	return errors.Join(err, overflow)
+}
+
+// shareOf spreads ids, which are hashes, evenly.
+func shareOf(id format.BlobID, shares uint64) uint64 {
+	return (uint64(id[0])<<24 | uint64(id[1])<<16 | uint64(id[2])<<8 | uint64(id[3])) % shares
+}
+
+// markBad remembers a blob that can't be had.
+func (s *survey) markBad(id format.BlobID, err error) error {
+	var d *archive.DamageError
+	if !errors.As(err, &d) {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.bad) >= maxBad {
+		return fmt.Errorf("%d blobs can't be had: %w", len(s.bad), ErrTooMuch)
+	}
+	s.bad[id] = err
+	s.o.Bad(id)
+	return nil
+}
+
+// list says what the bad blobs mean: it walks each tree that may hold one, and
+// names the ranges for every subject.
+func (s *survey) list(ctx context.Context, subjects []Subject, list *damage.List) error {
+	if len(s.bad) == 0 {
+		return nil
+	}
+	ranges := map[format.BlobID][]damage.Range{}
+	for _, x := range subjects {
+		r := s.records[x.Record]
+		if r == nil {
+			list.Add(damage.Range{Volume: x.Name, Session: x.Seq, Length: x.Size}, s.bad[x.Record])
+			continue
+		}
+		found, ok := ranges[x.Record]
+		if !ok {
+			var err error
+			if found, err = s.rangesOf(ctx, r); err != nil {
+				return err
+			}
+			ranges[x.Record] = found
+		}
+		for _, f := range found {
+			f.Volume, f.Session = x.Name, x.Seq
+			list.AddRange(f)
+		}
+	}
+	return nil
+}
+
+// rangesOf lists the ranges of one volume record that can't be had.
+func (s *survey) rangesOf(ctx context.Context, r *format.VolumeRecord) ([]damage.Range, error) {
+	var one damage.List
+	note := func(it tree.Item, err error) error {
+		off, length := restore.Extent(it, r.Size, s.a.ChunkSize())
+		one.Add(damage.Range{Offset: off, Length: length}, err)
+		return nil
+	}
+	w := s.a.Walker()
+	w.Damaged = note
+	w.Entries = func(items []tree.Item) error {
+		for _, it := range items {
+			if err := s.bad[it.ID]; err != nil {
+				if err := note(it, err); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	if err := s.a.WalkVolume(ctx, r, w); err != nil {
+		return nil, err
+	}
+	ranges, more := one.Ranges()
+	if more > 0 {
+		return nil, ErrTooMuch
+	}
+	return ranges, nil
+}
+
+// ReadAll is the Probe that reads every chunk and opens it.
+func ReadAll(a *archive.Archive, progress func(int64)) Probe {
+	return func(ctx context.Context, ids []format.BlobID, bad func(format.BlobID, error)) error {
+		wants := make([]archive.Want, len(ids))
+		for i, id := range ids {
+			wants[i] = archive.Want{Type: format.BlobChunk, ID: id}
+		}
+		return a.Fetch(ctx, wants, func(i int, plain []byte, err error) {
+			if err != nil {
+				bad(ids[i], err)
+				return
+			}
+			progress(int64(a.ChunkSize()))
+		})
+	}
+}
