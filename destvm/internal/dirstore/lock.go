@@ -32,6 +32,7 @@ func (s *Store) Lock(mode protocol.LockMode) error {
 		return &Error{Code: protocol.CodeReadOnly, Text: "the store is read-only"}
 	}
 	first := mode >= protocol.LockAppend && s.mode < protocol.LockAppend
+	before := s.mode
 	if err := s.takeLocks(mode, first); err != nil {
 		return err
 	}
@@ -39,7 +40,7 @@ func (s *Store) Lock(mode protocol.LockMode) error {
 		return nil
 	}
 	if err := s.takeOver(); err != nil {
-		s.dropWrite()
+		s.dropWrite(before)
 		return err
 	}
 	return nil
@@ -99,12 +100,18 @@ func (s *Store) takeUse(mode protocol.LockMode) error {
 	return nil
 }
 
-// dropWrite goes back to no lock. s.mu is held.
-func (s *Store) dropWrite() {
+// dropWrite goes back from append or exclusive to the mode before. s.mu is
+// held.
+func (s *Store) dropWrite(before protocol.LockMode) {
 	s.write.Close()
+	s.write = nil
+	s.mode = before
+	if before == protocol.LockRead && s.use != nil {
+		flock(s.use, unix.LOCK_SH)
+		return
+	}
 	s.use.Close()
-	s.write, s.use = nil, nil
-	s.mode = 0
+	s.use = nil
 }
 
 func (s *Store) isArchive() bool {
@@ -115,27 +122,36 @@ func (s *Store) isArchive() bool {
 	return err == nil && info.IsDir()
 }
 
-// openLock opens a lock file. Without create, one that is missing gives nil
-// and no error.
+// openLock opens a lock file, which can be written if create is set. Without
+// create, one that is missing gives nil and no error.
 func (s *Store) openLock(name string, create bool) (*os.File, error) {
-	if create {
-		f, err := s.root.OpenFile(name, os.O_RDONLY|os.O_CREATE|os.O_EXCL, fileMode)
-		if err == nil {
-			err = f.Chmod(fileMode)
-			if err == nil {
-				return f, nil
-			}
+	if !create {
+		f, _, err := s.openRegular(name, os.O_RDONLY)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+		return f, fault(reading, "open "+name, err)
+	}
+	f, err := s.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, fileMode)
+	if errors.Is(err, fs.ErrExist) {
+		f, _, err = s.openRegular(name, os.O_RDWR)
+		return f, fault(reading, "open "+name, err)
+	}
+	if err == nil {
+		if err = f.Chmod(fileMode); err != nil {
 			f.Close()
 		}
-		if !errors.Is(err, fs.ErrExist) {
-			return nil, fault(writing, "make "+name, err)
+	}
+	if err == nil && name == lockWrite && !s.created {
+		// It went missing: nothing is known about who wrote last.
+		if err = f.Truncate(lockInUse); err != nil {
+			f.Close()
 		}
 	}
-	f, _, err := s.openRegular(name, os.O_RDONLY)
-	if errors.Is(err, fs.ErrNotExist) && !create {
-		return nil, nil
+	if err != nil {
+		return nil, fault(writing, "make "+name, err)
 	}
-	return f, fault(reading, "open "+name, err)
+	return f, nil
 }
 
 func flock(f *os.File, how int) error {
@@ -146,12 +162,28 @@ func flock(f *os.File, how int) error {
 	return fault(reading, "lock the archive", err)
 }
 
+// The sizes of lock.write, in bytes. It has no content, and growing it takes
+// no space.
+const (
+	lockClean = 0 // whoever appended last ended as it should
+	lockInUse = 1 // somebody is appending, or died at it
+)
+
 // takeOver cleans up after helpers that died: what they were writing is
 // removed, and what they had put in place but perhaps not yet made durable is
-// made durable, since clients build on objects that they find. s.mu is held.
+// made durable, since clients build on objects that they find. Only the
+// second is slow on a busy disk, and only done if a helper did die. s.mu is
+// held.
 func (s *Store) takeOver() error {
 	if err := s.sweep(); err != nil {
 		return err
+	}
+	info, err := s.write.Stat()
+	if err != nil {
+		return fault(reading, "look at "+lockWrite, err)
+	}
+	if info.Size() == lockClean {
+		return fault(writing, "mark "+lockWrite, s.write.Truncate(lockInUse))
 	}
 	return fault(writing, "write out the archive's file system", unix.Syncfs(int(s.dir.Fd())))
 }

@@ -205,7 +205,7 @@ func (u *Upload) Commit() error {
 		return u.fail(fault(writing, "put "+u.name+" in place", err))
 	}
 	u.s.forget(u.temp)
-	return fault(writing, "make the name "+u.name+" durable", u.s.syncDir(dir))
+	return fault(writing, "make the name "+u.name+" durable", u.s.settle(dir))
 }
 
 // forget says that a temp file has got another name, or none.
@@ -277,6 +277,18 @@ func (s *Store) ensureDir(dir string) error {
 	defer s.mu.Unlock()
 	s.dirs[dir] = true
 	return nil
+}
+
+// settle makes what was just put in place in a directory durable. If that
+// fails, the next helper that appends is made to try again.
+func (s *Store) settle(dir string) error {
+	err := s.syncDir(dir)
+	if err != nil {
+		s.mu.Lock()
+		s.loose = true
+		s.mu.Unlock()
+	}
+	return err
 }
 
 // syncDir makes the names in a directory durable.

@@ -59,7 +59,7 @@ func (s *Store) Swap(expect *[32]byte, root []byte) error {
 		return fault(writing, "put the new root in place", err)
 	}
 	s.forget(u.temp)
-	if err := s.syncDir("."); err != nil {
+	if err := s.settle("."); err != nil {
 		return fault(writing, "make the new root durable", err)
 	}
 	s.dropRoots()

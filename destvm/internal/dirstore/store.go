@@ -61,6 +61,7 @@ type Store struct {
 	write *os.File            // lock.write, while the append or exclusive lock is held
 	use   *os.File            // lock.use, while any lock is held
 	dirs  map[string]bool     // directories that are known to be there durably
+	loose bool                // something was put in place and could not be made durable
 	temps map[string]struct{} // temp files of this Store that exist
 }
 
@@ -127,12 +128,19 @@ func (s *Store) find(path string) error {
 	return fault(writing, "make the archive's directory durable", syncDirectory(parent))
 }
 
-// layOut makes the directories that an archive begins with.
+// layOut makes what an archive begins with.
 func (s *Store) layOut() error {
 	for _, d := range []string{"keys", "packs", "index", dirTemp} {
 		if err := s.ensureDir(d); err != nil {
 			return err
 		}
+	}
+	for _, name := range []string{lockWrite, lockUse} {
+		f, err := s.openLock(name, true)
+		if err != nil {
+			return err
+		}
+		f.Close()
 	}
 	return nil
 }
@@ -207,6 +215,9 @@ func (s *Store) Close() {
 		s.root.Remove(name)
 	}
 	clear(s.temps)
+	if s.write != nil && !s.loose {
+		s.write.Truncate(lockClean) // failing, it only costs the next one time
+	}
 	for _, f := range []*os.File{s.use, s.write, s.dir} {
 		if f != nil {
 			f.Close()
