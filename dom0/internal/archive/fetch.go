@@ -34,8 +34,8 @@ type Want struct {
 
 // Deliver gets the blob wants[i], or why it can't be had: a DamageError. It is
 // called once for each, concurrently, from many goroutines; plain is valid
-// during the call only.
-type Deliver func(i int, plain []byte, err error)
+// during the call only. An error that it returns ends the fetch.
+type Deliver func(i int, plain []byte, err error) error
 
 // requestBytes is the most that one get asks for, unless one blob is larger.
 const requestBytes = 2 << 20
@@ -56,7 +56,9 @@ type request struct {
 
 // Fetch reads blobs, whatever their number and order, and returns after the
 // last delivery. A blob that is damaged or missing is delivered as an error;
-// what Fetch itself returns is a failure of the connection or of the index.
+// what Fetch itself returns is deliver's error, or a failure of the connection
+// or of the index. The connection lives on if deliver ends the fetch, and not
+// if ctx does.
 func (a *Archive) Fetch(ctx context.Context, wants []Want, deliver Deliver) error {
 	found := make([]located, 0, len(wants))
 	for i, w := range wants {
@@ -65,7 +67,10 @@ func (a *Archive) Fetch(ctx context.Context, wants []Want, deliver Deliver) erro
 			return fmt.Errorf("look up %s %s: %w", w.Type, w.ID, err)
 		}
 		if !ok || e.Type != w.Type {
-			deliver(i, nil, &DamageError{Object: w.Type.String() + " " + short(w.ID.String()), Reason: errors.New("is in no index")})
+			lost := &DamageError{Object: w.Type.String() + " " + short(w.ID.String()), Reason: errors.New("is in no index")}
+			if err := deliver(i, nil, lost); err != nil {
+				return err
+			}
 			continue
 		}
 		found = append(found, located{i: i, at: format.Location{Pack: e.Pack, Offset: e.Offset, Length: e.Length}})
@@ -73,20 +78,24 @@ func (a *Archive) Fetch(ctx context.Context, wants []Want, deliver Deliver) erro
 	return a.fetchLocated(ctx, wants, found, deliver)
 }
 
+// An answer is a request that was sent, and the memory for what comes back.
+type answer struct {
+	request
+	buf     []byte
+	pending *store.Pending
+}
+
 func (a *Archive) fetchLocated(ctx context.Context, wants []Want, found []located, deliver Deliver) error {
 	requests := plan(found, a.conn.Info().MaxRanges)
-	g, ctx := errgroup.WithContext(ctx)
-	type answer struct {
-		r       request
-		buf     []byte
-		pending *store.Pending
-	}
 	answers := make(chan answer, len(requests))
+	var g errgroup.Group
+	going, stop := context.WithCancelCause(ctx) // ends early, without the connection
+	defer stop(nil)
 	g.Go(func() error {
 		defer close(answers)
 		for _, r := range requests {
-			if err := a.window.Acquire(ctx, r.window()); err != nil {
-				return err
+			if a.window.Acquire(going, r.window()) != nil {
+				return nil // stop has the cause
 			}
 			buf := make([]byte, r.bytes)
 			answers <- answer{r, buf, a.conn.Get(ctx, protocol.PackName(r.pack), r.ranges, buf)}
@@ -95,20 +104,23 @@ func (a *Archive) fetchLocated(ctx context.Context, wants []Want, found []locate
 	})
 	for range min(cap(a.openers), len(requests)) {
 		g.Go(func() error {
-			o := <-a.openers
-			defer func() { a.openers <- o }()
-			scratch := make([]byte, 0, max(a.ChunkSize(), format.MaxMetadata))
+			f := &opening{a: a, wants: wants, deliver: deliver, opener: <-a.openers}
+			defer func() { a.openers <- f.opener }()
+			f.scratch = make([]byte, 0, max(a.ChunkSize(), format.MaxMetadata))
 			for x := range answers {
-				err := a.open(ctx, o, scratch, wants, x.r, x.buf, x.pending.Wait(), deliver)
-				a.window.Release(x.r.window())
-				if err != nil {
-					return err
+				err := x.pending.Wait() // even of what nobody wants any more: its memory is in use
+				if going.Err() == nil {
+					if err := f.open(ctx, x.request, x.buf, err); err != nil {
+						stop(err)
+					}
 				}
+				a.window.Release(x.window())
 			}
 			return nil
 		})
 	}
-	return g.Wait()
+	g.Wait()
+	return context.Cause(going)
 }
 
 // window is what the request takes of the fetch window.
@@ -160,39 +172,56 @@ func (r *request) add(at format.Location) {
 	r.ranges = append(r.ranges, protocol.Range{Off: uint64(at.Offset), Len: at.Length})
 }
 
+// opening is what a worker opens blobs with.
+type opening struct {
+	a       *Archive
+	wants   []Want
+	deliver Deliver
+	opener  *blob.Opener
+	scratch []byte
+}
+
 // open opens the blobs of an answered request and delivers them. A request
 // that failed for its pack alone is asked again blob by blob, so that one short
 // pack costs no more blobs than it must.
-func (a *Archive) open(ctx context.Context, o *blob.Opener, scratch []byte, wants []Want, r request, buf []byte, err error, deliver Deliver) error {
-	if err != nil && !isObjectError(err) {
+func (f *opening) open(ctx context.Context, r request, buf []byte, err error) error {
+	switch {
+	case err == nil:
+	case !isObjectError(err):
 		return fmt.Errorf("read %s: %w", protocol.PackName(r.pack), err)
-	}
-	if err != nil && len(r.ranges) > 0 && len(r.blobs) > 1 && !errors.Is(err, store.ErrNotFound) {
-		for _, f := range r.blobs {
-			one := request{pack: r.pack, blobs: []located{f}}
-			one.add(f.at)
-			pending := a.conn.Get(ctx, protocol.PackName(r.pack), one.ranges, buf[:one.bytes])
-			if err := a.open(ctx, o, scratch, wants, one, buf[:one.bytes], pending.Wait(), deliver); err != nil {
-				return err
-			}
-		}
-		return nil
+	case len(r.blobs) > 1 && !errors.Is(err, store.ErrNotFound):
+		return f.openOneByOne(ctx, r, buf)
 	}
 	for i := 0; i < len(r.blobs); {
-		f := r.blobs[i]
+		first := r.blobs[i]
+		want := f.wants[first.i]
 		var plain []byte
 		blobErr := err
 		if err == nil {
 			var sealed []byte
-			sealed, buf = buf[:f.at.Length], buf[f.at.Length:]
-			w := wants[f.i]
-			plain, blobErr = o.Open(scratch, sealed, w.Type, w.ID, a.maxPlain(w.Type))
+			sealed, buf = buf[:first.at.Length], buf[first.at.Length:]
+			plain, blobErr = f.opener.Open(f.scratch, sealed, want.Type, want.ID, f.a.maxPlain(want.Type))
 		}
 		if blobErr != nil {
-			blobErr = blobDamage(wants[f.i], f.at, blobErr)
+			blobErr = blobDamage(want, first.at, blobErr)
 		}
-		for ; i < len(r.blobs) && r.blobs[i].at == f.at; i++ {
-			deliver(r.blobs[i].i, plain, blobErr)
+		for ; i < len(r.blobs) && r.blobs[i].at == first.at; i++ {
+			if err := f.deliver(r.blobs[i].i, plain, blobErr); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// openOneByOne asks for each blob of a failed request by itself.
+func (f *opening) openOneByOne(ctx context.Context, r request, buf []byte) error {
+	for _, b := range r.blobs {
+		one := request{pack: r.pack, blobs: []located{b}}
+		one.add(b.at)
+		pending := f.a.conn.Get(ctx, protocol.PackName(r.pack), one.ranges, buf[:one.bytes])
+		if err := f.open(ctx, one, buf[:one.bytes], pending.Wait()); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -221,13 +250,10 @@ func blobDamage(w Want, at format.Location, err error) error {
 // Read fetches one metadata blob.
 func (a *Archive) Read(ctx context.Context, t format.BlobType, id format.BlobID) ([]byte, error) {
 	var plain []byte
-	var damage error
-	err := a.Fetch(ctx, []Want{{t, id}}, func(_ int, p []byte, err error) {
-		plain, damage = append(plain, p...), err
+	err := a.Fetch(ctx, []Want{{t, id}}, func(_ int, p []byte, err error) error {
+		plain = append(plain, p...)
+		return err
 	})
-	if err == nil {
-		err = damage
-	}
 	return plain, err
 }
 

@@ -47,7 +47,7 @@ func (a *Archive) ReadSessions(ctx context.Context, entries []format.SessionEntr
 		wants[i] = Want{format.BlobSession, e.Blob}
 	}
 	sessions, errs = make([]*format.Session, len(entries)), make([]error, len(entries))
-	err = a.Fetch(ctx, wants, func(i int, plain []byte, err error) {
+	err = a.Fetch(ctx, wants, func(i int, plain []byte, err error) error {
 		if err == nil {
 			sessions[i], err = format.ParseSession(plain)
 			if err == nil && sessions[i].Seq != entries[i].Seq {
@@ -58,6 +58,7 @@ func (a *Archive) ReadSessions(ctx context.Context, entries []format.SessionEntr
 			}
 		}
 		errs[i] = err
+		return nil
 	})
 	return sessions, errs, err
 }
@@ -103,7 +104,7 @@ func (a *Archive) sessionLeaves(ctx context.Context, items []tree.Item) ([]*form
 		wants[i] = Want{format.BlobSessionLeaf, it.ID}
 	}
 	leaves, errs := make([]*format.SessionLeaf, len(items)), make([]error, len(items))
-	err := a.Fetch(ctx, wants, func(i int, plain []byte, err error) {
+	err := a.Fetch(ctx, wants, func(i int, plain []byte, err error) error {
 		if err == nil {
 			leaves[i], err = format.ParseSessionLeaf(plain, items[i].Index)
 			if err != nil {
@@ -111,6 +112,7 @@ func (a *Archive) sessionLeaves(ctx context.Context, items []tree.Item) ([]*form
 			}
 		}
 		errs[i] = err
+		return nil
 	})
 	return leaves, errs, err
 }
@@ -122,7 +124,10 @@ func (a *Archive) Walker() *tree.Walker {
 		for i, it := range items {
 			wants[i] = Want{format.BlobNode, it.ID}
 		}
-		return a.Fetch(ctx, wants, Deliver(deliver))
+		return a.Fetch(ctx, wants, func(i int, plain []byte, err error) error {
+			deliver(i, plain, err)
+			return nil
+		})
 	}}
 }
 
@@ -132,12 +137,11 @@ func (a *Archive) WalkVolume(ctx context.Context, r *format.VolumeRecord, w *tre
 	return w.Walk(ctx, r.Top, format.TreeLevel(format.Chunks(r.Size, a.ChunkSize())))
 }
 
-// FetchChunks reads the chunks of one stretch of a volume's entries, each at
-// most once at a time, and gives each to deliver with its item.
-func (a *Archive) FetchChunks(ctx context.Context, items []tree.Item, deliver func(it tree.Item, plain []byte, err error)) error {
+// FetchChunks is Fetch for entries of a volume's tree.
+func (a *Archive) FetchChunks(ctx context.Context, items []tree.Item, deliver func(it tree.Item, plain []byte, err error) error) error {
 	wants := make([]Want, len(items))
 	for i, it := range items {
 		wants[i] = Want{format.BlobChunk, it.ID}
 	}
-	return a.Fetch(ctx, wants, func(i int, plain []byte, err error) { deliver(items[i], plain, err) })
+	return a.Fetch(ctx, wants, func(i int, plain []byte, err error) error { return deliver(items[i], plain, err) })
 }

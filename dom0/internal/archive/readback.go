@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"sync"
 
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/pack"
@@ -50,14 +49,12 @@ func (w *Writer) ReadBack(ctx context.Context) error {
 
 // readBackBlobs opens every blob of a pack at the place that its table says.
 func (w *Writer) readBackBlobs(ctx context.Context, id format.ObjectID, toc *format.TOC) error {
-	var first firstError
-	err := w.a.tryBlobs(ctx, id, toc, func(_ format.BlobID, err error) { first.set(err) })
-	return errors.Join(err, first.get())
+	return w.a.tryBlobs(ctx, id, toc, func(_ format.BlobID, err error) error { return err })
 }
 
 // tryBlobs opens every blob of a pack and says, from many goroutines, how that
 // went.
-func (a *Archive) tryBlobs(ctx context.Context, id format.ObjectID, toc *format.TOC, result func(format.BlobID, error)) error {
+func (a *Archive) tryBlobs(ctx context.Context, id format.ObjectID, toc *format.TOC, result func(format.BlobID, error) error) error {
 	wants := make([]Want, 0, len(toc.Blobs))
 	places := make([]located, 0, len(toc.Blobs))
 	err := pack.Locations(id, toc, func(b format.TOCBlob, at format.Location) error {
@@ -68,25 +65,5 @@ func (a *Archive) tryBlobs(ctx context.Context, id format.ObjectID, toc *format.
 	if err != nil {
 		return err
 	}
-	return a.fetchLocated(ctx, wants, places, func(i int, _ []byte, err error) { result(wants[i].ID, err) })
-}
-
-// firstError keeps the first of many errors; safe for concurrent use.
-type firstError struct {
-	mu  sync.Mutex
-	err error
-}
-
-func (f *firstError) set(err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.err == nil {
-		f.err = err
-	}
-}
-
-func (f *firstError) get() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.err
+	return a.fetchLocated(ctx, wants, places, func(i int, _ []byte, err error) error { return result(wants[i].ID, err) })
 }

@@ -111,7 +111,7 @@ type rescue struct {
 	r      Repair
 	sealer *blob.Sealer // of chunks
 	stored int64        // bytes of the packs that the fresh index names
-	lost   bool  // the old index has blobs that the fresh one doesn't
+	lost   bool         // the old index has blobs that the fresh one doesn't
 }
 
 func (x *rescue) run(ctx context.Context) error {
@@ -166,12 +166,13 @@ func (x *rescue) adoptPacks(ctx context.Context) error {
 func (x *rescue) unreadable(ctx context.Context, id format.ObjectID, toc *format.TOC) (map[format.BlobID]bool, error) {
 	bad := map[format.BlobID]bool{}
 	var mu sync.Mutex
-	err := x.w.a.tryBlobs(ctx, id, toc, func(b format.BlobID, err error) {
+	err := x.w.a.tryBlobs(ctx, id, toc, func(b format.BlobID, err error) error {
 		if err != nil {
 			mu.Lock()
 			bad[b] = true
 			mu.Unlock()
 		}
+		return nil
 	})
 	return bad, err
 }
@@ -184,8 +185,9 @@ func (x *rescue) resend(ctx context.Context, e index.Entry) error {
 	place := []located{{at: format.Location{Pack: e.Pack, Offset: e.Offset, Length: e.Length}}}
 	var plain []byte
 	var damage error
-	err := a.fetchLocated(ctx, want, place, func(_ int, p []byte, err error) {
+	err := a.fetchLocated(ctx, want, place, func(_ int, p []byte, err error) error {
 		plain, damage = append(plain, p...), err
+		return nil
 	})
 	if err != nil {
 		return err

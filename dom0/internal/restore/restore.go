@@ -168,26 +168,17 @@ func (j *job) fetch(ctx context.Context, items []tree.Item, use func(it tree.Ite
 	if len(items) == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	err := j.a.FetchChunks(ctx, items, func(it tree.Item, plain []byte, err error) {
+	return j.a.FetchChunks(ctx, items, func(it tree.Item, plain []byte, err error) error {
 		off, length := Extent(it, j.record.Size, j.a.ChunkSize())
 		if err == nil && int64(len(plain)) != length {
 			err = &archive.DamageError{Object: "chunk", Reason: fmt.Errorf("has %d bytes where %d belong", len(plain), length)}
 		}
 		if err != nil {
-			err = j.damaged(off, length, err)
-		} else if err = use(it, plain); err == nil {
-			j.o.Bytes(length)
+			return j.damaged(off, length, err)
 		}
-		if err != nil {
-			cancel(err)
-		}
+		j.o.Bytes(length)
+		return use(it, plain)
 	})
-	if cause := context.Cause(ctx); cause != nil {
-		return cause
-	}
-	return err
 }
 
 // write puts a chunk in its place.

@@ -150,7 +150,7 @@ func (c *check) markBad(id format.BlobID) { c.bad[id] = true }
 // reads as many as it was asked to.
 func (c *check) probe() Probe {
 	salt := rand.Uint32()
-	return func(ctx context.Context, ids []format.BlobID, bad func(format.BlobID, error)) error {
+	return func(ctx context.Context, ids []format.BlobID, bad func(format.BlobID, error) error) error {
 		var read []format.BlobID
 		for _, id := range ids {
 			pack, ok, err := c.a.Locate(ctx, id)
@@ -160,11 +160,14 @@ func (c *check) probe() Probe {
 			s := c.packs[pack]
 			switch {
 			case !ok:
-				bad(id, &archive.DamageError{Object: "chunk " + id.String()[:8], Reason: errors.New("is in no index")})
+				err = bad(id, &archive.DamageError{Object: "chunk " + id.String()[:8], Reason: errors.New("is in no index")})
 			case s == nil || s.Missing:
-				bad(id, &archive.DamageError{Object: "pack " + pack.String(), Reason: errors.New("is missing")})
+				err = bad(id, &archive.DamageError{Object: "pack " + pack.String(), Reason: errors.New("is missing")})
 			case sampled(pack, salt, c.o.ReadData):
 				read = append(read, id)
+			}
+			if err != nil {
+				return err
 			}
 		}
 		return ReadAll(c.a, c.o.Bytes)(ctx, read, bad)

@@ -29,8 +29,8 @@ type Subject struct {
 }
 
 // Probe says which of the chunks can't be had: it calls bad for each, from any
-// goroutine.
-type Probe func(ctx context.Context, ids []format.BlobID, bad func(id format.BlobID, err error)) error
+// goroutine, and ends with the first error that bad returns.
+type Probe func(ctx context.Context, ids []format.BlobID, bad func(id format.BlobID, err error) error) error
 
 // Options say how to verify.
 type Options struct {
@@ -90,7 +90,7 @@ func (s *survey) readRecords(ctx context.Context, subjects []Subject) error {
 			wants = append(wants, archive.Want{Type: format.BlobVolumeRecord, ID: x.Record})
 		}
 	}
-	return s.a.Fetch(ctx, wants, func(i int, plain []byte, err error) {
+	return s.a.Fetch(ctx, wants, func(i int, plain []byte, err error) error {
 		var r *format.VolumeRecord
 		if err == nil {
 			r, err = format.ParseVolumeRecord(plain)
@@ -100,9 +100,10 @@ func (s *survey) readRecords(ctx context.Context, subjects []Subject) error {
 		if err != nil {
 			s.bad[wants[i].ID] = err
 			s.o.Bad(wants[i].ID)
-			return
+			return nil
 		}
 		s.records[wants[i].ID] = r
+		return nil
 	})
 }
 
@@ -137,14 +138,7 @@ func (s *survey) pass(ctx context.Context, share, shares uint64) error {
 		ids = append(ids, id)
 	}
 	s.o.Begin("verifying", int64(len(ids))*int64(s.a.ChunkSize()))
-	var tooMuch sync.Once
-	var overflow error
-	err := s.o.Probe(ctx, ids, func(id format.BlobID, err error) {
-		if err := s.markBad(id, err); err != nil {
-			tooMuch.Do(func() { overflow = err })
-		}
-	})
-	return errors.Join(err, overflow)
+	return s.o.Probe(ctx, ids, s.markBad)
 }
 
 // shareOf spreads ids, which are hashes, evenly.
@@ -229,17 +223,17 @@ func (s *survey) rangesOf(ctx context.Context, r *format.VolumeRecord) ([]damage
 
 // ReadAll is the Probe that reads every chunk and opens it.
 func ReadAll(a *archive.Archive, progress func(int64)) Probe {
-	return func(ctx context.Context, ids []format.BlobID, bad func(format.BlobID, error)) error {
+	return func(ctx context.Context, ids []format.BlobID, bad func(format.BlobID, error) error) error {
 		wants := make([]archive.Want, len(ids))
 		for i, id := range ids {
 			wants[i] = archive.Want{Type: format.BlobChunk, ID: id}
 		}
-		return a.Fetch(ctx, wants, func(i int, plain []byte, err error) {
+		return a.Fetch(ctx, wants, func(i int, plain []byte, err error) error {
 			if err != nil {
-				bad(ids[i], err)
-				return
+				return bad(ids[i], err)
 			}
 			progress(int64(a.ChunkSize()))
+			return nil
 		})
 	}
 }
