@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -61,6 +62,7 @@ type Archive struct {
 	index    *index.Table
 
 	window  *semaphore.Weighted // bytes of gets under way
+	fetched atomic.Int64        // sealed bytes of chunks that were asked for
 	openers chan *blob.Opener   // as many as cores
 	kdf     time.Duration
 }
@@ -298,6 +300,10 @@ func (a *Archive) Store() *store.Conn { return a.conn }
 
 // Destination is where the archive is.
 func (a *Archive) Destination() store.Destination { return a.dest }
+
+// FetchedChunks is how many sealed bytes of chunks were asked for so far,
+// without metadata.
+func (a *Archive) FetchedChunks() int64 { return a.fetched.Load() }
 
 // KDFTime is how long making the key from the passphrase took.
 func (a *Archive) KDFTime() time.Duration { return a.kdf }

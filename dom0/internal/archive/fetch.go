@@ -73,6 +73,9 @@ func (a *Archive) Fetch(ctx context.Context, wants []Want, deliver Deliver) erro
 			}
 			continue
 		}
+		if w.Type == format.BlobChunk {
+			a.fetched.Add(int64(e.Length))
+		}
 		found = append(found, located{i: i, at: format.Location{Pack: e.Pack, Offset: e.Offset, Length: e.Length}})
 	}
 	return a.fetchLocated(ctx, wants, found, deliver)

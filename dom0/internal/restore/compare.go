@@ -90,3 +90,37 @@ func (b *bitmap) count() int64 {
 	defer b.mu.Unlock()
 	return b.n
 }
+
+// spoolBytes bounds what is kept between the two passes, in bytes: enough that
+// going back by a day rarely fetches anything twice.
+const spoolBytes = 96 << 20
+
+// spool keeps authenticated chunks by index. It is safe for concurrent use.
+type spool struct {
+	mu     sync.Mutex
+	chunks map[uint64][]byte
+	bytes  int
+}
+
+// keep copies a chunk, if there is room for it.
+func (s *spool) keep(i uint64, plain []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.bytes+len(plain) > spoolBytes {
+		return
+	}
+	if s.chunks == nil {
+		s.chunks = map[uint64][]byte{}
+	}
+	s.chunks[i] = append([]byte(nil), plain...)
+	s.bytes += len(plain)
+}
+
+// take gives a chunk away, or nil.
+func (s *spool) take(i uint64) []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	plain := s.chunks[i]
+	delete(s.chunks, i)
+	return plain
+}

@@ -30,7 +30,7 @@ type Options struct {
 
 // A Result says what a restore did; the numbers are bytes.
 type Result struct {
-	Fetched int64 // sealed, from the store
+	Fetched int64 // sealed chunks, from the store
 	Written int64
 	Damage  damage.List
 }
@@ -46,6 +46,7 @@ type job struct {
 	res     *Result
 	written atomic.Int64
 	differ  bitmap             // in place: chunks to write
+	spool   spool              // in place: some of them, authenticated
 	lost    map[tree.Item]bool // nodes whose damage is in the list
 }
 
@@ -53,29 +54,31 @@ type job struct {
 // commits the target. Damage ends it, unless it is to be salvaged.
 func Fresh(ctx context.Context, a *archive.Archive, name string, seq uint64, r *format.VolumeRecord, t *target.Target, o Options) (*Result, error) {
 	j := &job{a: a, name: name, seq: seq, record: r, t: t, o: o, res: &Result{}, lost: map[tree.Item]bool{}}
-	start := a.Store().Received()
+	start := a.FetchedChunks()
 	o.Begin("restoring", r.Data)
 	err := j.walk(ctx, func(items []tree.Item) error { return j.fetch(ctx, items, j.write) }, nil)
-	j.res.Fetched, j.res.Written = a.Store().Received()-start, j.written.Load()
+	j.res.Fetched, j.res.Written = a.FetchedChunks()-start, j.written.Load()
 	return j.res, err
 }
 
 // Existing brings a target that has content up to date: chunks that differ are
 // fetched, the others only read and hashed. A first pass finds and
-// authenticates all that is needed; only then does a second one write. With
+// authenticates all that is needed; only then does a second one write. What the
+// first one fetched is kept up to a bound; the rest is fetched again. With
 // Salvage, ranges that can't be had keep what they held.
 func Existing(ctx context.Context, a *archive.Archive, name string, seq uint64, r *format.VolumeRecord, t *target.Target, o Options) (*Result, error) {
 	j := &job{a: a, name: name, seq: seq, record: r, t: t, o: o, res: &Result{}, lost: map[tree.Item]bool{}}
-	start := a.Store().Received()
-	defer func() { j.res.Fetched, j.res.Written = a.Store().Received()-start, j.written.Load() }()
+	start := a.FetchedChunks()
+	defer func() { j.res.Fetched, j.res.Written = a.FetchedChunks()-start, j.written.Load() }()
 	o.Begin("comparing", r.Data)
 	err := j.walk(ctx, func(items []tree.Item) error {
 		different, err := j.compare(ctx, items)
 		if err != nil {
 			return err
 		}
-		return j.fetch(ctx, different, func(it tree.Item, _ []byte) error {
+		return j.fetch(ctx, different, func(it tree.Item, plain []byte) error {
 			j.differ.set(it.Index)
+			j.spool.keep(it.Index, plain)
 			return nil
 		})
 	}, nil)
@@ -86,7 +89,12 @@ func Existing(ctx context.Context, a *archive.Archive, name string, seq uint64, 
 	err = j.walk(ctx, func(items []tree.Item) error {
 		var needed []tree.Item
 		for _, it := range items {
-			if j.differ.has(it.Index) {
+			if plain := j.spool.take(it.Index); plain != nil {
+				j.o.Bytes(int64(len(plain)))
+				if err := j.write(it, plain); err != nil {
+					return err
+				}
+			} else if j.differ.has(it.Index) {
 				needed = append(needed, it)
 			}
 		}
