@@ -78,7 +78,7 @@ func (o *backupCommand) validate(check) (err error) {
 }
 
 func (o *backupCommand) afterInterrupt() string {
-	return "run the same backup again: it goes on from here, and sends nothing twice that had arrived"
+	return "run it again: it goes on from here and sends nothing twice"
 }
 
 func (o *backupCommand) run(ctx context.Context, env *Env) error { return runBackup(ctx, env, o) }

@@ -36,7 +36,7 @@ func (e *Env) archiveOptions(lock protocol.LockMode) (archive.Options, error) {
 		State: dir, CacheDir: e.CacheDir, Lock: lock,
 		Wait: e.Wait, AllowRollback: e.AllowRollback, Adopt: e.Adopt,
 		Secret: func(ctx context.Context) (crypt.Secret, error) {
-			s, err := e.Secret.Get(ctx, fmt.Sprintf("Passphrase of %s: ", e.Dest))
+			s, err := e.Secret.Get(ctx, fmt.Sprintf("Passphrase of %s", e.Dest))
 			return cryptSecret(s), err
 		},
 		Warn: func(text string) { e.UI.Warn("%s", text) },

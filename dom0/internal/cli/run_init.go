@@ -24,7 +24,7 @@ func runInit(ctx context.Context, env *Env, o *initCommand) error {
 		return err
 	}
 	opts.Secret = func(ctx context.Context) (crypt.Secret, error) {
-		s, err := env.Secret.New(ctx, fmt.Sprintf("New passphrase of %s: ", env.Dest))
+		s, err := env.Secret.New(ctx, fmt.Sprintf("New passphrase of %s", env.Dest))
 		return cryptSecret(s), err
 	}
 	params := format.Params{
