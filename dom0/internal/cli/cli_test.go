@@ -68,9 +68,9 @@ var wrong = map[string]string{
 	"list|--dest=file:/d|--session=365d":                                            "365 days ago",
 	"list|--dest=file:/d|--session=":                                                "--session has no value",
 	"list|--dest=file:/d|a|a":                                                       `list: "a" is named twice`,
-	"list|--dest=file:/d|":                                                          "list: a volume's name can't be empty",
-	"list|--dest=file:/d|a\x1bb":                                                    `list: the name "a\x1bb" holds a control character`,
-	"list|--dest=file:/d|\xff":                                                      `list: the name "\xff" is not valid UTF-8`,
+	"list|--dest=file:/d|":                                                          "list: volume name is empty",
+	"list|--dest=file:/d|a\x1bb":                                                    `list: volume name "a\x1bb" has a control character`,
+	"list|--dest=file:/d|\xff":                                                      `list: volume name "\xff" is not valid UTF-8`,
 	"init|--dest=file:/d|x":                                                         `init takes no names: "x"`,
 	"init|--dest=file:/d|--chunk-size=3K":                                           "--chunk-size 3K: it has to be a power of two from 64K to 4M",
 	"init|--dest=file:/d|--chunk-size=96K":                                          "power of two",
@@ -84,7 +84,7 @@ var wrong = map[string]string{
 	"backup|--dest=file:/d":                                                         "backup: no source given",
 	"backup|--dest=file:/d|work":                                                    `"work" is no source`,
 	"backup|--dest=file:/d|file:/a/x|file:/b/x":                                     `both make a volume called "x"`,
-	"backup|--dest=file:/d|file:/a|--tag=,text":                                     "--tag: a tag needs a name",
+	"backup|--dest=file:/d|file:/a|--tag=,text":                                     "--tag: tag name is empty",
 	"backup|--dest=file:/d|file:/a|--tag=a|--tag=a,b":                               `--tag: the tag "a" is given twice`,
 	"backup|--dest=file:/d|file:/a|--tag=1|--tag=2|--tag=3|--tag=4|--tag=5|--tag=6": "at most 5 tags, not 6",
 	"restore|--dest=file:/d|--to=/x":                                                "restore: no volume named",
@@ -305,7 +305,7 @@ func TestParseSource(t *testing.T) {
 	for word, part := range map[string]string{
 		"": "is no source", "x": "is no source", "/a/b": "is no source", "x=": "is no source", "lvm:VG/LV": "is no source",
 		"x=y=file:/a": "is no source", "a/b=file:/x": "is no source", "File:/a": "is no source",
-		"file:": "has no path", "x=file:": "has no path", "=file:/a": "can't be empty", "file:/": "root directory",
+		"file:": "has no path", "x=file:": "has no path", "=file:/a": "is empty", "file:/": "root directory",
 		"file:/a\x00b": "zero byte", "a\nb=file:/x": "control character", "\xff=file:/x": "UTF-8", "file:/a/\x1b": "control character",
 		long + "n=file:/x": "at most 128 bytes",
 	} {
@@ -323,13 +323,7 @@ func TestParseSource(t *testing.T) {
 	}
 }
 
-// What the words may hold has to fit into the archive's format.
-func TestBoundsAreTheFormats(t *testing.T) {
-	for _, bound := range []int{format.MaxTagName, format.MaxTagText} {
-		if when.MaxTag != bound {
-			t.Errorf("tags of %d bytes are taken, the format holds %d", when.MaxTag, bound)
-		}
-	}
+func TestDefaultChunkSizeIsTheFormats(t *testing.T) {
 	var c chunkSize
 	if err := c.UnmarshalFlag("128K"); err != nil || c != format.DefaultChunkSize {
 		t.Errorf("the default chunk size is %d, the format's %d", c, format.DefaultChunkSize)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"pinion/dom0/internal/exit"
+	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/when"
 )
 
@@ -66,7 +67,7 @@ type backupCommand struct {
 	} `positional-args:"yes"`
 
 	sources []Source
-	tags    []tag
+	tags    []format.Tag
 }
 
 func (o *backupCommand) validate(check) (err error) {

@@ -108,28 +108,24 @@ func (p *percent) UnmarshalFlag(word string) error {
 	return nil
 }
 
-// tag is one --tag.
-type tag struct{ name, text string }
-
-func parseTags(words []string) ([]tag, error) {
+// parseTags reads what was given with --tag: NAME or NAME,TEXT.
+func parseTags(words []string) ([]format.Tag, error) {
 	if len(words) > format.MaxTags {
 		return nil, exit.Usagef("--tag: a session has at most %d tags, not %d", format.MaxTags, len(words))
 	}
-	var tags []tag
+	var tags []format.Tag
 	for _, word := range words {
 		name, text, _ := strings.Cut(word, ",")
-		if err := when.CheckTag(name); err != nil {
-			return nil, exit.Usagef("--tag: %w", err)
-		}
-		if err := when.CheckTagText(text); err != nil {
+		t := format.Tag{Name: name, Text: text}
+		if err := format.CheckTag(t); err != nil {
 			return nil, exit.Usagef("--tag: %w", err)
 		}
 		for _, other := range tags {
-			if other.name == name {
+			if other.Name == name {
 				return nil, exit.Usagef("--tag: the tag %q is given twice", name)
 			}
 		}
-		tags = append(tags, tag{name, text})
+		tags = append(tags, t)
 	}
 	return tags, nil
 }

@@ -8,7 +8,6 @@ import (
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/backup"
 	"pinion/dom0/internal/exit"
-	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/ui"
 	"pinion/protocol"
 )
@@ -78,12 +77,9 @@ func runBackup(ctx context.Context, env *Env, o *backupCommand) error {
 }
 
 func backupOptions(env *Env, a *archive.Archive, o *backupCommand) backup.Options {
-	options := backup.Options{Compression: a.Root().Params.Compression, Verify: o.Verify, Now: env.Now().In(env.Zone)}
+	options := backup.Options{Compression: a.Root().Params.Compression, Tags: o.tags, Verify: o.Verify, Now: env.Now().In(env.Zone)}
 	if o.Compression != compressionUnset {
 		options.Compression = o.Compression.params()
-	}
-	for _, t := range o.tags {
-		options.Tags = append(options.Tags, format.Tag{Name: t.name, Text: t.text})
 	}
 	return options
 }

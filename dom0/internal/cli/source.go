@@ -3,8 +3,6 @@ package cli
 import (
 	"path/filepath"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"pinion/dom0/internal/exit"
 	"pinion/dom0/internal/format"
@@ -15,7 +13,7 @@ const sourceHint = "write file:/path/of/image, or NAME=file:/path/of/image"
 
 // Source is what a backup reads: a file or block device, and the name of its volume in the archive.
 type Source struct {
-	// Name obeys CheckName.
+	// Name obeys format.CheckVolumeName.
 	Name string
 	// Path is absolute and clean.
 	Path string
@@ -47,7 +45,7 @@ func ParseSource(word string) (Source, error) {
 	if name == string(filepath.Separator) {
 		return Source{}, exit.UsageHint(sourceHint, "source %q is the root directory, not a file", word)
 	}
-	if err := CheckName(name); err != nil {
+	if err := format.CheckVolumeName(name); err != nil {
 		return Source{}, exit.UsageHint("give it another name: NAME="+location, "source %q: %w", word, err)
 	}
 	return Source{Name: name, Path: abs}, nil
@@ -78,27 +76,11 @@ func parseSources(words []string) ([]Source, error) {
 	return sources, nil
 }
 
-// CheckName tells what is wrong with a volume's name. It has 1 to format.MaxName bytes of valid UTF-8 without control
-// characters.
-func CheckName(name string) error {
-	switch {
-	case name == "":
-		return exit.Usagef("a volume's name can't be empty")
-	case len(name) > format.MaxName:
-		return exit.Usagef("a volume's name has at most %d bytes, this has %d", format.MaxName, len(name))
-	case !utf8.ValidString(name):
-		return exit.Usagef("the name %q is not valid UTF-8", name)
-	case strings.ContainsFunc(name, unicode.IsControl):
-		return exit.Usagef("the name %q holds a control character", name)
-	}
-	return nil
-}
-
 // checkNames checks the names of volumes given to a command, each once.
 func checkNames(command string, names []string) error {
 	seen := map[string]bool{}
 	for _, name := range names {
-		if err := CheckName(name); err != nil {
+		if err := format.CheckVolumeName(name); err != nil {
 			return exit.Usagef("%s: %w", command, err)
 		}
 		if seen[name] {

@@ -118,7 +118,7 @@ func parseSessionVolume(d *wire.Decoder) SessionVolume {
 	v.Mode = Mode(d.U8())
 	v.Live = d.Bool()
 	if d.Err() == nil && (v.Mode < ModeFull || v.Mode > ModeUnchanged) {
-		d.Failf("has unknown mode %d", v.Mode)
+		d.Failf("has unknown mode %d: %w", v.Mode, ErrNewer)
 	}
 	return v
 }

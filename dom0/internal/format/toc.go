@@ -70,7 +70,7 @@ func ParseTOC(untrusted []byte) (*TOC, error) {
 	t := &TOC{Generation: d.U64(), Kind: PackKind(d.U8())}
 	n := d.Count(tocBlob, MaxPackBlobs)
 	if d.Err() == nil && t.Kind != PackData && t.Kind != PackMetadata {
-		d.Failf("has unknown kind %d", t.Kind)
+		d.Failf("has unknown kind %d: %w", t.Kind, ErrNewer)
 	}
 	if d.Err() == nil && n == 0 {
 		d.Failf("lists no blobs")

@@ -55,7 +55,7 @@ func ParseVolumeRecord(untrusted []byte) (*VolumeRecord, error) {
 		d.Failf("has %d bytes of data and a tree that says otherwise", r.Data)
 	}
 	if d.Err() == nil && r.Source != SourceFile && r.Source != SourceDevice {
-		d.Failf("has unknown source kind %d", r.Source)
+		d.Failf("has unknown source kind %d: %w", r.Source, ErrNewer)
 	}
 	if err := d.Finish(); err != nil {
 		return nil, err
@@ -148,8 +148,11 @@ func CheckTag(t Tag) error {
 
 // checkText bounds a text that people see.
 func checkText(what, s string, shortest, longest int) error {
-	if len(s) < shortest || len(s) > longest {
-		return fmt.Errorf("%s of %d bytes; %d to %d are allowed", what, len(s), shortest, longest)
+	if len(s) < shortest {
+		return fmt.Errorf("%s is empty", what)
+	}
+	if len(s) > longest {
+		return fmt.Errorf("%s has %d bytes, at most %d bytes are allowed", what, len(s), longest)
 	}
 	if !utf8.ValidString(s) {
 		return fmt.Errorf("%s %q is not valid UTF-8", what, s)

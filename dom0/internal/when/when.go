@@ -13,8 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
+
+	"pinion/dom0/internal/format"
 )
 
 const (
@@ -22,8 +22,6 @@ const (
 	MinPrefix = 4
 	// MaxPrefix is the number of hex digits of a whole session id (16 bytes).
 	MaxPrefix = 32
-	// MaxTag bounds the name of a tag, and its text, in bytes; the archive format has the same bound.
-	MaxTag = 64
 	// maxCount bounds N in "N days": five digits of years would leave the years that RFC 3339 can write.
 	maxCount = 9999
 	// maxWord bounds what is parsed at all, in bytes; the longest accepted form is a tag.
@@ -102,7 +100,7 @@ func ParseSession(word string, now time.Time, zone *time.Location) (Session, err
 		}
 		return Session{Kind: Number, Number: n}, nil
 	case strings.HasPrefix(word, "^"):
-		if err := CheckTag(word[1:]); err != nil {
+		if err := format.CheckTag(format.Tag{Name: word[1:]}); err != nil {
 			return Session{}, err
 		}
 		return Session{Kind: Tag, Tag: word[1:]}, nil
@@ -132,31 +130,6 @@ func isPrefix(word string) bool {
 		}
 	}
 	return true
-}
-
-// CheckTag tells what is wrong with the name of a tag. A name has 1 to MaxTag bytes of valid UTF-8 without control
-// characters and without a comma, which ends it on the command line.
-func CheckTag(name string) error {
-	if name == "" {
-		return fmt.Errorf("a tag needs a name")
-	}
-	if strings.Contains(name, ",") {
-		return fmt.Errorf("tag %q: a name can't hold a comma", name)
-	}
-	return CheckTagText(name)
-}
-
-// CheckTagText tells what is wrong with the text of a tag, which may be empty and may hold commas.
-func CheckTagText(text string) error {
-	switch {
-	case len(text) > MaxTag:
-		return fmt.Errorf("a tag's name, and its text, have at most %d bytes, this has %d", MaxTag, len(text))
-	case !utf8.ValidString(text):
-		return fmt.Errorf("tag %q is not valid UTF-8", text)
-	case strings.ContainsFunc(text, unicode.IsControl):
-		return fmt.Errorf("tag %q holds a control character", text)
-	}
-	return nil
 }
 
 // number reads decimal digits without sign, space or leading zero, up to limit.

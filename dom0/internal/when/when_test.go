@@ -7,6 +7,8 @@ import (
 	_ "time/tzdata" // the machine that runs the tests may have no zone files
 
 	"pgregory.net/rapid"
+
+	"pinion/dom0/internal/format"
 )
 
 func zone(t testing.TB, name string) *time.Location {
@@ -153,7 +155,7 @@ func TestParseSessionRefuses(t *testing.T) {
 		"#-1":                         "session number",
 		"#1,#2":                       "session number",
 		"#18446744073709551616":       "session number",
-		"^":                           "needs a name",
+		"^":                           "is empty",
 		"^a,b":                        "comma",
 		"^a\nb":                       "control character",
 		"^\xff":                       "UTF-8",
@@ -200,7 +202,7 @@ func TestSessionStringReadsBack(t *testing.T) {
 		case Number:
 			want.Number = rapid.Uint64Min(1).Draw(t, "number")
 		case Tag:
-			want.Tag = rapid.StringMatching(`[^,[:cntrl:]]{1,16}`).Filter(func(s string) bool { return CheckTag(s) == nil }).Draw(t, "tag")
+			want.Tag = rapid.StringMatching(`[^,[:cntrl:]]{1,16}`).Filter(func(s string) bool { return format.CheckTag(format.Tag{Name: s}) == nil }).Draw(t, "tag")
 		case Time:
 			want.At = time.Unix(rapid.Int64Range(0, 1<<37).Draw(t, "at"), rapid.Int64Range(0, 999_999_999).Draw(t, "nanos")).In(loc)
 		}
