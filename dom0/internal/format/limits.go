@@ -38,6 +38,10 @@ const (
 	// closed early.
 	MaxPackBlobs = 16 << 10
 
+	// MaxPacks bounds the packs that a store may list: 64 TiB of full ones. A
+	// store that goes on listing for ever is told apart from a large one.
+	MaxPacks = 4 << 20
+
 	// MaxIndexObject bounds an index object, sealed, in bytes.
 	MaxIndexObject = 8 << 20
 
