@@ -157,6 +157,10 @@ func archive(t testing.TB, initArgs ...string) *world {
 	return w
 }
 
+// goRace makes a data race the end of the program that has it. Without the
+// last setting every program would sleep for a second before it ends.
+const goRace = "halt_on_error=1 exitcode=66 atexit_sleep_ms=0"
+
 // path is a path in the world.
 func (w *world) path(name string) string { return filepath.Join(w.dir, name) }
 
@@ -183,7 +187,7 @@ func (w *world) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(w.bin, "pinion"), w.args(args)...)
 	cmd.Dir = w.dir
 	cmd.Env = append([]string{
-		"PATH=" + w.bin + ":/usr/bin:/bin:/usr/sbin:/sbin", "HOME=" + w.dir, "TZ=UTC", "GORACE=halt_on_error=1 exitcode=66",
+		"PATH=" + w.bin + ":/usr/bin:/bin:/usr/sbin:/sbin", "HOME=" + w.dir, "TZ=UTC", "GORACE=" + goRace,
 	}, w.env...)
 	cmd.SysProcAttr = w.cred
 	return cmd

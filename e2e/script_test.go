@@ -49,7 +49,7 @@ func TestScripts(t *testing.T) {
 			s := &script{t: t, dir: t.TempDir()}
 			s.env = []string{
 				"PATH=" + bin + ":/usr/bin:/bin:/usr/sbin:/sbin", "HOME=" + s.dir, "TZ=UTC", "WORK=" + s.dir,
-				"GORACE=halt_on_error=1 exitcode=66", "PINION_DEST=file:" + s.dir + "/store",
+				"GORACE=" + goRace, "PINION_DEST=file:" + s.dir + "/store",
 			}
 			s.program = filepath.Join(bin, "pinion")
 			writeFile(t, s.dir+"/key", content("random:64:1"))
