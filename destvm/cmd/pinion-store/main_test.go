@@ -15,7 +15,10 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asHelper) != "" {
 		main()
 	}
-	os.Setenv(asHelper, "1") // for the helpers that tests start
+	// For the helpers that tests start. Under the race detector a program
+	// sleeps for a second before it ends, unless told otherwise.
+	os.Setenv(asHelper, "1")
+	os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE"))
 	os.Exit(m.Run())
 }
 

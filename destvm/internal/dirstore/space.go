@@ -121,10 +121,13 @@ func (s *Store) Compose(name string, size uint64, untrustedList []byte) error {
 		return err
 	}
 	defer u.Discard()
-	c := composer{s: s, u: u}
+	c := composer{s: s, u: u, buf: make([]byte, 0, smallCopy)}
 	defer c.close()
 	if err := protocol.EachPart(untrustedList, c.add); err != nil {
 		return fault(writing, "compose "+name, err)
+	}
+	if err := c.flush(); err != nil {
+		return err
 	}
 	return u.Commit()
 }
@@ -146,11 +149,17 @@ func checkParts(name string, size uint64, untrustedList []byte) error {
 	return nil
 }
 
+// smallCopy is the length, in bytes, from which on the kernel is asked to
+// copy a part. Smaller ones are gathered in memory: a system call each way
+// costs more than the copy.
+const smallCopy = 64 << 10
+
 // A composer adds parts to an Upload. It keeps the last source open: parts
 // come in runs of the same one.
 type composer struct {
 	s      *Store
 	u      *Upload
+	buf    []byte // small parts that are not written yet; its capacity never changes
 	name   string
 	source *os.File
 	size   int64
@@ -162,8 +171,29 @@ func (c *composer) close() {
 	}
 }
 
+// flush writes what was gathered.
+func (c *composer) flush() error {
+	_, err := c.u.Write(c.buf)
+	c.buf = c.buf[:0]
+	return err
+}
+
+// room returns the next n bytes of the buffer, n being at most smallCopy.
+func (c *composer) room(n int) ([]byte, error) {
+	if n > cap(c.buf)-len(c.buf) {
+		if err := c.flush(); err != nil {
+			return nil, err
+		}
+	}
+	c.buf = c.buf[:len(c.buf)+n]
+	return c.buf[len(c.buf)-n:], nil
+}
+
 func (c *composer) add(p protocol.Part) error {
 	if p.Source == "" {
+		if err := c.flush(); err != nil {
+			return err
+		}
 		_, err := c.u.Write(p.Literal)
 		return err
 	}
@@ -178,14 +208,24 @@ func (c *composer) add(p protocol.Part) error {
 	if err := CheckInside(p.Source, p.Range, c.size); err != nil {
 		return err
 	}
-	return c.u.copyFrom(c.source, p.Source, p.Range)
+	if p.Len() >= smallCopy {
+		if err := c.flush(); err != nil {
+			return err
+		}
+		return c.u.copyFrom(c.source, p.Source, p.Range)
+	}
+	b, err := c.room(p.Len())
+	if err != nil {
+		return err
+	}
+	if _, err := c.source.ReadAt(b, int64(p.Range.Off)); err != nil {
+		return fault(reading, "read "+p.Source, err)
+	}
+	return nil
 }
 
 // copyFrom adds a range of a file. The kernel does it where it can.
 func (u *Upload) copyFrom(f *os.File, source string, r protocol.Range) error {
-	if int64(r.Len) > u.left {
-		return u.fail(&Error{Code: protocol.CodeBadRequest, Text: u.name + " has more bytes than it was to have"})
-	}
 	if _, err := f.Seek(int64(r.Off), io.SeekStart); err != nil {
 		return u.fail(fault(reading, "read "+source, err))
 	}

@@ -28,6 +28,7 @@ type Client struct {
 	cmd    *exec.Cmd
 	in     io.WriteCloser
 	out    *bufio.Reader
+	pipe   io.Closer     // under out
 	Stderr *bytes.Buffer // complete after Wait
 	next   uint32
 	timer  *time.Timer
@@ -52,7 +53,7 @@ func Start(t testing.TB, command []string) *Client {
 		t.Fatal(err)
 	}
 	theirs.Close()
-	c.in, c.out = in, bufio.NewReaderSize(out, 4*protocol.MaxFrame)
+	c.in, c.pipe, c.out = in, out, bufio.NewReaderSize(out, 4*protocol.MaxFrame)
 	c.timer = time.AfterFunc(patience, func() { c.cmd.Process.Kill() })
 	t.Cleanup(func() {
 		c.timer.Stop()
@@ -285,6 +286,9 @@ func (c *Client) Names(prefix string, page uint32) []string {
 
 // CloseInput ends the helper's input.
 func (c *Client) CloseInput() { c.in.Close() }
+
+// CloseOutput stops reading: the helper's output has nowhere to go.
+func (c *Client) CloseOutput() { c.pipe.Close() }
 
 // Kill kills the helper at once and waits for it.
 func (c *Client) Kill() {

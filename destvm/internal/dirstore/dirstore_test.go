@@ -1,0 +1,408 @@
+package dirstore
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"pinion/protocol"
+)
+
+func packName(n byte) string { return protocol.PackName([16]byte{n}) }
+
+func open(t *testing.T, dir string, o Options) *Store {
+	t.Helper()
+	s, err := Open(dir, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	return s
+}
+
+// create opens a new archive with the exclusive lock.
+func create(t *testing.T, dir string) *Store {
+	t.Helper()
+	s := open(t, dir, Options{Create: true})
+	if err := s.Lock(protocol.LockExclusive); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func put(s *Store, name string, b []byte) error {
+	u, err := s.Create(name, uint64(len(b)))
+	if err != nil {
+		return err
+	}
+	if _, err := u.Write(b); err != nil {
+		return err
+	}
+	return u.Commit()
+}
+
+func read(s *Store, name string) ([]byte, error) {
+	f, _, err := s.Object(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(f)
+}
+
+func list(t *testing.T, s *Store, prefix string) []string {
+	t.Helper()
+	var names []string
+	_, more, err := s.List(prefix, "", 1000, func(e protocol.Entry) error {
+		names = append(names, e.Name)
+		return nil
+	})
+	if err != nil || more {
+		t.Errorf("list %s: more %v, %v", prefix, more, err)
+	}
+	return names
+}
+
+func wantCode(t *testing.T, what string, err error, want protocol.Code) {
+	t.Helper()
+	e := (*Error)(nil)
+	if !errors.As(err, &e) || e.Code != want {
+		t.Errorf("%s: %v, want %s", what, err, want)
+	} else if strings.ContainsAny(e.Text, "\n") || strings.Contains(e.Text, "/tmp/") || e.Text == "" {
+		t.Errorf("%s: the text is %q", what, e.Text)
+	}
+}
+
+// TestNothingOutside plants links to the outside wherever the store goes, and
+// looks whether anything there is read, written or removed.
+func TestNothingOutside(t *testing.T) {
+	outside := t.TempDir()
+	secret := filepath.Join(outside, "secret")
+	if err := os.WriteFile(secret, []byte("secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	check := func(what string) {
+		t.Helper()
+		b, err := os.ReadFile(secret)
+		entries, _ := os.ReadDir(outside)
+		if err != nil || string(b) != "secret" || len(entries) != 1 {
+			t.Errorf("%s: the outside has %q, %v, %v", what, b, entries, err)
+		}
+	}
+	// Directories that lead out.
+	for _, link := range []string{"keys", "packs", "packs/01", "index", "tmp"} {
+		dir := filepath.Join(t.TempDir(), "archive")
+		create(t, dir).Close()
+		path := filepath.Join(dir, link)
+		os.RemoveAll(path)
+		if err := os.Symlink(outside, path); err != nil {
+			t.Fatal(err)
+		}
+		s := open(t, dir, Options{Create: true})
+		if err := s.Lock(protocol.LockExclusive); (err == nil) == (link == "tmp") {
+			t.Errorf("%s: the lock gave %v", link, err)
+		}
+		for _, name := range []string{protocol.KeyName([16]byte{1}), packName(1), protocol.IndexName([16]byte{1})} {
+			if err := put(s, name, []byte("x")); err == nil && (strings.HasPrefix(name, link) || link == "tmp") {
+				t.Errorf("put %s through the link %s went well", name, link)
+			}
+			read(s, name)
+			s.Delete([]string{name})
+			s.Punch(name, []protocol.Range{{Off: 0, Len: 1}})
+		}
+		for _, prefix := range []string{protocol.PrefixKeys, protocol.PrefixPacks, protocol.PrefixIndex, protocol.PrefixRoot} {
+			s.List(prefix, "", 10, func(e protocol.Entry) error {
+				t.Errorf("%s: %s is listed", link, e.Name)
+				return nil
+			})
+		}
+		s.Close()
+		check(link)
+	}
+	// Objects that lead out.
+	dir := filepath.Join(t.TempDir(), "archive")
+	s := create(t, dir)
+	os.Mkdir(filepath.Join(dir, "packs/01"), 0o700)
+	for _, name := range []string{packName(1), protocol.RootName, "root.1", protocol.KeyName([16]byte{1})} {
+		if err := os.Symlink(secret, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+		_, err := read(s, name)
+		wantCode(t, "read "+name, err, protocol.CodeIO)
+		if !strings.Contains(name, "root") {
+			wantCode(t, "put "+name, put(s, name, []byte("x")), protocol.CodeExists)
+			wantCode(t, "punch "+name, s.Punch(name, []protocol.Range{{Off: 0, Len: 1}}), protocol.CodeIO)
+		}
+		if name != protocol.RootName {
+			wantCode(t, "delete "+name, s.Delete([]string{name}), protocol.CodeIO)
+		}
+	}
+	h := sha256.Sum256([]byte("secret"))
+	wantCode(t, "swap", s.Swap(&h, []byte("x")), protocol.CodeIO)
+	part := protocol.AppendCopy(nil, packName(1), protocol.Range{Off: 0, Len: 6})
+	wantCode(t, "compose", s.Compose(packName(2), 6, part), protocol.CodeIO)
+	for _, prefix := range []string{protocol.PrefixKeys, protocol.PrefixPacks, protocol.PrefixRoot} {
+		if names := list(t, s, prefix); len(names) > 0 {
+			t.Errorf("there are %q", names)
+		}
+	}
+	check("objects")
+}
+
+// TestLockFileLink: a lock file that leads out is neither opened nor made.
+func TestLockFileLink(t *testing.T) {
+	outside := filepath.Join(t.TempDir(), "made")
+	dir := filepath.Join(t.TempDir(), "archive")
+	create(t, dir).Close()
+	os.Remove(filepath.Join(dir, lockWrite))
+	if err := os.Symlink(outside, filepath.Join(dir, lockWrite)); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, dir, Options{})
+	wantCode(t, "lock", s.Lock(protocol.LockAppend), protocol.CodeIO)
+	if _, err := os.Lstat(outside); err == nil {
+		t.Error("a file was made outside")
+	}
+}
+
+// TestOddFiles: what is no file under an object's name neither hangs the
+// store nor is taken for an object.
+func TestOddFiles(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "archive")
+	s := create(t, dir)
+	plant := map[string]func(path string) error{
+		"fifo":      func(p string) error { return unix.Mkfifo(p, 0o600) },
+		"directory": func(p string) error { return os.Mkdir(p, 0o700) },
+		"socket": func(p string) error {
+			fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+			return unix.Bind(fd, &unix.SockaddrUnix{Name: p})
+		},
+	}
+	for what, make := range plant {
+		t.Chdir(dir) // a socket's path must be short
+		name := protocol.KeyName([16]byte{7})
+		if err := make(name); err != nil {
+			t.Fatal(err)
+		}
+		_, err := read(s, name)
+		wantCode(t, "read a "+what, err, protocol.CodeIO)
+		wantCode(t, "put on a "+what, put(s, name, nil), protocol.CodeExists)
+		wantCode(t, "delete a "+what, s.Delete([]string{name}), protocol.CodeIO)
+		wantCode(t, "punch a "+what, s.Punch(name, []protocol.Range{{Off: 0, Len: 1}}), protocol.CodeIO)
+		if names := list(t, s, protocol.PrefixKeys); len(names) > 0 {
+			t.Errorf("a %s is listed as %q", what, names)
+		}
+		os.Remove(name)
+	}
+}
+
+func TestPlace(t *testing.T) {
+	base := t.TempDir()
+	file, fifo := filepath.Join(base, "file"), filepath.Join(base, "fifo")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		path   string
+		create bool
+		want   protocol.Code
+	}{
+		{file, false, protocol.CodeNotDirectory},
+		{file, true, protocol.CodeNotDirectory},
+		{fifo, true, protocol.CodeNotDirectory},
+		{file + "/x", true, protocol.CodeNotDirectory},
+		{filepath.Join(base, "missing"), false, protocol.CodeNotFound},
+		{filepath.Join(base, "missing", "deeper"), true, protocol.CodeNotFound},
+	} {
+		_, err := Open(tt.path, Options{Create: tt.create})
+		wantCode(t, tt.path, err, tt.want)
+	}
+	if entries, _ := os.ReadDir(base); len(entries) != 2 {
+		t.Errorf("there are %v", entries)
+	}
+}
+
+// TestLookingLeavesNothing: opening, listing and locking for reading a
+// directory that is no archive makes no file in it.
+func TestLookingLeavesNothing(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, Options{})
+	if err := s.Lock(protocol.LockRead); err != nil {
+		t.Fatal(err)
+	}
+	list(t, s, protocol.PrefixPacks)
+	_, err := read(s, protocol.RootName)
+	wantCode(t, "read the root", err, protocol.CodeNotFound)
+	s.Close()
+	if entries, _ := os.ReadDir(dir); len(entries) > 0 {
+		t.Errorf("there are %v", entries)
+	}
+}
+
+// TestSwapAfterDeath: a helper that died between giving the root its second
+// name and replacing it leaves no more than that name.
+func TestSwapAfterDeath(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "archive")
+	s := create(t, dir)
+	if err := s.Swap(nil, []byte("one")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(filepath.Join(dir, "root"), filepath.Join(dir, "root.1")); err != nil {
+		t.Fatal(err)
+	}
+	h := sha256.Sum256([]byte("one"))
+	if err := s.Swap(&h, []byte("two")); err != nil {
+		t.Fatal(err)
+	}
+	if got := list(t, s, protocol.PrefixRoot); !slices.Equal(got, []string{"root", "root.1"}) {
+		t.Errorf("roots are %q", got)
+	}
+	if b, err := read(s, "root.1"); string(b) != "one" {
+		t.Errorf("root.1 is %q, %v", b, err)
+	}
+}
+
+// TestRootNumbersEnd: the highest number that there can be stops swaps, and
+// loses nothing.
+func TestRootNumbersEnd(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "archive")
+	s := create(t, dir)
+	if err := s.Swap(nil, []byte("one")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "root.9999999999"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h := sha256.Sum256([]byte("one"))
+	wantCode(t, "swap", s.Swap(&h, []byte("two")), protocol.CodeIO)
+	if b, err := read(s, protocol.RootName); string(b) != "one" {
+		t.Errorf("root is %q, %v", b, err)
+	}
+}
+
+// TestListIsBounded: a directory with many more names than one page.
+func TestListIsBounded(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "archive")
+	s := create(t, dir)
+	var want []string
+	for i := range 4000 {
+		name := protocol.IndexName([16]byte{byte(i >> 8), byte(i), byte(i * 7)})
+		want = append(want, name)
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	slices.Sort(want)
+	var got []string
+	for after, more := "", true; more; {
+		var err error
+		_, more, err = s.List(protocol.PrefixIndex, after, 7, func(e protocol.Entry) error {
+			got = append(got, e.Name)
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		after = got[len(got)-1]
+		if len(got) > 200 {
+			break
+		}
+	}
+	if !slices.Equal(got, want[:len(got)]) {
+		t.Error("the pages are not the names in order")
+	}
+	names, more, err := s.names(protocol.PrefixIndex, want[2499], 1000)
+	if err != nil || !more || !slices.Equal(names, want[2500:3500]) {
+		t.Errorf("a page from the middle has %d names, more %v, %v", len(names), more, err)
+	}
+}
+
+func TestUploadMisuse(t *testing.T) {
+	s := create(t, filepath.Join(t.TempDir(), "archive"))
+	u, err := s.Create(packName(1), 5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = u.Write([]byte("123456"))
+	wantCode(t, "too much", err, protocol.CodeBadRequest)
+	wantCode(t, "commit", u.Commit(), protocol.CodeBadRequest)
+	u, err = s.Create(packName(1), 5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.Write([]byte("123"))
+	wantCode(t, "too little", u.Commit(), protocol.CodeBadRequest)
+	_, err = s.Create(packName(1), protocol.MaxObject+1)
+	wantCode(t, "too large", err, protocol.CodeTooLarge)
+	_, err = s.Create("../x", 1)
+	wantCode(t, "no name", err, protocol.CodeBadRequest)
+	if names := list(t, s, protocol.PrefixPacks); len(names) > 0 {
+		t.Errorf("there are %q", names)
+	}
+}
+
+func TestPunchFreesSpace(t *testing.T) {
+	s := create(t, filepath.Join(t.TempDir(), "archive"))
+	if s.Capabilities()&protocol.CanPunch == 0 {
+		t.Fatal("this file system can't punch: run the tests on one that can")
+	}
+	if err := put(s, packName(1), bytes.Repeat([]byte{1}, 4<<20)); err != nil {
+		t.Fatal(err)
+	}
+	before, err := s.Used()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Punch(packName(1), []protocol.Range{{Off: 1 << 20, Len: 2 << 20}}); err != nil {
+		t.Fatal(err)
+	}
+	after, err := s.Used()
+	if err != nil || before-after < 1<<20 {
+		t.Errorf("used went from %d to %d, %v", before, after, err)
+	}
+}
+
+func TestErrorsHaveNoPaths(t *testing.T) {
+	err := fault(writing, "put x in place", fmt.Errorf("wrapped: %w",
+		&os.LinkError{Op: "rename", Old: "/home/a", New: "/home/b", Err: unix.ENOSPC}))
+	if got, want := err.Error(), "no-space: put x in place: no space left on device"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestClassify(t *testing.T) {
+	for _, tt := range []struct {
+		err     error
+		reading protocol.Code
+		writing protocol.Code
+	}{
+		{unix.ENOSPC, protocol.CodeNoSpace, protocol.CodeNoSpace},
+		{unix.EDQUOT, protocol.CodeNoSpace, protocol.CodeNoSpace},
+		{unix.EROFS, protocol.CodeIO, protocol.CodeReadOnly},
+		{unix.EACCES, protocol.CodeIO, protocol.CodeReadOnly},
+		{unix.EPERM, protocol.CodeIO, protocol.CodeReadOnly},
+		{unix.EIO, protocol.CodeIO, protocol.CodeIO},
+		{unix.ENOENT, protocol.CodeNotFound, protocol.CodeNotFound},
+		{unix.EEXIST, protocol.CodeExists, protocol.CodeExists},
+	} {
+		err := &os.PathError{Op: "open", Path: "/home/x", Err: tt.err}
+		wantCode(t, "reading", fault(reading, "do", err), tt.reading)
+		wantCode(t, "writing", fault(writing, "do", err), tt.writing)
+	}
+}
