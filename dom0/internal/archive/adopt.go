@@ -9,6 +9,7 @@ import (
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/index"
 	"pinion/dom0/internal/pack"
+	"pinion/dom0/internal/store"
 	"pinion/protocol"
 )
 
@@ -59,11 +60,12 @@ func (w *Writer) adoptPack(ctx context.Context, id format.ObjectID, toc *format.
 // eachPack lists the packs in the store, in order of their ids.
 func (a *Archive) eachPack(ctx context.Context, fn func(id format.ObjectID, size int64) error) error {
 	after := ""
-	for {
+	for listed := 0; listed < format.MaxPacks; {
 		entries, more, err := a.conn.List(ctx, protocol.PrefixPacks, after, protocol.MaxListed)
 		if err != nil {
 			return fmt.Errorf("list packs: %w", err)
 		}
+		listed += len(entries)
 		for _, e := range entries {
 			id, err := format.ParseObjectID(e.Name[strings.LastIndexByte(e.Name, '/')+1:])
 			if err != nil {
@@ -78,6 +80,7 @@ func (a *Archive) eachPack(ctx context.Context, fn func(id format.ObjectID, size
 			return nil
 		}
 	}
+	return fmt.Errorf("list packs: the store lists more than %d: %w", format.MaxPacks, store.ErrProtocol)
 }
 
 // tocGuess is how many bytes at the end of a pack are asked for at first:

@@ -73,7 +73,7 @@ type PackState struct {
 // CheckPacks reads the table of contents of every pack that the index names,
 // and compares the two. What is wrong goes to bad. The result takes some 100
 // bytes of memory a pack.
-func (a *Archive) CheckPacks(ctx context.Context, begin func(packs int), step func(), bad func(error)) (map[format.ObjectID]*PackState, error) {
+func (a *Archive) CheckPacks(ctx context.Context, begin, step func(bytes int64), bad func(error)) (map[format.ObjectID]*PackState, error) {
 	states := map[format.ObjectID]*PackState{}
 	err := a.index.Each(ctx, func(e index.Entry) error {
 		s := states[e.Pack]
@@ -96,7 +96,11 @@ func (a *Archive) CheckPacks(ctx context.Context, begin func(packs int), step fu
 	if err != nil {
 		return nil, err
 	}
-	begin(len(states))
+	total := int64(0)
+	for _, s := range states {
+		total += s.Size
+	}
+	begin(total)
 	for id, s := range states {
 		if s.Missing {
 			bad(&DamageError{Object: protocol.PackName(id), Reason: errors.New("is missing")})
@@ -105,7 +109,7 @@ func (a *Archive) CheckPacks(ctx context.Context, begin func(packs int), step fu
 		} else if s.TOC != nil {
 			bad(s.TOC)
 		}
-		step()
+		step(s.Size)
 	}
 	return states, nil
 }

@@ -49,17 +49,19 @@ func (w *Writer) ReadBack(ctx context.Context) error {
 
 // readBackBlobs opens every blob of a pack at the place that its table says.
 func (w *Writer) readBackBlobs(ctx context.Context, id format.ObjectID, toc *format.TOC) error {
-	return w.a.tryBlobs(ctx, id, toc, func(_ format.BlobID, err error) error { return err })
+	return w.a.tryBlobs(ctx, id, toc, func(format.BlobID) bool { return true }, func(_ format.BlobID, err error) error { return err })
 }
 
-// tryBlobs opens every blob of a pack and says, from many goroutines, how that
-// went.
-func (a *Archive) tryBlobs(ctx context.Context, id format.ObjectID, toc *format.TOC, result func(format.BlobID, error) error) error {
+// tryBlobs opens the chosen blobs of a pack and says, from many goroutines, how
+// that went.
+func (a *Archive) tryBlobs(ctx context.Context, id format.ObjectID, toc *format.TOC, chosen func(format.BlobID) bool, result func(format.BlobID, error) error) error {
 	wants := make([]Want, 0, len(toc.Blobs))
 	places := make([]located, 0, len(toc.Blobs))
 	err := pack.Locations(id, toc, func(b format.TOCBlob, at format.Location) error {
-		places = append(places, located{i: len(wants), at: at})
-		wants = append(wants, Want{b.Type, b.ID})
+		if chosen(b.ID) {
+			places = append(places, located{i: len(wants), at: at})
+			wants = append(wants, Want{b.Type, b.ID})
+		}
 		return nil
 	})
 	if err != nil {

@@ -26,10 +26,9 @@ import (
 // Nothing is deleted but damaged key slots. A crash leaves the old root and
 // packs that the next Repair finds again.
 type Repair struct {
-	States map[format.ObjectID]*PackState // of CheckPacks
-	Bad    map[format.BlobID]bool         // blobs known not to open
-	Lost   bool                           // something is gone: trackers must rescan
-	Warn   func(text string)
+	Bad  map[format.BlobID]bool // blobs that were missed, or didn't open: tried again
+	Lost bool                   // something is gone: trackers must rescan
+	Warn func(text string)
 }
 
 // Repair runs r. LoadGoodIndex was called before; afterwards the archive reads
@@ -125,16 +124,11 @@ func (x *rescue) run(ctx context.Context) error {
 		if err != nil || known {
 			return err
 		}
-		if x.r.Bad[e.ID] {
-			x.lost = true
-			return nil
-		}
 		return x.resend(ctx, e)
 	})
 }
 
 // adoptPacks enters every pack in the store whose table of contents opens.
-// One that a prune may have begun to free is looked into blob by blob.
 func (x *rescue) adoptPacks(ctx context.Context) error {
 	a := x.w.a
 	return a.eachPack(ctx, func(id format.ObjectID, size int64) error {
@@ -145,11 +139,9 @@ func (x *rescue) adoptPacks(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		bad := x.r.Bad
-		if toc.Generation < a.root.PrunedAt {
-			if bad, err = x.unreadable(ctx, id, toc); err != nil {
-				return err
-			}
+		bad, err := x.unreadable(ctx, id, toc)
+		if err != nil {
+			return err
 		}
 		x.stored += size
 		return pack.Locations(id, toc, func(b format.TOCBlob, at format.Location) error {
@@ -162,11 +154,14 @@ func (x *rescue) adoptPacks(ctx context.Context) error {
 	})
 }
 
-// unreadable tries every blob of a pack and returns those that don't open.
+// unreadable tries those blobs of a pack that there is a doubt about, and
+// returns those that don't open: all of them if a prune may have begun to free
+// the pack, else those that were missed somewhere.
 func (x *rescue) unreadable(ctx context.Context, id format.ObjectID, toc *format.TOC) (map[format.BlobID]bool, error) {
+	doubtful := func(b format.BlobID) bool { return x.r.Bad[b] || toc.Generation < x.w.a.root.PrunedAt }
 	bad := map[format.BlobID]bool{}
 	var mu sync.Mutex
-	err := x.w.a.tryBlobs(ctx, id, toc, func(b format.BlobID, err error) error {
+	err := x.w.a.tryBlobs(ctx, id, toc, doubtful, func(b format.BlobID, err error) error {
 		if err != nil {
 			mu.Lock()
 			bad[b] = true
@@ -203,9 +198,43 @@ func (x *rescue) resend(ctx context.Context, e index.Entry) error {
 	return x.w.AddSealed(ctx, e.ID, x.sealer.Seal(nil, e.Type, e.ID, plain))
 }
 
-// RestoreRoot puts back the root that this host saw last, if the store lost or
-// damaged its own. It returns the generation's text for the person. Nothing is
-// done where the root's absence can't be told from another archive's place.
+// SweepIndex deletes index objects that the root doesn't list: those that were
+// merged into others, and those of runs that didn't end. It needs the exclusive
+// lock. A store that only appends keeps them.
+func (a *Archive) SweepIndex(ctx context.Context) error {
+	if info := a.conn.Info(); info.AppendOnly || info.ReadOnly {
+		return nil
+	}
+	live := map[string]bool{}
+	for _, ref := range a.root.Index {
+		live[protocol.IndexName(ref.Object)] = true
+	}
+	after := ""
+	for {
+		entries, more, err := a.conn.List(ctx, protocol.PrefixIndex, after, protocol.MaxListed)
+		if err != nil {
+			return fmt.Errorf("list index objects: %w", err)
+		}
+		var dead []string
+		for _, e := range entries {
+			after = e.Name
+			if !live[e.Name] {
+				dead = append(dead, e.Name)
+			}
+		}
+		if len(dead) > 0 {
+			if err := a.conn.Delete(ctx, dead); err != nil {
+				return fmt.Errorf("delete superseded index objects: %w", err)
+			}
+		}
+		if !more || len(entries) == 0 {
+			return nil
+		}
+	}
+}
+
+// RestoreRoot puts back the root that this host saw last at dest, if the store
+// lost or damaged its own. Where this host saw none, that is ErrNoArchive.
 func RestoreRoot(ctx context.Context, dest store.Destination, opts Options) (err error) {
 	pin, ok, err := opts.State.Pin(dest.String())
 	if err != nil {

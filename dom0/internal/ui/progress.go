@@ -196,6 +196,9 @@ func (p *Progress) startLine() string {
 
 func (p *Progress) doneLine() string {
 	took, done := time.Since(p.started), p.done.Load()
+	if done == 0 {
+		return fmt.Sprintf("%s: done in %s", *p.label.Load(), Duration(took))
+	}
 	line := fmt.Sprintf("%s: done, %s in %s", *p.label.Load(), Bytes(done), Duration(took))
 	if took >= time.Second {
 		line += ", " + Rate(float64(done)/took.Seconds())

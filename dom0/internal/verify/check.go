@@ -54,6 +54,11 @@ func Check(ctx context.Context, a *archive.Archive, list *damage.List, o CheckOp
 	if o.Repair && (len(c.broken) > 0 || !found.Empty()) {
 		return c.repair(ctx, !found.Empty())
 	}
+	if o.Repair {
+		if err := a.SweepIndex(ctx); err != nil {
+			return nil, err
+		}
+	}
 	for _, err := range c.broken {
 		list.Add(damage.Range{}, err)
 	}
@@ -75,9 +80,8 @@ func (c *check) structure(ctx context.Context, bad func(error)) error {
 	if err := c.a.LoadGoodIndex(ctx, bad); err != nil {
 		return err
 	}
-	packs, err := c.a.CheckPacks(ctx,
-		func(n int) { c.o.Begin("checking packs", int64(n)*format.PackTarget) },
-		func() { c.o.Bytes(format.PackTarget) }, bad)
+	begin := func(total int64) { c.o.Begin("checking packs", total) }
+	packs, err := c.a.CheckPacks(ctx, begin, c.o.Bytes, bad)
 	if err != nil {
 		return err
 	}
@@ -102,7 +106,7 @@ func (c *check) sessions(ctx context.Context, found *damage.List) error {
 	if err != nil {
 		return err
 	}
-	return Run(ctx, c.a, subjects, found, Options{Probe: c.probe(), Bad: c.markBad, Begin: c.o.Begin, Bytes: c.o.Bytes})
+	return Run(ctx, c.a, subjects, found, Options{Probe: c.probe(), Bad: c.markBad, Begin: c.begin})
 }
 
 // subjects lists every volume of every session that can be read.
@@ -143,7 +147,15 @@ func (c *check) subjects(ctx context.Context, entries []format.SessionEntry, fou
 	return subjects, nil
 }
 
-// markBad remembers a blob that a repair must not keep.
+// begin shows what the survey is at: without reading data it has no bytes.
+func (c *check) begin(phase string, total int64) {
+	if c.o.ReadData == 0 {
+		phase, total = "checking trees", 0
+	}
+	c.o.Begin(phase, total*int64(c.o.ReadData)/100)
+}
+
+// markBad remembers a blob that can't be had.
 func (c *check) markBad(id format.BlobID) { c.bad[id] = true }
 
 // probe finds chunks that are in no index or in a pack that isn't there, and
@@ -183,13 +195,16 @@ func sampled(pack format.ObjectID, salt uint32, percent int) bool {
 // repair mends what can be mended, and checks again.
 func (c *check) repair(ctx context.Context, lost bool) (*Report, error) {
 	c.o.Begin("repairing", 0)
-	r := archive.Repair{States: c.packs, Bad: c.bad, Lost: lost, Warn: c.o.Warn}
+	r := archive.Repair{Bad: c.bad, Lost: lost, Warn: c.o.Warn}
 	if err := c.a.Repair(ctx, r, c.a.Root().Params.Compression); err != nil {
 		return nil, fmt.Errorf("repair: %w", err)
 	}
-	again := &check{a: c.a, o: c.o, list: c.list, bad: map[format.BlobID]bool{}}
-	again.o.Repair = false
-	report, err := Check(ctx, c.a, c.list, again.o)
+	if err := c.a.SweepIndex(ctx); err != nil {
+		return nil, fmt.Errorf("repair: %w", err)
+	}
+	again := c.o
+	again.Repair = false
+	report, err := Check(ctx, c.a, c.list, again)
 	if report != nil {
 		report.Repaired = true
 	}

@@ -35,9 +35,8 @@ type Probe func(ctx context.Context, ids []format.BlobID, bad func(id format.Blo
 // Options say how to verify.
 type Options struct {
 	Probe Probe
-	Bad   func(id format.BlobID) // gets each blob that can't be had, one at a time
-	Begin func(phase string, total int64)
-	Bytes func(n int64)
+	Bad   func(id format.BlobID)          // gets each blob that can't be had, one at a time
+	Begin func(phase string, total int64) // total: about how many plain bytes are probed
 }
 
 // probeBatch is how many distinct chunks are held at a time: their ids take 32
