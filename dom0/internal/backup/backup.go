@@ -45,6 +45,7 @@ type Result struct {
 	Session *format.Session
 	Volumes []Volume // those in the session, in the order of the sources
 	Failed  []Failed
+	Limit   Limit // what the reading of all volumes was limited by
 }
 
 // A Volume says what was done with a volume. All numbers but NewChunks are
@@ -116,6 +117,7 @@ func Run(ctx context.Context, a *archive.Archive, sources []Source, o Options) (
 		}
 		res.Volumes = append(res.Volumes, v)
 	}
+	res.Limit = p.busy.limit()
 	if len(res.Volumes) == 0 {
 		return res, ErrNothing
 	}
@@ -194,7 +196,7 @@ func (p *pipeline) add(ctx context.Context, v *Volume, c *outcome) error {
 	}
 	v.NewChunks++
 	v.Stored += int64(len(c.sealed))
-	return p.writer.AddSealed(ctx, c.id, c.sealed)
+	return timed(&p.busy.store, func() error { return p.writer.AddSealed(ctx, c.id, c.sealed) })
 }
 
 // metadata stores a metadata blob of a volume.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"runtime"
 	"sync"
+	"time"
 
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/blob"
@@ -60,6 +61,7 @@ type pipeline struct {
 	work      chan *job
 	workers   sync.WaitGroup
 	stop      context.CancelFunc
+	busy      busy
 }
 
 // newPipeline starts the workers. close ends them.
@@ -78,7 +80,8 @@ func newPipeline(ctx context.Context, a *archive.Archive, w *archive.Writer, c f
 			done: make(chan struct{}, 1),
 		}
 	}
-	for range min(cores, jobs) {
+	p.busy.count = min(cores, jobs)
+	for range p.busy.count {
 		sealer, err := a.NewSealer(c)
 		if err != nil {
 			p.close()
@@ -86,7 +89,7 @@ func newPipeline(ctx context.Context, a *archive.Archive, w *archive.Writer, c f
 		}
 		p.workers.Go(func() {
 			for j := range p.work {
-				j.err = p.seal(ctx, sealer, j)
+				j.err = timed(&p.busy.cores, func() error { return p.seal(ctx, sealer, j) })
 				j.done <- struct{}{}
 			}
 		})
@@ -111,6 +114,8 @@ func (e errSource) Unwrap() error { return e.error }
 // run reads a volume through the pipeline. Every chunk goes to sequence in
 // ascending order; progress counts the bytes read.
 func (p *pipeline) run(ctx context.Context, v *plain.Volume, progress func(int64), sequence func(index uint64, c *outcome) error) error {
+	start := time.Now()
+	defer func() { p.busy.wall += time.Since(start) }()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	order := make(chan *job, cap(p.free))
@@ -178,7 +183,11 @@ func (p *pipeline) readRun(ctx context.Context, v *plain.Volume, first, end uint
 		off := int64(first) * int64(p.chunkSize)
 		length := min(v.Size()-off, int64(n)*int64(p.chunkSize))
 		j.first, j.plain, j.chunks, j.err = first, j.plain[:length], j.chunks[:n], nil
-		if _, err := v.ReadAt(j.plain, off); err != nil {
+		err := timed(&p.busy.read, func() error {
+			_, err := v.ReadAt(j.plain, off)
+			return err
+		})
+		if err != nil {
 			p.free <- j
 			return errSource{err}
 		}

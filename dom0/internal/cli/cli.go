@@ -16,6 +16,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/jessevdk/go-flags"
@@ -69,8 +70,10 @@ func (a *app) main(ctx context.Context, args []string) exit.Status {
 		status = exit.Status(failure.Code)
 	}
 	if err := a.ui.Finish(failure); err != nil && status == exit.Done {
-		// Only standard error is left to say it on.
-		a.ui.PartFailed("%v", err)
+		// Only standard error is left to say it on. Who closed the pipe, as head does, has read enough.
+		if !errors.Is(err, syscall.EPIPE) {
+			a.ui.PartFailed("%v", err)
+		}
 		return exit.Failed
 	}
 	return status

@@ -19,6 +19,7 @@ type backupJSON struct {
 	Failed     []failedJSON       `json:"failed"`
 	SentBytes  int64              `json:"sent_bytes"`
 	KDFSeconds float64            `json:"kdf_seconds"`
+	LimitedBy  string             `json:"limited_by"` // source, cores or store
 }
 
 type sessionIDJSON struct {
@@ -90,7 +91,7 @@ func reportBackup(env *Env, a *archive.Archive, res *backup.Result) error {
 	doc := backupJSON{
 		Session: &sessionIDJSON{s.ID.String(), s.Seq, jsonTime(s.Time)},
 		Volumes: []backupVolumeJSON{}, Failed: []failedJSON{},
-		SentBytes: a.Store().Sent(), KDFSeconds: a.KDFTime().Seconds(),
+		SentBytes: a.Store().Sent(), KDFSeconds: a.KDFTime().Seconds(), LimitedBy: res.Limit.Stage,
 	}
 	var rows [][]string
 	for _, v := range res.Volumes {
@@ -107,6 +108,7 @@ func reportBackup(env *Env, a *archive.Archive, res *backup.Result) error {
 		env.UI.Printf("Session #%d (%s), %s sent:", s.Seq, s.ID.String()[:8], ui.Bytes(doc.SentBytes))
 		env.UI.Table([]string{"VOLUME", "SIZE", "READ", "NEW CHUNKS", "STORED"}, rows)
 	}
+	env.UI.Detail("%s", res.Limit)
 	if err := env.UI.Result(doc); err != nil {
 		return err
 	}

@@ -39,7 +39,9 @@ func runInit(ctx context.Context, env *Env, o *initCommand) error {
 	if env.Secret.KeyFile != "" {
 		secret = "key file"
 	}
-	env.UI.Printf("Made archive %s at %s.", root.Archive.String()[:8], env.Dest)
+	if !env.UI.Quiet() {
+		env.UI.Printf("Made archive %s at %s.", short(root.Archive.String()), env.Dest)
+	}
 	env.UI.Notice("A lost %s is a lost archive: nobody can open it without.", secret)
 	return env.UI.Result(struct {
 		Archive archiveJSON `json:"archive"`
