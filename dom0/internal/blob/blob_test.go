@@ -1,0 +1,355 @@
+package blob_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"testing"
+
+	"github.com/klauspost/compress/zstd"
+
+	"pinion/dom0/internal/blob"
+	"pinion/dom0/internal/crypt"
+	"pinion/dom0/internal/format"
+	ft "pinion/dom0/internal/formattest"
+)
+
+var update = ft.UpdateFlag()
+
+var fastest = format.Compression{Method: format.CompressZstd, Level: 1}
+
+func keys(t testing.TB) *crypt.Keys {
+	t.Helper()
+	m := crypt.Master(ft.Master())
+	k, err := crypt.NewKeys(&m, ft.Archive())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func sealer(t testing.TB, c format.Compression, maxLen int) *blob.Sealer {
+	t.Helper()
+	s, err := blob.NewSealer(keys(t), c, maxLen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func opener(t testing.TB) *blob.Opener {
+	t.Helper()
+	o, err := blob.NewOpener(keys(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(o.Close)
+	return o
+}
+
+// random is bytes that don't compress, always the same.
+func random(n int) []byte {
+	b := make([]byte, n)
+	rand.NewChaCha8([32]byte{1}).Read(b)
+	return b
+}
+
+// text is bytes that compress well.
+func text(n int) []byte {
+	var b bytes.Buffer
+	for i := 0; b.Len() < n; i++ {
+		fmt.Fprintf(&b, "line %d of a file that says nothing new\n", i)
+	}
+	return b.Bytes()[:n]
+}
+
+// vectors are golden blobs. How far a compressor gets may change between its
+// versions, so what counts is that these bytes open, for ever.
+func vectors() []struct {
+	name  string
+	plain []byte
+	zstd  bool
+} {
+	return []struct {
+		name  string
+		plain []byte
+		zstd  bool
+	}{
+		{"stored", random(300), false},
+		{"zstd", text(1000), true},
+		{"empty", nil, false},
+	}
+}
+
+func TestGolden(t *testing.T) {
+	for i, v := range vectors() {
+		id := ft.BlobID(t, format.BlobChunk, v.plain)
+		if *update {
+			ft.Write(t, v.name, ft.SealBlob(t, byte(i), format.BlobChunk, id, inner(t, v.plain, v.zstd)))
+		}
+		got, err := opener(t).Open(nil, ft.Read(t, v.name), format.BlobChunk, id, 128<<10)
+		if err != nil || !bytes.Equal(got, v.plain) {
+			t.Errorf("%s opens to %x, %v", v.name, got, err)
+		}
+	}
+	ft.Count(t, len(vectors()))
+}
+
+// inner is what is inside the seal.
+func inner(t testing.TB, plain []byte, compress bool) []byte {
+	t.Helper()
+	if !compress {
+		return append([]byte{0}, plain...)
+	}
+	return compressed(uint32(len(plain)), frame(t, plain))
+}
+
+func compressed(says uint32, frame []byte) []byte {
+	return append(binary.BigEndian.AppendUint32([]byte{1}, says), frame...)
+}
+
+func frame(t testing.TB, plain []byte, o ...zstd.EOption) []byte {
+	t.Helper()
+	enc, err := zstd.NewWriter(nil, append([]zstd.EOption{zstd.WithEncoderConcurrency(1), zstd.WithZeroFrames(true)}, o...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer enc.Close()
+	return enc.EncodeAll(plain, nil)
+}
+
+func TestRoundTrip(t *testing.T) {
+	o := opener(t)
+	for _, level := range []uint8{0, 1, 3, 7, 19} {
+		c := format.Compression{Method: format.CompressZstd, Level: level}
+		if level == 0 {
+			c.Method = format.CompressNone
+		}
+		for _, size := range []int{0, 1, 100, 64<<10 - 1, 64 << 10, 128 << 10, format.MaxChunkSize} {
+			if level != 1 && size > 128<<10 {
+				continue // slow, and nothing new
+			}
+			s := sealer(t, c, max(size, format.MinChunkSize))
+			for name, plain := range map[string][]byte{"random": random(size), "text": text(size), "zeros": make([]byte, size)} {
+				kept := bytes.Clone(plain)
+				id := s.ID(format.BlobChunk, plain)
+				sealed := s.Seal(nil, format.BlobChunk, id, plain)
+				if len(sealed) > size+format.BlobOverhead {
+					t.Errorf("level %d: %d bytes of %s became %d", level, size, name, len(sealed))
+				}
+				if level > 0 && size >= 1000 && name != "random" && len(sealed) > size/4+100 {
+					t.Errorf("level %d: %d bytes of %s became %d: not compressed", level, size, name, len(sealed))
+				}
+				got, err := o.Open(nil, sealed, format.BlobChunk, id, size)
+				if err != nil || !bytes.Equal(got, kept) || !bytes.Equal(plain, kept) {
+					t.Fatalf("level %d: %d bytes of %s: %d bytes, %v", level, size, name, len(got), err)
+				}
+			}
+		}
+	}
+}
+
+// TestBuffersAreUsedAgain: sealing and opening with the buffers of the last
+// time takes no memory, and leaves nothing of the last time behind.
+func TestBuffersAreUsedAgain(t *testing.T) {
+	s, o := sealer(t, fastest, 128<<10), opener(t)
+	var sealed []byte
+	scratch := make([]byte, 0, 128<<10)
+	plains := [][]byte{text(128 << 10), random(128 << 10), text(100), random(1)}
+	for range 3 {
+		for _, plain := range plains {
+			id := s.ID(format.BlobChunk, plain)
+			sealed = s.Seal(sealed, format.BlobChunk, id, plain)
+			got, err := o.Open(scratch, sealed, format.BlobChunk, id, 128<<10)
+			if err != nil || !bytes.Equal(got, plain) {
+				t.Fatalf("%d bytes: %v", len(plain), err)
+			}
+		}
+	}
+	plain := plains[0]
+	id := s.ID(format.BlobChunk, plain)
+	n := testing.AllocsPerRun(20, func() {
+		sealed = s.Seal(sealed, format.BlobChunk, id, plain)
+		if _, err := o.Open(scratch, sealed, format.BlobChunk, id, 128<<10); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if n > 6 {
+		t.Errorf("sealing and opening a chunk allocates %v times", n)
+	}
+}
+
+// hostile are insides of blobs that were sealed with the right keys, as by a
+// writer that is broken or means harm. id is that of text(1000).
+func hostile(t testing.TB) map[string][]byte {
+	plain := text(1000)
+	good := frame(t, plain)
+	zeros := frame(t, make([]byte, 8<<20), zstd.WithSingleSegment(true))
+	return map[string][]byte{
+		"nothing":                            {},
+		"a stored blob that is too long":     append([]byte{0}, random(1<<20)...),
+		"other bytes, stored":                append([]byte{0}, random(1000)...),
+		"zstd without a length":              {1, 0, 0},
+		"zstd without a frame":               compressed(1000, nil),
+		"nothing, compressed":                compressed(0, nil),
+		"a frame that is cut":                compressed(1000, good[:len(good)-1]),
+		"bytes behind the frame":             compressed(1000, append(bytes.Clone(good), 0)),
+		"a frame twice":                      compressed(1000, append(bytes.Clone(good), good...)),
+		"a length that is too small":         compressed(999, good),
+		"a length that is too large":         compressed(1001, good),
+		"a length of 1 GiB":                  compressed(1<<30, good),
+		"a length of 4 GiB":                  compressed(1<<32-1, good),
+		"8 MiB of zeros that say 1000":       compressed(1000, zeros),
+		"8 MiB of zeros that say nothing":    compressed(0, zeros),
+		"8 MiB of zeros, of unknown length":  compressed(1000, noSize(t, 8<<20)),
+		"a frame that claims 1 GiB":          compressed(1000, claim(1<<30)),
+		"a frame that claims 2^63":           compressed(1000, claim(1<<63)),
+		"a frame with a window of 1 GiB":     compressed(1000, []byte{0x28, 0xb5, 0x2f, 0xfd, 0, 0xa0, 1, 0, 0}),
+		"no frame":                           compressed(1000, random(200)),
+		"a skippable frame of 4 GiB":         compressed(1000, []byte{0x50, 0x2a, 0x4d, 0x18, 0xff, 0xff, 0xff, 0xff}),
+		"a frame behind a skippable one":     compressed(1000, append([]byte{0x50, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 7}, good...)),
+		"runs of zeros that repeat for ever": compressed(1000, rle(1000)),
+	}
+}
+
+// claim is the start of a frame that says it holds n bytes.
+func claim(n uint64) []byte {
+	b := []byte{0x28, 0xb5, 0x2f, 0xfd, 0xe0} // single segment, 8 bytes of size
+	b = binary.LittleEndian.AppendUint64(b, n)
+	return append(b, 1, 0, 0)
+}
+
+// rle is a frame of n run-length blocks of 128 KiB each, without a size.
+func rle(n int) []byte {
+	b := []byte{0x28, 0xb5, 0x2f, 0xfd, 0, 0x58} // window of 2 MiB
+	for i := range n {
+		header := uint32(128<<10)<<3 | 1<<1
+		if i == n-1 {
+			header |= 1
+		}
+		b = append(b, byte(header), byte(header>>8), byte(header>>16), 0)
+	}
+	return b
+}
+
+// noSize compresses n zeros as a stream, so that the frame doesn't say how
+// many they are.
+func noSize(t testing.TB, n int) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w, err := zstd.NewWriter(&b, zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(make([]byte, n)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// TestHostileInsides: what authenticates is checked all the same, in bounded
+// memory. Some of these decode to the right bytes by another way, and may.
+func TestHostileInsides(t *testing.T) {
+	plain := text(1000)
+	id := ft.BlobID(t, format.BlobChunk, plain)
+	o := opener(t)
+	scratch := make([]byte, 0, 128<<10)
+	mayOpen := map[string]bool{"a frame behind a skippable one": true}
+	for name, in := range hostile(t) {
+		sealed := ft.SealBlob(t, 9, format.BlobChunk, id, in)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		got, err := o.Open(scratch, sealed, format.BlobChunk, id, 128<<10)
+		runtime.ReadMemStats(&after)
+		switch {
+		case mayOpen[name] && err == nil && bytes.Equal(got, plain):
+		case err == nil:
+			t.Errorf("%s: opened to %d bytes", name, len(got))
+		case !errors.Is(err, blob.ErrDamaged) || got != nil:
+			t.Errorf("%s: %d bytes and %v", name, len(got), err)
+		}
+		if n := after.TotalAlloc - before.TotalAlloc; n > 1<<20 {
+			t.Errorf("%s: opening took %d bytes of memory", name, n)
+		}
+	}
+	if _, err := o.Open(nil, ft.SealBlob(t, 9, format.BlobChunk, id, append([]byte{2}, plain...)), format.BlobChunk, id, 128<<10); !errors.Is(err, format.ErrNewer) {
+		t.Errorf("a method that isn't known: %v", err)
+	}
+	if _, err := o.Open(nil, ft.SealBlob(t, 9, format.BlobNode, id, append([]byte{0}, plain...)), format.BlobChunk, id, 128<<10); !errors.Is(err, crypt.ErrForged) {
+		t.Errorf("a blob of another type: %v", err)
+	}
+	node := ft.BlobID(t, format.BlobNode, plain)
+	if _, err := o.Open(nil, ft.SealBlob(t, 9, format.BlobChunk, node, append([]byte{0}, plain...)), format.BlobChunk, node, 128<<10); !errors.Is(err, blob.ErrDamaged) {
+		t.Errorf("a chunk under the name of a node: %v", err)
+	}
+}
+
+// TestOpenerSurvives: after any failure the same Opener still opens.
+func TestOpenerSurvives(t *testing.T) {
+	plain := text(1000)
+	id := ft.BlobID(t, format.BlobChunk, plain)
+	o := opener(t)
+	for name, in := range hostile(t) {
+		o.Open(nil, ft.SealBlob(t, 9, format.BlobChunk, id, in), format.BlobChunk, id, 128<<10)
+		got, err := o.Open(nil, ft.SealBlob(t, 9, format.BlobChunk, id, inner(t, plain, true)), format.BlobChunk, id, 128<<10)
+		if err != nil || !bytes.Equal(got, plain) {
+			t.Errorf("after %s: %v", name, err)
+		}
+	}
+}
+
+// FuzzOpen opens any bytes, as they are and under a good seal.
+func FuzzOpen(f *testing.F) {
+	for _, v := range vectors() {
+		f.Add(ft.Read(f, v.name), uint32(1000))
+	}
+	for _, in := range hostile(f) {
+		if len(in) < 4096 {
+			f.Add(in, uint32(1000))
+		}
+	}
+	id := ft.Blob(3)
+	o := opener(f)
+	scratch := make([]byte, 0, 128<<10)
+	f.Fuzz(func(t *testing.T, in []byte, maxLen uint32) {
+		limit := int(maxLen % (128 << 10))
+		if got, err := o.Open(scratch, bytes.Clone(in), format.BlobChunk, id, limit); !errors.Is(err, crypt.ErrForged) {
+			t.Fatalf("%x opened to %x, %v", in, got, err)
+		}
+		var before, after runtime.MemStats
+		sealed := ft.SealBlob(t, 9, format.BlobChunk, id, in)
+		runtime.ReadMemStats(&before)
+		got, err := o.Open(scratch, sealed, format.BlobChunk, id, limit)
+		runtime.ReadMemStats(&after)
+		if err == nil || got != nil {
+			t.Fatalf("%x decoded to %x, whose name is the one asked for", in, got)
+		}
+		if n := after.TotalAlloc - before.TotalAlloc; n > 1<<20 {
+			t.Fatalf("%x took %d bytes of memory", in, n)
+		}
+	})
+}
+
+func TestIsZero(t *testing.T) {
+	for _, n := range []int{0, 1, 2, 7, 8, 9, 63, 64, 65, 4096, 128 << 10} {
+		b := make([]byte, n)
+		if !blob.IsZero(b) {
+			t.Errorf("%d zeros are not", n)
+		}
+		for _, at := range []int{0, 1, n / 2, n - 2, n - 1} {
+			if at >= 0 && at < n {
+				b[at] = 1
+				if blob.IsZero(b) {
+					t.Errorf("%d bytes with a one at %d are zeros", n, at)
+				}
+				b[at] = 0
+			}
+		}
+	}
+}
