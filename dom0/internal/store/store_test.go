@@ -1,0 +1,507 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pinion/protocol"
+)
+
+// short is a time-out for helpers that never answer.
+const short = 300 * time.Millisecond
+
+// printable fails the test unless s is safe on a terminal, and short.
+func printable(t *testing.T, s string) {
+	t.Helper()
+	if len(s) > 8<<10 || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f || r == 0xfffd }) {
+		t.Errorf("the text is %q", s)
+	}
+}
+
+func TestOpen(t *testing.T) {
+	for _, tt := range []struct {
+		fake string
+		want error
+		text string // part of the message
+	}{
+		{"fails", ErrGone, "exit status 3"},
+		{"fails", ErrGone, "no \\x1b[31mstore"},
+		{"ends", ErrGone, "exit status 0"},
+		{"no such", ErrGone, "after saying: sh: pinion-store: not found"},
+		{"no such", ErrGone, "exit status 127"},
+		{"silent", ErrTimeout, "nothing came"},
+		{"half magic", ErrTimeout, "nothing came"},
+		{"magic only", ErrTimeout, "nothing came"},
+		{"endless", ErrProtocol, "xxxx"},
+		{"wrong token", ErrTimeout, "nothing came"},
+		{"too much noise", ErrProtocol, "is not a store's helper"},
+		{"refuses", ErrNotFound, `evil \x1b]0;title\x07\x0atext`},
+		{"unknown code", nil, "unknown code 99"},
+		{"other version", ErrProtocol, "version 2"},
+		{"reply of id 1", ErrProtocol, "request 1"},
+		{"ok for hello", ErrProtocol, "type ok"},
+		{"no window", ErrProtocol, "0 requests"},
+		{"garbage reply", ErrProtocol, "0xff"},
+		{"huge hello reply", ErrProtocol, "60000"},
+	} {
+		t.Run(tt.fake, func(t *testing.T) {
+			t.Parallel()
+			d := destination(t)
+			c, err := Open(context.Background(), d, Options{Command: command(t, tt.fake), Timeout: 2 * time.Second})
+			if err == nil {
+				c.Close()
+				t.Fatal("it opened")
+			}
+			if tt.want != nil && !errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.text) {
+				t.Errorf("error is %q", err)
+			}
+			if !strings.Contains(err.Error(), d.String()) {
+				t.Errorf("the error %q does not name the destination", err)
+			}
+			printable(t, err.Error())
+		})
+	}
+}
+
+func TestOpenWithoutHelper(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "pinion-store")
+	_, err := Open(context.Background(), destination(t), Options{Helper: missing})
+	if err == nil || !strings.Contains(err.Error(), missing) || !strings.Contains(err.Error(), "helper") {
+		t.Errorf("error is %v", err)
+	}
+}
+
+func TestNoise(t *testing.T) {
+	for _, name := range []string{"noise", "most noise"} {
+		var warnings []string
+		c, err := Open(context.Background(), destination(t), Options{
+			Command: command(t, name),
+			Warn:    func(s string) { warnings = append(warnings, s) },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		if len(warnings) != 1 {
+			t.Fatalf("warnings are %q", warnings)
+		}
+		printable(t, warnings[0])
+		if name == "noise" && !strings.Contains(warnings[0], `Welcome to \x1b[1mstorage\x07\x0aLast login: \xff today pinion-store`) {
+			t.Errorf("warning is %q", warnings[0])
+		}
+	}
+}
+
+func TestBoastsAreClamped(t *testing.T) {
+	c := openFake(t, "boasts", 0)
+	i := c.Info()
+	if i.MaxObject != protocol.MaxObject || i.MaxOutstanding != protocol.MaxOutstanding || i.MaxRanges != protocol.MaxRanges || i.Free < 0 || i.Total < 0 {
+		t.Errorf("info is %+v", i)
+	}
+}
+
+var tenBytes = []protocol.Range{{Off: 0, Len: 4}, {Off: 100, Len: 6}}
+
+// TestBadReplies: what the protocol doesn't allow ends the connection with
+// ErrProtocol, or ErrGone where nothing more comes.
+func TestBadReplies(t *testing.T) {
+	get := func(c *Conn) error {
+		return c.Get(context.Background(), packName(1), tenBytes, make([]byte, 10)).Wait()
+	}
+	put := func(c *Conn) error {
+		return c.Put(context.Background(), packName(1), make([]byte, 10)).Wait()
+	}
+	whole := func(c *Conn) error {
+		_, err := c.GetWhole(context.Background(), packName(1), 10)
+		return err
+	}
+	list := func(c *Conn) error {
+		_, _, err := c.List(context.Background(), protocol.PrefixPacks, packName(2), 3)
+		return err
+	}
+	usage := func(c *Conn) error {
+		_, err := c.Usage(context.Background())
+		return err
+	}
+	for _, tt := range []struct {
+		fake string
+		do   func(*Conn) error
+		want error
+	}{
+		{"too much", get, ErrProtocol},
+		{"too much in two", get, ErrProtocol},
+		{"too little", get, ErrProtocol},
+		{"too little, lies", get, ErrProtocol},
+		{"nothing", get, ErrProtocol},
+		{"wrong total", get, ErrProtocol},
+		{"no total", get, ErrProtocol},
+		{"data for another", get, ErrProtocol},
+		{"ok for another", get, ErrProtocol},
+		{"error for another", get, ErrProtocol},
+		{"empty data", get, ErrProtocol},
+		{"entry", get, ErrProtocol},
+		{"alive with payload", get, ErrProtocol},
+		{"alive with id", get, ErrProtocol},
+		{"a request", get, ErrProtocol},
+		{"second hello", get, ErrProtocol},
+		{"unknown type", get, ErrProtocol},
+		{"padding", get, ErrProtocol},
+		{"huge frame", get, ErrProtocol},
+		{"huge ok", get, ErrProtocol},
+		{"broken error", get, ErrProtocol},
+		{"gone in header", get, ErrGone},
+		{"gone in payload", get, ErrGone},
+		{"gone between", get, ErrGone},
+		{"gone at once", get, ErrGone},
+		{"silent after hello", get, ErrTimeout},
+		{"too much", put, ErrProtocol},
+		{"ok with payload", put, ErrProtocol},
+		{"entry", put, ErrProtocol},
+		{"too much", whole, ErrProtocol},
+		{"wrong total", whole, ErrProtocol},
+		{"ok", usage, ErrProtocol},
+		{"ok", list, ErrProtocol},
+		{"too much", list, ErrProtocol},
+		{"list upside down", list, ErrProtocol},
+		{"list twice", list, ErrProtocol},
+		{"list from before", list, ErrProtocol},
+		{"list of another prefix", list, ErrProtocol},
+		{"list of a bad name", list, ErrProtocol},
+		{"list too many", list, ErrProtocol},
+		{"list miscounted", list, ErrProtocol},
+		{"list counted to 2^32", list, ErrProtocol},
+		{"list more of nothing", list, ErrProtocol},
+	} {
+		t.Run(tt.fake, func(t *testing.T) {
+			t.Parallel()
+			name := tt.fake
+			if name == "silent after hello" {
+				name = "good"
+			}
+			c := openFake(t, name, 2*time.Second)
+			err := tt.do(c)
+			if !errors.Is(err, tt.want) {
+				t.Errorf("error is %v, want %v", err, tt.want)
+			}
+			printable(t, err.Error())
+			// The failure sticks.
+			if again := put(c); !errors.Is(again, tt.want) {
+				t.Errorf("afterwards the error is %v", again)
+			}
+			if err := c.Close(); err != nil {
+				t.Errorf("the failure was reported a second time: %v", err)
+			}
+		})
+	}
+}
+
+func TestGoodReplies(t *testing.T) {
+	ctx := context.Background()
+	c := openFake(t, "good get", 0)
+	if err := c.Get(ctx, packName(1), tenBytes, make([]byte, 10)).Wait(); err != nil {
+		t.Error(err)
+	}
+	if b, err := c.GetWhole(ctx, packName(1), 10); err != nil || len(b) != 10 {
+		t.Errorf("%d bytes, %v", len(b), err)
+	}
+	c = openFake(t, "list", 0)
+	entries, more, err := c.List(ctx, protocol.PrefixPacks, packName(2), 3)
+	if err != nil || !more || len(entries) != 2 || entries[1].Name != packName(4) {
+		t.Errorf("%v, %v, %v", entries, more, err)
+	}
+	c = openFake(t, "list none", 0)
+	if entries, more, err = c.List(ctx, protocol.PrefixPacks, "", 3); err != nil || more || len(entries) != 0 {
+		t.Errorf("%v, %v, %v", entries, more, err)
+	}
+	c = openFake(t, "two replies", 0)
+	if err := c.Lock(ctx, protocol.LockRead); err != nil {
+		t.Error(err)
+	}
+	<-c.dead
+	if !errors.Is(c.sticky(), ErrProtocol) {
+		t.Errorf("a second reply gave %v", c.sticky())
+	}
+}
+
+// TestErrorReply: an error of one request leaves the connection alone.
+func TestErrorReply(t *testing.T) {
+	ctx := context.Background()
+	c := openFake(t, "late error", 0)
+	for range 3 {
+		err := c.Get(ctx, packName(1), tenBytes, make([]byte, 10)).Wait()
+		var e *Error
+		if !errors.Is(err, ErrIO) || errors.Is(err, ErrNotFound) || !errors.As(err, &e) || e.Object != packName(1) {
+			t.Errorf("error is %v", err)
+		}
+	}
+}
+
+func TestReplyOrder(t *testing.T) {
+	c := openFake(t, "backwards", 0)
+	var ps []*Pending
+	for range 3 {
+		ps = append(ps, c.Get(context.Background(), packName(1), tenBytes, make([]byte, 10)))
+	}
+	for _, p := range ps {
+		if err := p.Wait(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestEarlyError: a put that is refused at once is not done before its bytes
+// are no longer needed.
+func TestEarlyError(t *testing.T) {
+	c := openFake(t, "early error", 0)
+	b := make([]byte, 20<<20)
+	if err := c.Put(context.Background(), packName(1), b).Wait(); !errors.Is(err, ErrExists) {
+		t.Errorf("error is %v", err)
+	}
+	clear(b) // the race detector looks whether they are
+	if c.Sent() < 20<<20 {
+		t.Errorf("only %d bytes were sent", c.Sent())
+	}
+}
+
+func TestDeafHelper(t *testing.T) {
+	c := openFake(t, "deaf", 2*time.Second)
+	b := make([]byte, 20<<20)
+	err := c.Put(context.Background(), packName(1), b).Wait()
+	if !errors.Is(err, ErrTimeout) || !strings.Contains(err.Error(), "read nothing") {
+		t.Errorf("error is %v", err)
+	}
+	clear(b)
+}
+
+func TestSlowHelper(t *testing.T) {
+	c := openFake(t, "slow but alive", time.Second)
+	if err := c.Lock(context.Background(), protocol.LockRead); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestNothingOwed: a helper that isn't asked for anything may be silent.
+func TestNothingOwed(t *testing.T) {
+	c := openFake(t, "ok", short)
+	for range 2 {
+		time.Sleep(3 * short)
+		if err := c.Lock(context.Background(), protocol.LockRead); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestAliveIsNotEnough: signs of life alone keep one request waiting only so
+// long.
+func TestAliveIsNotEnough(t *testing.T) {
+	c := openFake(t, "good", 0)
+	c.mu.Lock()
+	now := time.Now()
+	c.heard = now
+	c.pending[7] = &Pending{op: protocol.TypePut, object: packName(1), sent: true, moved: now.Add(-protocol.RequestTimeout - time.Second)}
+	c.mu.Unlock()
+	err := c.late(now)
+	if !errors.Is(err, ErrTimeout) || !strings.Contains(err.Error(), packName(1)) {
+		t.Errorf("error is %v", err)
+	}
+	c.mu.Lock()
+	delete(c.pending, 7)
+	c.mu.Unlock()
+}
+
+func TestCancel(t *testing.T) {
+	c := openFake(t, "good", 0)
+	ctx, cancel := context.WithCancel(context.Background())
+	p := c.Get(ctx, packName(1), tenBytes, make([]byte, 10))
+	cancel()
+	if err := p.Wait(); !errors.Is(err, context.Canceled) {
+		t.Errorf("error is %v", err)
+	}
+	if err := c.Lock(context.Background(), protocol.LockRead); !errors.Is(err, context.Canceled) {
+		t.Errorf("afterwards the error is %v", err)
+	}
+	c.Close()
+	if alive(t, c.p.cmd.Process.Pid) {
+		t.Error("the helper is still there")
+	}
+	if _, err := Open(ctx, destination(t), Options{Command: command(t, "silent")}); !errors.Is(err, context.Canceled) {
+		t.Errorf("opening gave %v", err)
+	}
+}
+
+// TestFullWindow: one that waits for a place in the window can be called off.
+func TestFullWindow(t *testing.T) {
+	c := openFake(t, "good", 0)
+	ctx, cancel := context.WithCancel(context.Background())
+	var ps []*Pending
+	for range c.Info().MaxOutstanding {
+		ps = append(ps, c.Get(context.Background(), packName(1), tenBytes, make([]byte, 10)))
+	}
+	time.AfterFunc(short, cancel)
+	ps = append(ps, c.Get(ctx, packName(1), tenBytes, make([]byte, 10)))
+	for _, p := range ps {
+		if err := p.Wait(); !errors.Is(err, context.Canceled) {
+			t.Errorf("error is %v", err)
+		}
+	}
+}
+
+func TestStderrIsDrained(t *testing.T) {
+	var lines []string
+	c, err := Open(context.Background(), destination(t), Options{
+		Command: command(t, "talks"),
+		Stderr:  func(s string) { lines = append(lines, s) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Lock(context.Background(), protocol.LockRead); err != nil {
+		t.Error(err)
+	}
+	c.Close() // after it, nobody calls Stderr any more
+	if len(lines) != maxStderrLines || !strings.HasPrefix(lines[0], `line 0 \x07\x07`) {
+		t.Errorf("%d lines, the first is %q", len(lines), lines[0])
+	}
+}
+
+func TestClose(t *testing.T) {
+	for _, tt := range []struct {
+		fake string
+		text string // of Close's error; empty: none
+	}{
+		{"good", ""},
+		{"stays", "killed"},
+		{"fails at the end", "exit status 5"},
+		{"babbles at the end", ""},
+	} {
+		t.Run(tt.fake, func(t *testing.T) {
+			t.Parallel()
+			c := openFake(t, tt.fake, 0)
+			err := c.Close()
+			if (err == nil) != (tt.text == "") || err != nil && !strings.Contains(err.Error(), tt.text) {
+				t.Errorf("error is %v", err)
+			}
+			if again := c.Close(); again != err {
+				t.Errorf("again the error is %v", again)
+			}
+			if alive(t, c.p.cmd.Process.Pid) {
+				t.Error("the helper is still there")
+			}
+			if err := c.Lock(context.Background(), protocol.LockRead); !errors.Is(err, ErrClosed) {
+				t.Errorf("afterwards the error is %v", err)
+			}
+		})
+	}
+}
+
+func TestCloseWhileWaiting(t *testing.T) {
+	c := openFake(t, "good", 0)
+	p := c.Get(context.Background(), packName(1), tenBytes, make([]byte, 10))
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := p.Wait(); !errors.Is(err, ErrClosed) {
+		t.Errorf("error is %v", err)
+	}
+}
+
+// TestOwnMistakes: what this side must not send is refused before it is sent.
+func TestOwnMistakes(t *testing.T) {
+	ctx := context.Background()
+	c := openFake(t, "good", 0)
+	before := c.Sent()
+	many := make([]protocol.Range, 9) // one more than the fake allows
+	for i := range many {
+		many[i] = protocol.Range{Off: 0, Len: 1}
+	}
+	_, err1 := c.GetWhole(ctx, "x", 1)
+	_, err2 := c.GetWhole(ctx, "root", protocol.MaxObject+1)
+	_, _, err3 := c.List(ctx, "packs/00", "", 1)
+	_, _, err4 := c.List(ctx, protocol.PrefixPacks, strings.Repeat("x", 70000), 1)
+	_, _, err5 := c.List(ctx, protocol.PrefixPacks, "", protocol.MaxListed+1)
+	for i, err := range []error{
+		err1, err2, err3, err4, err5,
+		c.Put(ctx, "../x", nil).Wait(),
+		c.Put(ctx, packName(1), make([]byte, protocol.MaxObject), []byte{1}).Wait(),
+		c.Get(ctx, "x", tenBytes, make([]byte, 10)).Wait(),
+		c.Get(ctx, packName(1), tenBytes, make([]byte, 9)).Wait(),
+		c.Get(ctx, packName(1), nil, nil).Wait(),
+		c.Get(ctx, packName(1), many, make([]byte, 9)).Wait(),
+		c.Get(ctx, packName(1), []protocol.Range{{Off: 1 << 63, Len: 1}}, make([]byte, 1)).Wait(),
+		c.Delete(ctx, []string{packName(1), "x"}),
+		c.Swap(ctx, nil, nil),
+		c.Swap(ctx, nil, make([]byte, protocol.MaxRoot+1)),
+		c.Punch(ctx, "x", tenBytes),
+		c.Punch(ctx, packName(1), []protocol.Range{{}}),
+		c.Compose(ctx, "x", 1, []byte{1}),
+		c.Compose(ctx, packName(1), 0, []byte{1}),
+		c.Compose(ctx, packName(1), 1, nil),
+		c.Compose(ctx, packName(1), 1, make([]byte, protocol.MaxComposeList+1)),
+	} {
+		if err == nil {
+			t.Errorf("mistake %d went through", i)
+		}
+	}
+	if c.Sent() != before || c.sticky() != nil {
+		t.Errorf("%d bytes were sent, %v", c.Sent()-before, c.sticky())
+	}
+}
+
+func TestDestination(t *testing.T) {
+	t.Chdir(t.TempDir())
+	wd, err := filepath.Abs(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for in, want := range map[string]string{
+		"file:/a/b":      "file:/a/b",
+		"file:/a//b/../": "file:/a",
+		"file:x":         "file:" + wd + "/x",
+		"file:/a b%20ü":  "file:/a b%20ü",
+	} {
+		d, err := ParseDestination(in)
+		if err != nil || d.String() != want {
+			t.Errorf("%q became %q, %v", in, d, err)
+			continue
+		}
+		if again, err := ParseDestination(d.String()); again != d || err != nil {
+			t.Errorf("%q does not come back", d)
+		}
+	}
+	for _, in := range []string{"", "file:", "/a/b", "a", "ssh://u@h/p", "qubes:vm/a", "FILE:/a", "file:/a\x00b"} {
+		if d, err := ParseDestination(in); err == nil {
+			t.Errorf("%q became %q", in, d)
+		} else {
+			printable(t, err.Error())
+		}
+	}
+	if got := (Destination{path: "/a"}).command("/bin/helper"); !slices.Equal(got, []string{"/bin/helper", "serve", "/a"}) {
+		t.Errorf("the command is %q", got)
+	}
+}
+
+func TestSanitize(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain text, ü":          "plain text, ü",
+		"a\x1b[31mb\nc\td\x00\r": `a\x1b[31mb\x0ac\x09d\x00\x0d`,
+		"\xff\xc3":               `\xff\xc3`,
+		"right\u202eleft\u200b":  `right\u{202e}left\u{200b}`,
+		"\u009b31m\u2028":        `\u{9b}31m\u{2028}`,
+	} {
+		if got := sanitize(in); got != want {
+			t.Errorf("%q became %q, want %q", in, got, want)
+		}
+	}
+	if got := sanitize(strings.Repeat("x", 1<<20)); len(got) > protocol.MaxText+10 {
+		t.Errorf("a long text became one of %d bytes", len(got))
+	}
+	if got := sanitize(string(bytes.Repeat([]byte{0xff}, 1<<20))); len(got) > 5*protocol.MaxText {
+		t.Errorf("a long text became one of %d bytes", len(got))
+	}
+}
