@@ -478,3 +478,14 @@ func run(t testing.TB, name string, args ...string) string {
 	}
 	return strings.TrimSuffix(string(out), "\n")
 }
+
+// prints expects texts on standard output.
+func (r *result) prints(texts ...string) *result {
+	r.t.Helper()
+	for _, text := range texts {
+		if !strings.Contains(r.stdout, text) {
+			r.t.Errorf("%s\nwas to print %q", r, text)
+		}
+	}
+	return r
+}

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -251,9 +253,11 @@ func compare(a, b string) error {
 		if _, err := fb.ReadAt(bb[:n], off); err != nil {
 			return err
 		}
-		for i := range ba[:n] {
-			if ba[i] != bb[i] {
-				return fmt.Errorf("%s and %s differ at byte %d", a, b, off+int64(i))
+		if !bytes.Equal(ba[:n], bb[:n]) {
+			for i := range ba[:n] {
+				if ba[i] != bb[i] {
+					return fmt.Errorf("%s and %s differ at byte %d", a, b, off+int64(i))
+				}
 			}
 		}
 		off += n
@@ -351,4 +355,9 @@ func digest(t testing.TB, dir string) string {
 		t.Fatal(err)
 	}
 	return fmt.Sprintf("%x", h.Sum(nil))
+}
+
+// sizes are the sizes of files, in ascending order.
+func sizes(files map[string]int64) []int64 {
+	return slices.Sorted(maps.Values(files))
 }
