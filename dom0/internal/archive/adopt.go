@@ -19,15 +19,18 @@ import (
 // is known of the archive.
 //
 // A pack is adopted only if it was written on a root that is not older than the
-// last prune: that prune may have begun to punch holes into older ones.
-func (w *Writer) adopt(ctx context.Context) error {
-	unclean, err := w.a.opts.State.Unclean(w.a.keys.Archive)
+// last prune: that prune may have begun to punch holes into older ones. With
+// tryAll, or where the last backup read damage back, only blobs that open are
+// adopted.
+func (w *Writer) adopt(ctx context.Context, tryAll bool) error {
+	unclean, suspect, err := w.a.opts.State.Unclean(w.a.keys.Archive)
 	if err != nil {
 		return err
 	}
 	if !unclean && !w.a.fresh {
 		return nil
 	}
+	tryAll = tryAll || suspect
 	return w.a.eachPack(ctx, func(id format.ObjectID, size int64) error {
 		known, err := w.a.index.PackKnown(ctx, id)
 		if err != nil || known {
@@ -42,15 +45,19 @@ func (w *Writer) adopt(ctx context.Context) error {
 		}
 		w.stored += size
 		w.packs = append(w.packs, newPack{id, size})
-		return w.adoptPack(ctx, id, toc)
+		bad, err := w.a.unreadable(ctx, id, toc, func(format.BlobID) bool { return tryAll })
+		if err != nil {
+			return err
+		}
+		return w.adoptPack(ctx, id, toc, bad)
 	})
 }
 
-// adoptPack enters the blobs of a pack that are not known yet.
-func (w *Writer) adoptPack(ctx context.Context, id format.ObjectID, toc *format.TOC) error {
+// adoptPack enters the blobs of a pack that are neither bad nor known yet.
+func (w *Writer) adoptPack(ctx context.Context, id format.ObjectID, toc *format.TOC, bad map[format.BlobID]bool) error {
 	return pack.Locations(id, toc, func(b format.TOCBlob, at format.Location) error {
 		known, err := w.Known(ctx, b.ID)
-		if err != nil || known {
+		if err != nil || known || bad[b.ID] {
 			return err
 		}
 		return w.a.index.Add(index.Entry{ID: b.ID, Type: b.Type, Pack: at.Pack, Offset: at.Offset, Length: at.Length})

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"sync"
 
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/pack"
@@ -26,6 +27,15 @@ type newObject struct {
 // the first time, and checks it. It is called between the last put and the swap
 // of the root. The first damage is the error.
 func (w *Writer) ReadBack(ctx context.Context) error {
+	err := w.readBack(ctx)
+	if isDamage(err) {
+		// The next run would find these packs and use them.
+		err = errors.Join(err, w.a.opts.State.MarkUnclean(w.a.keys.Archive, true))
+	}
+	return err
+}
+
+func (w *Writer) readBack(ctx context.Context) error {
 	for _, p := range w.packs {
 		toc, err := w.a.ReadTOC(ctx, p.id, p.size)
 		if err != nil {
@@ -47,25 +57,49 @@ func (w *Writer) ReadBack(ctx context.Context) error {
 	return nil
 }
 
-// readBackBlobs opens every blob of a pack at the place that its table says.
+// readBackBlobs opens every blob of a pack that the index places there, at the
+// place that the pack's table says.
 func (w *Writer) readBackBlobs(ctx context.Context, id format.ObjectID, toc *format.TOC) error {
-	return w.a.tryBlobs(ctx, id, toc, func(format.BlobID) bool { return true }, func(_ format.BlobID, err error) error { return err })
+	placed := func(b format.TOCBlob, at format.Location) (bool, error) {
+		e, ok, err := w.a.index.Lookup(ctx, b.ID)
+		return ok && e.Pack == at.Pack && e.Offset == at.Offset, err
+	}
+	return w.a.tryBlobs(ctx, id, toc, placed, func(_ format.BlobID, err error) error { return err })
 }
 
 // tryBlobs opens the chosen blobs of a pack and says, from many goroutines, how
 // that went.
-func (a *Archive) tryBlobs(ctx context.Context, id format.ObjectID, toc *format.TOC, chosen func(format.BlobID) bool, result func(format.BlobID, error) error) error {
+func (a *Archive) tryBlobs(ctx context.Context, id format.ObjectID, toc *format.TOC,
+	chosen func(format.TOCBlob, format.Location) (bool, error), result func(format.BlobID, error) error) error {
 	wants := make([]Want, 0, len(toc.Blobs))
 	places := make([]located, 0, len(toc.Blobs))
 	err := pack.Locations(id, toc, func(b format.TOCBlob, at format.Location) error {
-		if chosen(b.ID) {
+		ok, err := chosen(b, at)
+		if ok {
 			places = append(places, located{i: len(wants), at: at})
 			wants = append(wants, Want{b.Type, b.ID})
 		}
-		return nil
+		return err
 	})
 	if err != nil {
 		return err
 	}
 	return a.fetchLocated(ctx, wants, places, func(i int, _ []byte, err error) error { return result(wants[i].ID, err) })
+}
+
+// unreadable tries the doubtful blobs of a pack and returns those that don't
+// open.
+func (a *Archive) unreadable(ctx context.Context, id format.ObjectID, toc *format.TOC, doubtful func(format.BlobID) bool) (map[format.BlobID]bool, error) {
+	bad := map[format.BlobID]bool{}
+	var mu sync.Mutex
+	chosen := func(b format.TOCBlob, _ format.Location) (bool, error) { return doubtful(b.ID), nil }
+	err := a.tryBlobs(ctx, id, toc, chosen, func(b format.BlobID, err error) error {
+		if err != nil {
+			mu.Lock()
+			bad[b] = true
+			mu.Unlock()
+		}
+		return nil
+	})
+	return bad, err
 }

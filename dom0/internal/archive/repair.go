@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 
 	"pinion/dom0/internal/blob"
 	"pinion/dom0/internal/format"
@@ -139,7 +138,11 @@ func (x *rescue) adoptPacks(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		bad, err := x.unreadable(ctx, id, toc)
+		// A pack that a prune may have begun to free is in doubt as a whole,
+		// else only what was missed somewhere.
+		bad, err := a.unreadable(ctx, id, toc, func(b format.BlobID) bool {
+			return x.r.Bad[b] || toc.Generation < a.root.PrunedAt
+		})
 		if err != nil {
 			return err
 		}
@@ -152,24 +155,6 @@ func (x *rescue) adoptPacks(ctx context.Context) error {
 			return x.fresh.Add(index.Entry{ID: b.ID, Type: b.Type, Pack: at.Pack, Offset: at.Offset, Length: at.Length})
 		})
 	})
-}
-
-// unreadable tries those blobs of a pack that there is a doubt about, and
-// returns those that don't open: all of them if a prune may have begun to free
-// the pack, else those that were missed somewhere.
-func (x *rescue) unreadable(ctx context.Context, id format.ObjectID, toc *format.TOC) (map[format.BlobID]bool, error) {
-	doubtful := func(b format.BlobID) bool { return x.r.Bad[b] || toc.Generation < x.w.a.root.PrunedAt }
-	bad := map[format.BlobID]bool{}
-	var mu sync.Mutex
-	err := x.w.a.tryBlobs(ctx, id, toc, doubtful, func(b format.BlobID, err error) error {
-		if err != nil {
-			mu.Lock()
-			bad[b] = true
-			mu.Unlock()
-		}
-		return nil
-	})
-	return bad, err
 }
 
 // resend reads a blob at the place that the old index says and, if it opens,

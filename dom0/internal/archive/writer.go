@@ -34,8 +34,9 @@ type Writer struct {
 const packsInFlight = 3
 
 // NewWriter begins to write. It fails where this host may not write. What an
-// interrupted backup left in the store is found and used.
-func (a *Archive) NewWriter(ctx context.Context, c format.Compression) (*Writer, error) {
+// interrupted backup left in the store is found and used; with tryAll, only
+// after it was read and opened.
+func (a *Archive) NewWriter(ctx context.Context, c format.Compression, tryAll bool) (*Writer, error) {
 	branch, err := a.mayWrite()
 	if err != nil {
 		return nil, err
@@ -50,10 +51,10 @@ func (a *Archive) NewWriter(ctx context.Context, c format.Compression) (*Writer,
 	w := &Writer{a: a, branch: branch, sealer: sealer}
 	w.data = packStream{w: w, kind: format.PackData, size: pack.Capacity(a.ChunkSize())}
 	w.meta = packStream{w: w, kind: format.PackMetadata}
-	if err := w.adopt(ctx); err != nil {
+	if err := w.adopt(ctx, tryAll); err != nil {
 		return nil, err
 	}
-	return w, a.opts.State.MarkUnclean(a.keys.Archive)
+	return w, a.opts.State.MarkUnclean(a.keys.Archive, false)
 }
 
 // Known reports whether a blob is in the archive already, or in this run.

@@ -95,7 +95,7 @@ func Run(ctx context.Context, a *archive.Archive, sources []Source, o Options) (
 	if err != nil {
 		return res, err
 	}
-	w, err := a.NewWriter(ctx, o.Compression)
+	w, err := a.NewWriter(ctx, o.Compression, o.Verify)
 	if err != nil {
 		return res, err
 	}

@@ -17,6 +17,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"crypto/sha256"
@@ -166,19 +167,28 @@ func (d *Dir) Copy(archive format.ArchiveID, name string) ([]byte, error) {
 }
 
 // MarkUnclean says durably that a backup has begun to send packs, so that the
-// next one looks for them if this one dies.
-func (d *Dir) MarkUnclean(archive format.ArchiveID) error {
-	return writeFile(filepath.Join(d.archiveDir(archive), "unclean"), nil)
+// next one looks for them if this one dies. suspect says that what was sent is
+// known not to be what the store has.
+func (d *Dir) MarkUnclean(archive format.ArchiveID, suspect bool) error {
+	_, was, err := d.Unclean(archive)
+	if err != nil {
+		return err
+	}
+	text := "unclean\n"
+	if suspect || was {
+		text = "suspect\n"
+	}
+	return writeFile(filepath.Join(d.archiveDir(archive), "unclean"), []byte(text))
 }
 
 // Unclean reports whether a backup began and neither committed nor was followed
-// by one that did.
-func (d *Dir) Unclean(archive format.ArchiveID) (bool, error) {
-	_, err := os.Stat(filepath.Join(d.archiveDir(archive), "unclean"))
+// by one that did, and whether one of those was suspect.
+func (d *Dir) Unclean(archive format.ArchiveID) (unclean, suspect bool, err error) {
+	text, err := os.ReadFile(filepath.Join(d.archiveDir(archive), "unclean"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+		return false, false, nil
 	}
-	return err == nil, err
+	return err == nil, strings.HasPrefix(string(text), "suspect"), err
 }
 
 // MarkClean takes the mark back, once everything sent is named by the root.
