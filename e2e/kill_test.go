@@ -1,0 +1,187 @@
+package e2e
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+
+	"pinion/protocol"
+)
+
+// The kill matrix: SIGKILL for the helper or for pinion, at every request of a
+// command: before the helper gets it, in the middle of its body, and when the
+// helper has done it but its answer is lost. The programs are the static ones:
+// several hundred runs take minutes under the race detector, and every run of
+// the other tests is under it.
+
+// killRows are the columns of the matrix; each runs as a test of its own.
+var killRows = []struct{ victim, when string }{
+	{"helper", "before"}, {"helper", "half"}, {"helper", "after"},
+	{"pinion", "before"}, {"pinion", "half"}, {"pinion", "after"},
+}
+
+// bodyTypes are the requests that have a body to be killed in.
+var bodyTypes = []protocol.Type{protocol.TypePut, protocol.TypeSwap}
+
+// killAtEach calls try for every request that a command makes: with a world
+// that kills there, until one run sees no kill. try returns the world's log.
+func killAtEach(t *testing.T, fault string, half bool, try func(plan proxyPlan) (killed bool)) {
+	t.Helper()
+	types := []protocol.Type{0}
+	if half {
+		types = bodyTypes
+	}
+	for _, of := range types {
+		at := 1
+		for ; try(proxyPlan{Fault: fault, Type: of, At: at}); at++ {
+			if at > 500 {
+				t.Fatal("the command never comes to an end")
+			}
+		}
+		if at == 1 {
+			t.Errorf("nothing was killed at a request of type %v", of)
+		}
+		t.Logf("killed at %d requests of type %v", at-1, of)
+	}
+}
+
+// killSources are two volumes: data for three packs, and some that compresses.
+func killSources(w *world) []string {
+	return []string{
+		"a=file:" + w.image("a.img", "random:33M:1", "text:3M:2", "hole:20M", "random:200000:3"),
+		"b=file:" + w.image("b.img", "random:2M:4", "text:2M:5"),
+	}
+}
+
+// A killed backup's archive is the old one or the new one, whole; and the next
+// run sends only what had not arrived.
+func TestKillEveryRequestOfABackup(t *testing.T) {
+	for _, row := range killRows {
+		t.Run(row.victim+"-"+row.when, func(t *testing.T) {
+			t.Parallel()
+			w := newWorldOf(t, build{static: true})
+			w.ok("init")
+			sources := killSources(w)
+			backup := append([]string{"backup"}, sources...)
+			m := newKillMatrix(t, w, row.victim, row.when, backup)
+			t.Run("first", func(t *testing.T) { m.at(t).each(nil) })
+
+			w.rewind(m.before)
+			w.ok(backup...)
+			old := []killedState{{"a", "#1", copyFile(t, w.path("a.img"), w.path("a.1"))}, {"b", "#1", copyFile(t, w.path("b.img"), w.path("b.1"))}}
+			overwrite(t, w.path("a.img"), 3<<20, "random:33M:6")
+			overwrite(t, w.path("b.img"), 1<<20, "random:500000:7", "text:2M:8")
+			m = newKillMatrix(t, w, row.victim, row.when, backup)
+			t.Run("incremental", func(t *testing.T) { m.at(t).each(old) })
+		})
+	}
+}
+
+// A killedState is what a volume of a session has to be.
+type killedState struct{ volume, session, like string }
+
+// A killMatrix is one backup that is killed again and again.
+type killMatrix struct {
+	t       *testing.T
+	w       *world
+	fault   string
+	half    bool
+	backup  []string
+	proxied *world
+	before  snapshot
+	whole   int64 // bytes of objects that an undisturbed run puts
+}
+
+func newKillMatrix(t *testing.T, w *world, victim, when string, backup []string) *killMatrix {
+	m := &killMatrix{t: t, w: w, fault: "kill-" + victim + "-" + when, half: when == "half", backup: backup}
+	m.before = w.save()
+	m.proxied = w.proxied(proxyPlan{})
+	log := m.log()
+	m.proxied.planned(proxyPlan{Log: log}).ok(backup...)
+	all := events(t, log)
+	m.whole = bytesOf(all, "ok", protocol.TypePut)
+	if n := count(all, "ok", protocol.TypePut); n < 5 {
+		t.Fatalf("an undisturbed backup puts %d objects; the matrix needs three data packs, metadata and an index", n)
+	}
+	return m
+}
+
+func (m *killMatrix) at(t *testing.T) *killMatrix { c := *m; c.t = t; return &c }
+
+func (m *killMatrix) log() string { return filepath.Join(m.t.TempDir(), "log") }
+
+// each kills at every request, and looks at what is left.
+func (m *killMatrix) each(old []killedState) {
+	m.t.Helper()
+	killAtEach(m.t, m.fault, m.half, func(plan proxyPlan) bool {
+		plan.Log = m.log()
+		m.w.rewind(m.before)
+		r := m.proxied.planned(plan).run(m.backup...)
+		first := events(m.t, plan.Log)
+		if count(first, "fault", 0) == 0 {
+			r.expect(0)
+			return false
+		}
+		what := fmt.Sprintf("%s at request %d of type %v", plan.Fault, plan.At, plan.Type)
+		m.killed(what, r, first)
+		m.survives(what, first, old)
+		return !m.t.Failed()
+	})
+}
+
+// killed checks how the command ended: pinion whose helper is killed says so,
+// unless it finds that its root had made it.
+func (m *killMatrix) killed(what string, r *result, first []proxyEvent) {
+	m.t.Helper()
+	switch {
+	case m.fault[:len("kill-pinion")] == "kill-pinion":
+		if r.code != 128+9 {
+			m.t.Errorf("%s: %s\nwas to die", what, r)
+		}
+	case r.code == 0:
+		if count(first, "fault", protocol.TypeSwap) == 0 {
+			m.t.Errorf("%s: %s\nwas to fail", what, r)
+		}
+	default:
+		r.expect(1).says("the store's helper ended")
+	}
+}
+
+// survives checks the archive after a kill: clean, old sessions identical, and
+// the next backup completes and sends no more than it must.
+func (m *killMatrix) survives(what string, first []proxyEvent, old []killedState) {
+	t, w := m.t, m.w
+	t.Helper()
+	w.ok("check", "-q")
+	sessions := w.list().Sessions
+	swapped := len(sessions) - len(old)/2
+	if swapped < 0 || swapped > 1 || swapped == 1 && count(first, "request", protocol.TypeSwap) == 0 {
+		t.Fatalf("%s: there are %d sessions", what, len(sessions))
+	}
+	for _, s := range old {
+		w.verifies(s)
+	}
+	log := m.log()
+	m.proxied.planned(proxyPlan{Log: log}).ok(m.backup...)
+	again := bytesOf(events(t, log), "ok", protocol.TypePut)
+	acknowledged := bytesOf(first, "ok", protocol.TypePut)
+	// What is sent again may be what was not acknowledged, and a new table of
+	// contents and index: a strict reading of "plus two packs".
+	if most := m.whole - acknowledged + 1<<20; again > most {
+		t.Errorf("%s: %d of %d bytes were acknowledged, and %d were sent again, where %d is the most", what, acknowledged, m.whole, again, most)
+	}
+	w.ok("check", "-q")
+	w.verifies(killedState{"a", "latest", w.path("a.img")})
+	w.verifies(killedState{"b", "latest", w.path("b.img")})
+	if len(old) > 0 {
+		w.ok("verify", "-q", "--all-sessions")
+	}
+}
+
+// verifies expects a volume to be restored as it was.
+func (w *world) verifies(s killedState) {
+	w.t.Helper()
+	to := w.path("restored")
+	w.ok("restore", "-q", s.volume, "--session", s.session, "--to", to)
+	same(w.t, to, s.like)
+}
