@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // WriteFile makes data the content of path, readable by its owner only. When
@@ -16,15 +17,17 @@ import (
 // there, and at most one file "path.tmp-…" beside it that the next WriteFile
 // of the same path removes. Two writers of one path need a lock of their own.
 func WriteFile(path string, data []byte) (err error) {
-	dir, base := filepath.Split(path)
-	old, err := filepath.Glob(filepath.Join(dir, base+".tmp-*"))
+	dir, temp := filepath.Dir(path), filepath.Base(path)+".tmp-"
+	there, err := os.ReadDir(dir)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	for _, leftover := range old {
-		os.Remove(leftover) // of a run that was killed
+	for _, e := range there {
+		if strings.HasPrefix(e.Name(), temp) {
+			os.Remove(filepath.Join(dir, e.Name())) // of a run that was killed
+		}
 	}
-	f, err := os.CreateTemp(dir, base+".tmp-*")
+	f, err := os.CreateTemp(dir, temp+"*")
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
@@ -51,9 +54,6 @@ func WriteFile(path string, data []byte) (err error) {
 
 // SyncDir makes renames and removals in a directory durable.
 func SyncDir(dir string) error {
-	if dir == "" {
-		dir = "."
-	}
 	d, err := os.Open(dir)
 	if err != nil {
 		return fmt.Errorf("sync directory %s: %w", dir, err)
