@@ -327,7 +327,7 @@ func addBehaviours(all map[string]func(*fake)) {
 	}
 	all["talks"] = func(f *fake) {
 		f.greet()
-		for i := range 100000 {
+		for i := range 20000 {
 			fmt.Fprintf(os.Stderr, "line %d %s\n", i, strings.Repeat("\x07", 20))
 		}
 		f.send(ok(f.request().ID))
