@@ -1,0 +1,78 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+)
+
+// header says what is measured, and on what.
+func (b *bench) header() {
+	m := b.image
+	fmt.Printf("pinion on %d cores: %s\n", runtime.GOMAXPROCS(0), cpuModel())
+	fmt.Printf("image: %.2f GiB: %.2f real files, %.2f random, the rest holes\n",
+		gib(m.size), gib(m.real), gib(m.data-m.real))
+	fmt.Printf("MB/s are of the %.0f MB that are not holes; best of %d runs, from the page cache\n\n", float64(m.data)/1e6, b.rounds)
+}
+
+func gib(n int64) float64 { return float64(n) / (1 << 30) }
+
+// cpuModel is what the processor calls itself.
+func cpuModel() string {
+	info, _ := os.ReadFile("/proc/cpuinfo")
+	for line := range strings.Lines(string(info)) {
+		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
+			return strings.TrimSpace(value)
+		}
+	}
+	return runtime.GOARCH
+}
+
+// tableFormat has a line of the table in 80 columns.
+const tableFormat = "%-18s %5s %6s %6s %5s %7s %8s %8s %8s\n"
+
+// tableHead prints the limits, then the table's head.
+func (b *bench) tableHead() {
+	l := &b.limit
+	fmt.Printf("%-56s %6s %6s\n", "What this machine can do at best, measured alone", "MB/s", "CPU s")
+	for _, x := range []struct {
+		label string
+		cost
+	}{
+		{"read, one reader", l.read},
+		{"id hash, all cores", l.hash},
+		{"scan: read + id hash, all cores", l.scan},
+		{"seal: id hash + zstd + AEAD, all cores", l.seal},
+		{"open: AEAD + decompress + id hash, all cores", l.open},
+		{"write: open + write to a file + fsync, all cores", l.put},
+		{fmt.Sprintf("pipe: %.0f MB of packs into a store here, with fsync", float64(l.sealed)/1e6), l.pipe},
+	} {
+		fmt.Printf("  %-54s %6.0f %6.1f\n", x.label, b.rate(x.clock), x.cpu)
+	}
+	fmt.Printf("\n"+tableFormat, "", "MB/s", "limit", "", "ratio", "CPU s", "CPU lim.", "pinion", "helper")
+}
+
+// row prints one command beside its limit; a goal of 0 is none.
+func (b *bench) row(label string, u usage, name string, limit cost, goal float64) {
+	ratio := fmt.Sprintf("%.2f", limit.clock/u.clock)
+	fmt.Printf(tableFormat, label, fmt.Sprintf("%.0f", b.rate(u.clock)), fmt.Sprintf("%.0f", b.rate(limit.clock)), name, ratio,
+		fmt.Sprintf("%.1f", u.cpu), fmt.Sprintf("%.1f", limit.cpu), mib(u.pinion), mib(u.helper))
+	if goal > 0 {
+		b.goals = append(b.goals, fmt.Sprintf("%s %.1f of %s (%s)", label, goal, name, ratio))
+	}
+}
+
+// tableFoot prints what is aimed at.
+func (b *bench) tableFoot() {
+	fmt.Printf("\nGoals, and what was reached:\n")
+	for _, goal := range b.goals {
+		fmt.Println("  " + goal)
+	}
+	fmt.Printf("  memory: pinion %s, helper %s (%s)\n\n", mib(pinionBudget), mib(helperBudget), memory(b.peaks))
+}
+
+func mib(n int64) string { return fmt.Sprintf("%d MiB", n>>20) }
+
+// memory says both peaks.
+func memory(u usage) string { return fmt.Sprintf("pinion %s, helper %s", mib(u.pinion), mib(u.helper)) }
