@@ -23,7 +23,7 @@ import (
 // tryAll, or where the last backup read damage back, only blobs that open are
 // adopted.
 func (w *Writer) adopt(ctx context.Context, tryAll bool) error {
-	unclean, suspect, err := w.a.opts.State.Unclean(w.a.keys.Archive)
+	unclean, suspect, err := w.a.opts.State.Unclean(w.a.keys.Archive, w.a.dest.String())
 	if err != nil {
 		return err
 	}

@@ -73,7 +73,7 @@ func (w *Writer) commit(ctx context.Context, next *format.Root, verify func() er
 		return err
 	}
 	w.stored, w.packs, w.index = 0, nil, nil
-	return w.a.opts.State.MarkClean(w.a.keys.Archive)
+	return w.a.opts.State.MarkClean(w.a.keys.Archive, w.a.dest.String())
 }
 
 // commitRoot seals next as the successor of the current root, swaps it in, and

@@ -78,7 +78,7 @@ func (a *Archive) create(ctx context.Context, slot *format.KeySlot) error {
 		return err
 	}
 	a.rootHash = hashRoot(sealed)
-	if err := a.opts.State.SaveCopy(a.keys.Archive, name, object); err != nil {
+	if err := a.opts.State.SaveSlot(a.keys.Archive, slot.ID, object); err != nil {
 		return err
 	}
 	return a.rememberRoot(sealed, a.dest.String())

@@ -30,7 +30,7 @@ func (w *Writer) ReadBack(ctx context.Context) error {
 	err := w.readBack(ctx)
 	if isDamage(err) {
 		// The next run would find these packs and use them.
-		err = errors.Join(err, w.a.opts.State.MarkUnclean(w.a.keys.Archive, true))
+		err = errors.Join(err, w.a.opts.State.MarkUnclean(w.a.keys.Archive, w.a.dest.String(), true))
 	}
 	return err
 }

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
+	"strings"
 
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/state"
@@ -35,12 +36,16 @@ func (a *Archive) recognise() error {
 	if pinned && pin.Archive != a.keys.Archive.String() {
 		return fmt.Errorf("%s held archive %s and now shows %s: %w", a.dest, short(pin.Archive), short(a.keys.Archive.String()), ErrRolledBack)
 	}
+	if pinned && pin.Branch != a.root.Branch.String() {
+		// Somebody adopted the archive: its root must still follow the last one
+		// seen here. That this host knows the other branch is no excuse: it may
+		// be the one that was left.
+		if err := a.descends(memory.Branches[pin.Branch]); err != nil {
+			return err
+		}
+	}
 	if ok {
 		return a.descends(known)
-	}
-	if pinned && pin.Branch != a.root.Branch.String() {
-		// Somebody adopted the archive: its root must still follow ours.
-		return a.descends(memory.Branches[pin.Branch])
 	}
 	return nil
 }
@@ -58,7 +63,7 @@ func (a *Archive) descends(known state.Branch) error {
 		return fmt.Errorf("the archive has forked: another root of generation %d was seen: %w", r.Generation, ErrRolledBack)
 	}
 	for _, p := range r.Predecessors {
-		if known.RootHash[:2*len(p)] == hex.EncodeToString(p[:]) {
+		if strings.HasPrefix(known.RootHash, hex.EncodeToString(p[:])) {
 			return nil
 		}
 	}
@@ -82,7 +87,7 @@ func (a *Archive) remember(slots map[string][]byte, sealedRoot []byte) error {
 			a.opts.Warn(fmt.Sprintf("key slot %s is damaged or missing in the store", ref.ID))
 			continue
 		}
-		if err := a.opts.State.SaveCopy(a.keys.Archive, name, slots[name]); err != nil {
+		if err := a.opts.State.SaveSlot(a.keys.Archive, ref.ID, slots[name]); err != nil {
 			return err
 		}
 	}
@@ -105,7 +110,7 @@ func (a *Archive) rememberRoot(sealedRoot []byte, writtenTo string) error {
 	if err != nil {
 		return err
 	}
-	if err := a.opts.State.SaveCopy(a.keys.Archive, protocol.RootName, sealedRoot); err != nil {
+	if err := a.opts.State.SaveRoot(a.keys.Archive, a.root.Branch, sealedRoot); err != nil {
 		return err
 	}
 	return a.opts.State.SetPin(a.dest.String(), a.keys.Archive, a.root.Branch)

@@ -81,7 +81,7 @@ func (a *Archive) repairSlots(ctx context.Context, r Repair) error {
 		if _, err := parseSlot(name, object); there && err == nil {
 			continue
 		}
-		saved, err := a.opts.State.Copy(a.keys.Archive, name)
+		saved, err := a.opts.State.Slot(a.keys.Archive, ref.ID)
 		if err != nil {
 			return err
 		}
@@ -232,7 +232,11 @@ func RestoreRoot(ctx context.Context, dest store.Destination, opts Options) (err
 	if err != nil {
 		return fmt.Errorf("state of %s: %w", dest, err)
 	}
-	saved, err := opts.State.Copy(archive, protocol.RootName)
+	branch, err := format.ParseObjectID(pin.Branch)
+	if err != nil {
+		return fmt.Errorf("state of %s: %w", dest, err)
+	}
+	saved, err := opts.State.Root(archive, branch)
 	if err != nil {
 		return err
 	}

@@ -54,7 +54,7 @@ func (a *Archive) NewWriter(ctx context.Context, c format.Compression, tryAll bo
 	if err := w.adopt(ctx, tryAll); err != nil {
 		return nil, err
 	}
-	return w, a.opts.State.MarkUnclean(a.keys.Archive, false)
+	return w, a.opts.State.MarkUnclean(a.keys.Archive, a.dest.String(), false)
 }
 
 // Known reports whether a blob is in the archive already, or in this run.

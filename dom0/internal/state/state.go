@@ -2,8 +2,9 @@
 // store can't show an older archive, a fork, or another archive unnoticed.
 //
 // It owns the state directory: which archive stands at a destination, the
-// highest generation seen of every branch, copies of the newest root and of
-// the key slots, and the mark of a backup that didn't end cleanly. All of it
+// highest generation seen of every branch, copies of each branch's newest root
+// and of the key slots, and the mark of a backup to a destination that didn't
+// end cleanly. All of it
 // is readable by a person. It promises that a change is durable when it is
 // answered and that two processes don't lose each other's changes. It holds no
 // secrets: copies are as sealed as in the store. It never asks the store.
@@ -50,9 +51,14 @@ type Pin struct {
 	Branch      string `json:"branch"`
 }
 
-func (d *Dir) pinPath(destination string) string {
+// fileName stands for a destination in names of files.
+func fileName(destination string) string {
 	sum := sha256.Sum256([]byte(destination))
-	return filepath.Join(d.path, "destinations", hex.EncodeToString(sum[:16])+".json")
+	return hex.EncodeToString(sum[:16])
+}
+
+func (d *Dir) pinPath(destination string) string {
+	return filepath.Join(d.path, "destinations", fileName(destination)+".json")
 }
 
 // Pin returns what stood at a destination; ok is false if nothing is known.
@@ -142,10 +148,36 @@ func (d *Dir) Update(archive format.ArchiveID, change func(*Memory)) error {
 	return writeJSON(filepath.Join(d.archiveDir(archive), "memory.json"), m)
 }
 
-// SaveCopy keeps a copy of an object of an archive: the root, or a key slot.
-// name is an object name.
-func (d *Dir) SaveCopy(archive format.ArchiveID, name string, object []byte) error {
-	path := filepath.Join(d.archiveDir(archive), filepath.FromSlash(name))
+// SaveSlot keeps a copy of a key slot of an archive.
+func (d *Dir) SaveSlot(archive format.ArchiveID, slot format.ObjectID, object []byte) error {
+	return d.saveCopy(d.slotPath(archive, slot), object)
+}
+
+// Slot returns the copy of a key slot, or nil if there is none.
+func (d *Dir) Slot(archive format.ArchiveID, slot format.ObjectID) ([]byte, error) {
+	return readCopy(d.slotPath(archive, slot))
+}
+
+// SaveRoot keeps a copy of the newest root of a branch. Branches are apart:
+// packs that the root of one names need not be where another is.
+func (d *Dir) SaveRoot(archive format.ArchiveID, branch format.ObjectID, object []byte) error {
+	return d.saveCopy(d.rootPath(archive, branch), object)
+}
+
+// Root returns the copy of the newest root of a branch, or nil if there is none.
+func (d *Dir) Root(archive format.ArchiveID, branch format.ObjectID) ([]byte, error) {
+	return readCopy(d.rootPath(archive, branch))
+}
+
+func (d *Dir) slotPath(archive format.ArchiveID, slot format.ObjectID) string {
+	return filepath.Join(d.archiveDir(archive), "keys", slot.String())
+}
+
+func (d *Dir) rootPath(archive format.ArchiveID, branch format.ObjectID) string {
+	return filepath.Join(d.archiveDir(archive), "roots", branch.String())
+}
+
+func (d *Dir) saveCopy(path string, object []byte) error {
 	if old, err := os.ReadFile(path); err == nil && string(old) == string(object) {
 		return nil
 	}
@@ -157,20 +189,19 @@ func (d *Dir) SaveCopy(archive format.ArchiveID, name string, object []byte) err
 	return writeFile(path, object)
 }
 
-// Copy returns the copy of an object, or nil if there is none.
-func (d *Dir) Copy(archive format.ArchiveID, name string) ([]byte, error) {
-	b, err := os.ReadFile(filepath.Join(d.archiveDir(archive), filepath.FromSlash(name)))
+func readCopy(path string) ([]byte, error) {
+	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	return b, err
 }
 
-// MarkUnclean says durably that a backup has begun to send packs, so that the
-// next one looks for them if this one dies. suspect says that what was sent is
-// known not to be what the store has.
-func (d *Dir) MarkUnclean(archive format.ArchiveID, suspect bool) error {
-	_, was, err := d.Unclean(archive)
+// MarkUnclean says durably that a backup has begun to send packs to a
+// destination, so that the next one looks for them if this one dies. suspect
+// says that what was sent is known not to be what the store has.
+func (d *Dir) MarkUnclean(archive format.ArchiveID, destination string, suspect bool) error {
+	_, was, err := d.Unclean(archive, destination)
 	if err != nil {
 		return err
 	}
@@ -178,13 +209,13 @@ func (d *Dir) MarkUnclean(archive format.ArchiveID, suspect bool) error {
 	if suspect || was {
 		text = "suspect\n"
 	}
-	return writeFile(filepath.Join(d.archiveDir(archive), "unclean"), []byte(text))
+	return writeFile(d.markPath(archive, destination), []byte(text))
 }
 
-// Unclean reports whether a backup began and neither committed nor was followed
-// by one that did, and whether one of those was suspect.
-func (d *Dir) Unclean(archive format.ArchiveID) (unclean, suspect bool, err error) {
-	text, err := os.ReadFile(filepath.Join(d.archiveDir(archive), "unclean"))
+// Unclean reports whether a backup to a destination began and neither committed
+// nor was followed by one that did, and whether one of those was suspect.
+func (d *Dir) Unclean(archive format.ArchiveID, destination string) (unclean, suspect bool, err error) {
+	text, err := os.ReadFile(d.markPath(archive, destination))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, false, nil
 	}
@@ -192,12 +223,16 @@ func (d *Dir) Unclean(archive format.ArchiveID) (unclean, suspect bool, err erro
 }
 
 // MarkClean takes the mark back, once everything sent is named by the root.
-func (d *Dir) MarkClean(archive format.ArchiveID) error {
-	err := os.Remove(filepath.Join(d.archiveDir(archive), "unclean"))
+func (d *Dir) MarkClean(archive format.ArchiveID, destination string) error {
+	err := os.Remove(d.markPath(archive, destination))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("mark the archive clean: %w", err)
 	}
 	return nil
+}
+
+func (d *Dir) markPath(archive format.ArchiveID, destination string) string {
+	return filepath.Join(d.archiveDir(archive), "unclean", fileName(destination))
 }
 
 // lock keeps other processes from changing the directory until unlock.
