@@ -8,6 +8,7 @@ package damage
 
 import (
 	"errors"
+	"slices"
 	"sort"
 	"sync"
 
@@ -29,11 +30,16 @@ type Range struct {
 // memory with the news. What is beyond is counted.
 const MaxRanges = 100_000
 
+// heldRanges is how many ranges a list holds before it looks for those that
+// can be joined: they come in no order.
+const heldRanges = 2 * MaxRanges
+
 // A List collects ranges. It is safe for concurrent use; its zero value is
 // empty.
 type List struct {
 	mu     sync.Mutex
 	ranges []Range
+	full   bool // even joined there are too many
 	more   int
 }
 
@@ -50,11 +56,14 @@ func (l *List) AddRange(r Range) {
 	if n := len(l.ranges); n > 0 && l.ranges[n-1].extend(r) {
 		return
 	}
-	if len(l.ranges) >= MaxRanges {
+	if l.full {
 		l.more++
 		return
 	}
 	l.ranges = append(l.ranges, r)
+	if len(l.ranges) >= heldRanges {
+		l.join()
+	}
 }
 
 // extend makes r longer by next if that lies right behind it and has the same
@@ -73,6 +82,13 @@ func (r *Range) extend(next Range) bool {
 func (l *List) Ranges() (ranges []Range, more int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.join()
+	return slices.Clone(l.ranges), l.more
+}
+
+// join puts the ranges in order, makes one of those that lie side by side, and
+// cuts off what is too much.
+func (l *List) join() {
 	sort.SliceStable(l.ranges, func(i, j int) bool {
 		a, b := &l.ranges[i], &l.ranges[j]
 		switch {
@@ -83,13 +99,16 @@ func (l *List) Ranges() (ranges []Range, more int) {
 		}
 		return a.Offset < b.Offset
 	})
-	joined := make([]Range, 0, len(l.ranges))
+	joined := l.ranges[:0]
 	for _, r := range l.ranges {
 		if n := len(joined); n == 0 || !joined[n-1].extend(r) {
 			joined = append(joined, r)
 		}
 	}
-	return joined, l.more
+	l.ranges = joined
+	if n := len(joined); n > MaxRanges {
+		l.ranges, l.full, l.more = joined[:MaxRanges], true, l.more+n-MaxRanges
+	}
 }
 
 // Empty reports whether nothing was entered.
