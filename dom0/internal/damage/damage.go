@@ -8,7 +8,6 @@ package damage
 
 import (
 	"errors"
-	"slices"
 	"sort"
 	"sync"
 
@@ -83,7 +82,7 @@ func (l *List) Ranges() (ranges []Range, more int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.join()
-	return slices.Clone(l.ranges), l.more
+	return append([]Range{}, l.ranges...), l.more
 }
 
 // join puts the ranges in order, makes one of those that lie side by side, and

@@ -24,6 +24,9 @@ func TestOneLine(t *testing.T) {
 	if !l.Empty() {
 		t.Error("a new list is not empty")
 	}
+	if got, more := l.Ranges(); got == nil || len(got)+more > 0 {
+		t.Errorf("a new list holds %#v", got) // nil would be null in JSON
+	}
 	order := rand.New(rand.NewPCG(1, 2)).Perm(1000)
 	var wg sync.WaitGroup
 	for part := range 4 {

@@ -63,11 +63,13 @@ func (d *Dir) pinPath(destination string) string {
 
 // Pin returns what stood at a destination; ok is false if nothing is known.
 func (d *Dir) Pin(destination string) (pin Pin, ok bool, err error) {
-	ok, err = readJSON(d.pinPath(destination), &pin)
+	if ok, err = readJSON(d.pinPath(destination), &pin); err != nil {
+		return Pin{}, false, err
+	}
 	if ok && pin.Destination != destination {
 		return Pin{}, false, fmt.Errorf("state file %s is of %q", d.pinPath(destination), pin.Destination)
 	}
-	return pin, ok, err
+	return pin, ok, nil
 }
 
 // SetPin remembers what stands at a destination.
@@ -286,8 +288,11 @@ func readJSON(path string, v any) (bool, error) {
 	if err := json.Unmarshal(b, &head); err != nil {
 		return false, &DamagedError{Path: path, Err: err}
 	}
-	if head.Version != version {
+	switch {
+	case head.Version > version:
 		return false, fmt.Errorf("state file %s has version %d: %w", path, head.Version, format.ErrNewer)
+	case head.Version < version:
+		return false, &DamagedError{Path: path, Err: fmt.Errorf("has version %d", head.Version)}
 	}
 	if err := json.Unmarshal(b, v); err != nil {
 		return false, &DamagedError{Path: path, Err: err}
