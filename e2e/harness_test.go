@@ -275,8 +275,7 @@ func (w *world) ok(args ...string) *result {
 	return w.exits(0, args...)
 }
 
-// exits runs pinion and expects an exit status. Of a failure it expects one
-// line that says "error", and at most one hint.
+// exits runs pinion and expects an exit status.
 func (w *world) exits(code int, args ...string) *result {
 	w.t.Helper()
 	return w.run(args...).expect(code)
@@ -316,20 +315,22 @@ func (r *result) says(texts ...string) *result {
 	return r
 }
 
-// oneLine expects that standard error is one error line and at most one hint.
+// oneLine expects that the error is one line of standard error, with at most
+// one hint behind it, and that all other lines are pinion's.
 func (r *result) oneLine() *result {
 	r.t.Helper()
-	var errorLines, others int
+	var errorLines, hints, others int
 	for _, line := range lines(r.stderr) {
 		switch {
 		case strings.HasPrefix(line, "pinion: error: "):
 			errorLines++
 		case strings.HasPrefix(line, "hint: "):
-		default:
+			hints++
+		case !strings.HasPrefix(line, "pinion: "):
 			others++
 		}
 	}
-	if errorLines != 1 || others != 0 {
+	if errorLines != 1 || hints > 1 || others != 0 {
 		r.t.Errorf("%s\nwas to write one line of error, and a hint", r)
 	}
 	return r

@@ -115,9 +115,13 @@ func standInHold(args []string) int {
 		if err := os.WriteFile(mark, nil, 0o600); err != nil {
 			panic(err)
 		}
+		parent := os.Getppid()
 		for {
 			if _, err := os.Stat(mark); err != nil {
 				return
+			}
+			if os.Getppid() != parent {
+				os.Exit(1) // pinion is gone, and so nobody is held up any more
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
