@@ -1,0 +1,59 @@
+package archive
+
+import (
+	"context"
+
+	"pinion/dom0/internal/format"
+	"pinion/protocol"
+)
+
+// What tests of this package look at from outside.
+
+// SealRoot seals a root as a commit would.
+func (a *Archive) SealRoot(r *format.Root) ([]byte, error) { return a.sealRoot(r) }
+
+// MayWrite is mayWrite.
+func (a *Archive) MayWrite() (format.ObjectID, error) { return a.mayWrite() }
+
+// WindowFree reports whether nothing of the fetch window is taken.
+func (a *Archive) WindowFree() bool {
+	ok := a.window.TryAcquire(fetchWindow)
+	if ok {
+		a.window.Release(fetchWindow)
+	}
+	return ok
+}
+
+// Flush sends what was added, without a commit.
+func (w *Writer) Flush(ctx context.Context) error { return w.flush(ctx) }
+
+// Stored is the sealed bytes of the packs that the next root counts in.
+func (w *Writer) Stored() int64 { return w.stored }
+
+// A Request is a get as plan makes it.
+type Request struct {
+	Pack   format.ObjectID
+	Blobs  []int // positions in what was asked for
+	Ranges []protocol.Range
+	Bytes  int
+}
+
+// RequestBytes is the bound of a request that has more than one blob.
+const RequestBytes = requestBytes
+
+// Plan is plan.
+func Plan(at []format.Location, maxRanges int) []Request {
+	found := make([]located, len(at))
+	for i, l := range at {
+		found[i] = located{i: i, at: l}
+	}
+	var requests []Request
+	for _, r := range plan(found, maxRanges) {
+		q := Request{Pack: r.pack, Ranges: r.ranges, Bytes: r.bytes}
+		for _, b := range r.blobs {
+			q.Blobs = append(q.Blobs, b.i)
+		}
+		requests = append(requests, q)
+	}
+	return requests
+}

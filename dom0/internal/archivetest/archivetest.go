@@ -1,0 +1,262 @@
+// Package archivetest makes small archives in real stores, through the real
+// helper, for tests of the packages that work on archives.
+//
+// It owns the helper that it builds, and the directories of a test's archive:
+// store, state and cache. It promises that all of it is gone when the test ends,
+// and that nothing of it depends on the machine but its identity. It is used by
+// tests only; what a command does with an archive is tested through the command
+// line.
+package archivetest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"pinion/dom0/internal/archive"
+	"pinion/dom0/internal/crypt"
+	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/state"
+	"pinion/dom0/internal/store"
+	"pinion/protocol"
+)
+
+// helperEnv tells tests where Main has put the helper.
+const helperEnv = "PINION_TEST_HELPER"
+
+// Main builds the helper and runs the tests of a package; it returns what
+// TestMain exits with.
+func Main(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "pinion-helper")
+	if err == nil {
+		defer os.RemoveAll(dir)
+		cmd := exec.Command("go", "build", "-o", dir, "pinion/destvm/cmd/pinion-store")
+		cmd.Stderr = os.Stderr
+		err = cmd.Run()
+	}
+	if err == nil {
+		err = os.Setenv(helperEnv, filepath.Join(dir, "pinion-store"))
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "build the helper:", err)
+		return 1
+	}
+	return m.Run()
+}
+
+// A Place is a store with what a host knows of it.
+type Place struct {
+	Dir   string // of the store
+	Dest  store.Destination
+	State *state.Dir
+	Cache string
+	Key   []byte // content of the key file
+
+	mu       sync.Mutex
+	warnings []string
+}
+
+// New makes a place without an archive.
+func New(t testing.TB) *Place {
+	t.Helper()
+	base := t.TempDir()
+	p := &Place{Dir: filepath.Join(base, "store"), Cache: filepath.Join(base, "cache"), Key: bytes.Repeat([]byte("key!"), 16)}
+	p.Forget(t)
+	p.setDest(t)
+	return p
+}
+
+func (p *Place) setDest(t testing.TB) {
+	t.Helper()
+	dest, err := store.ParseDestination("file:" + p.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Dest = dest
+}
+
+// Forget gives the host a new, empty state.
+func (p *Place) Forget(t testing.TB) {
+	t.Helper()
+	dir, err := state.Open(filepath.Join(t.TempDir(), "state"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.State = dir
+}
+
+// Copy copies the store to another place, which the same host knows as much of.
+func (p *Place) Copy(t testing.TB) *Place {
+	t.Helper()
+	base := t.TempDir()
+	c := &Place{Dir: filepath.Join(base, "store"), Cache: filepath.Join(base, "cache"), Key: p.Key, State: p.State}
+	if err := os.CopyFS(c.Dir, os.DirFS(p.Dir)); err != nil {
+		t.Fatal(err)
+	}
+	c.setDest(t)
+	return c
+}
+
+// Replace puts another store's objects in the place of this one's.
+func (p *Place) Replace(t testing.TB, with *Place) {
+	t.Helper()
+	if err := os.RemoveAll(p.Dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(p.Dir, os.DirFS(with.Dir)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Options open the archive with a lock.
+func (p *Place) Options(lock protocol.LockMode) archive.Options {
+	return archive.Options{
+		Store: store.Options{Helper: os.Getenv(helperEnv)}, State: p.State, CacheDir: p.Cache, Lock: lock,
+		Secret: func(context.Context) (crypt.Secret, error) { return crypt.Secret{KeyFile: bytes.Clone(p.Key)}, nil },
+		Warn: func(text string) {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.warnings = append(p.warnings, text)
+		},
+		Now: time.Now,
+	}
+}
+
+// Warnings are what the archive's user was told.
+func (p *Place) Warnings() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]string(nil), p.warnings...)
+}
+
+// Params are those of small archives: the smallest chunks.
+func Params() format.Params {
+	return format.Params{
+		Hash: format.HashBLAKE2b, Cipher: format.CipherXChaCha20Poly1305, ChunkSize: format.MinChunkSize,
+		Compression: format.Compression{Method: format.CompressZstd, Level: 1},
+	}
+}
+
+// Init makes an archive.
+func (p *Place) Init(t testing.TB) *Place {
+	t.Helper()
+	if _, err := archive.Init(context.Background(), p.Dest, Params(), 0, p.Options(protocol.LockExclusive)); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// Try opens the archive, with its index, and closes it when the test ends.
+// change, if set, changes the options.
+func (p *Place) Try(t testing.TB, lock protocol.LockMode, change func(*archive.Options)) (*archive.Archive, error) {
+	t.Helper()
+	o := p.Options(lock)
+	if change != nil {
+		change(&o)
+	}
+	a, err := archive.Open(context.Background(), p.Dest, o)
+	if err != nil {
+		return nil, err
+	}
+	t.Cleanup(func() { a.Close() })
+	return a, a.LoadIndex(context.Background())
+}
+
+// Open is Try without an error.
+func (p *Place) Open(t testing.TB, lock protocol.LockMode) *archive.Archive {
+	t.Helper()
+	a, err := p.Try(t, lock, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// Path is where an object is in the store's directory.
+func (p *Place) Path(object string) string { return filepath.Join(p.Dir, filepath.FromSlash(object)) }
+
+// Objects are the names of all objects under a prefix of the protocol's.
+func (p *Place) Objects(t testing.TB, prefix string) []string {
+	t.Helper()
+	var names []string
+	err := filepath.WalkDir(filepath.Join(p.Dir, filepath.FromSlash(prefix)), func(path string, e os.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		name, err := filepath.Rel(p.Dir, path)
+		names = append(names, filepath.ToSlash(name))
+		return err
+	})
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	return names
+}
+
+// Damage changes the bytes of an object: change gets them and returns others.
+func (p *Place) Damage(t testing.TB, object string, change func([]byte) []byte) {
+	t.Helper()
+	b, err := os.ReadFile(p.Path(object))
+	if err == nil {
+		err = os.WriteFile(p.Path(object), change(b), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Commit adds chunks, and a session of no volumes, through a new connection,
+// and returns the sequence number.
+func (p *Place) Commit(t testing.TB, chunks ...[]byte) uint64 {
+	t.Helper()
+	a := p.Open(t, protocol.LockAppend)
+	defer a.Close()
+	seq, err := Commit(a, nil, chunks...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return seq
+}
+
+// Commit adds chunks, and a session with those tags and no volumes, to an open
+// archive.
+func Commit(a *archive.Archive, tags []format.Tag, chunks ...[]byte) (seq uint64, err error) {
+	ctx := context.Background()
+	w, err := a.NewWriter(ctx, Params().Compression, false)
+	if err != nil {
+		return 0, err
+	}
+	if err := Add(a, w, chunks...); err != nil {
+		return 0, err
+	}
+	s := &format.Session{ID: format.NewObjectID(), Time: time.Now().UnixNano(), Zone: "UTC", Host: "test"}
+	err = w.CommitSession(ctx, archive.Draft{Session: s, Tags: tags, Table: &format.VolumeTable{}}, nil)
+	return s.Seq, err
+}
+
+// Add adds those of the chunks that are not known.
+func Add(a *archive.Archive, w *archive.Writer, chunks ...[]byte) error {
+	ctx := context.Background()
+	sealer, err := a.NewSealer(Params().Compression)
+	if err != nil {
+		return err
+	}
+	for _, plain := range chunks {
+		id := sealer.ID(format.BlobChunk, plain)
+		known, err := w.Known(ctx, id)
+		if err == nil && !known {
+			err = w.AddSealed(ctx, id, sealer.Seal(nil, format.BlobChunk, id, plain))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
