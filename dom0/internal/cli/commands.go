@@ -86,6 +86,7 @@ func (o *backupCommand) run(ctx context.Context, env *Env) error { return runBac
 
 type restoreCommand struct {
 	aboutArchive
+	All     bool   `long:"all" no-ini:"true" description:"every volume, as of the session or in its latest"`
 	Session string `long:"session" value-name:"SESSION" no-ini:"true" unquote:"false" description:"which session, by default the latest that has the volume: an id's beginning, #N, ^tag, or a time"`
 	To      string `long:"to" value-name:"PATH" no-ini:"true" unquote:"false" description:"the file, device or directory to write to; of several volumes, a directory"`
 	InPlace bool   `long:"in-place" no-ini:"true" description:"write only what differs into the file or device that is there"`
@@ -104,8 +105,11 @@ func (o *restoreCommand) validate(c check) (err error) {
 	if o.session, err = c.session(o.Session); err != nil {
 		return err
 	}
-	if len(o.Args.Names) == 0 {
-		return exit.UsageHint("pinion list shows the names of an archive's volumes", "restore: no volume named")
+	switch {
+	case o.All && len(o.Args.Names) > 0:
+		return exit.Usagef("restore: --all and names of volumes exclude each other")
+	case !o.All && len(o.Args.Names) == 0:
+		return exit.UsageHint("pinion list shows the names of an archive's volumes, --all restores them all", "restore: no volume named")
 	}
 	if err := checkNames("restore", o.Args.Names); err != nil {
 		return err
@@ -116,7 +120,7 @@ func (o *restoreCommand) validate(c check) (err error) {
 	if o.to, err = absolute("to", o.To); err != nil {
 		return err
 	}
-	if len(o.Args.Names) > 1 {
+	if o.several() {
 		// A path that isn't there yet is told apart when the directory is made or used.
 		if info, err := os.Stat(o.to); err == nil && !info.IsDir() {
 			return exit.Usagef("restore: --to %q has to be a directory, because several volumes are named", o.To)
@@ -125,6 +129,9 @@ func (o *restoreCommand) validate(c check) (err error) {
 	o.InPlace = o.InPlace || o.Sparse
 	return nil
 }
+
+// several says that --to is a directory.
+func (o *restoreCommand) several() bool { return o.All || len(o.Args.Names) > 1 }
 
 func (o *restoreCommand) afterInterrupt() string {
 	return "files are as they were before; what was being written in place is unfinished until the restore is run again"

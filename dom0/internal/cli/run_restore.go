@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"pinion/dom0/internal/archive"
@@ -109,14 +111,18 @@ type restoreJob struct {
 func (r *restoring) plan(ctx context.Context) ([]restoreJob, error) {
 	info, err := os.Stat(r.o.to)
 	isDir := err == nil && info.IsDir()
-	if len(r.o.Args.Names) > 1 && !isDir {
+	names, err := r.names()
+	if err != nil {
+		return nil, err
+	}
+	if r.o.several() && !isDir {
 		if err := os.Mkdir(r.o.to, 0o700); err != nil {
 			return nil, fmt.Errorf("make the directory to restore to: %w", err)
 		}
 		isDir = true
 	}
 	var jobs []restoreJob
-	for _, name := range r.o.Args.Names {
+	for _, name := range names {
 		i, v, err := r.c.findVolume(name, r.o.session)
 		if err != nil {
 			return nil, err
@@ -142,6 +148,38 @@ func (r *restoring) plan(ctx context.Context) ([]restoreJob, error) {
 		}
 	}
 	return jobs, nil
+}
+
+// names lists the volumes to restore.
+func (r *restoring) names() ([]string, error) {
+	if !r.o.All {
+		return r.o.Args.Names, nil
+	}
+	sessions := r.c.sessions
+	if r.o.session != nil {
+		i, err := find(r.c.entries, r.o.session, nil)
+		if err != nil {
+			return nil, err
+		}
+		if r.c.errs[i] != nil {
+			return nil, fmt.Errorf("session #%d: %w", r.c.entries[i].Seq, r.c.errs[i])
+		}
+		sessions = sessions[i : i+1]
+	}
+	seen := map[string]bool{}
+	for _, s := range sessions {
+		if s == nil {
+			continue // damaged; other sessions may have its volumes
+		}
+		for _, v := range s.Volumes {
+			seen[r.c.names[v.Volume]] = true
+		}
+	}
+	delete(seen, "") // of a volume that has no name any more
+	if len(seen) == 0 {
+		return nil, exit.With(exit.Failed, fmt.Errorf("the archive has no volumes: %w", errNotFound), "")
+	}
+	return slices.Sorted(maps.Keys(seen)), nil
 }
 
 // fileName makes a file's name of a volume's.
