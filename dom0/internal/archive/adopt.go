@@ -102,16 +102,19 @@ func (a *Archive) ReadTOC(ctx context.Context, id format.ObjectID, size int64) (
 	if size < format.HeaderSize+format.TrailerSize || size > format.MaxPack {
 		return nil, damage(fmt.Errorf("has %d bytes", size))
 	}
-	tail, err := a.readTail(ctx, name, size, min(size-format.HeaderSize, tocGuess))
+	header, tail, err := a.readEnds(ctx, name, size, min(size-format.HeaderSize, tocGuess))
 	if err != nil {
 		return nil, err
+	}
+	if err := format.CheckHeader(header, format.KindPack); err != nil {
+		return nil, damage(err)
 	}
 	n, err := format.ParseTrailer(tail[len(tail)-format.TrailerSize:], size)
 	if err != nil {
 		return nil, damage(err)
 	}
 	if whole := n + format.TrailerSize; whole > len(tail) {
-		if tail, err = a.readTail(ctx, name, size, int64(whole)); err != nil {
+		if _, tail, err = a.readEnds(ctx, name, size, int64(whole)); err != nil {
 			return nil, err
 		}
 	}
@@ -135,14 +138,14 @@ func tocFits(toc *format.TOC, size int64, sealedTOC int) bool {
 	return total == size
 }
 
-// readTail reads the last n bytes of an object of size bytes.
-func (a *Archive) readTail(ctx context.Context, name string, size, n int64) ([]byte, error) {
-	buf := make([]byte, n)
-	ranges := []protocol.Range{{Off: uint64(size - n), Len: uint32(n)}}
+// readEnds reads the header and the last n bytes of an object of size bytes.
+func (a *Archive) readEnds(ctx context.Context, name string, size, n int64) (header, tail []byte, err error) {
+	buf := make([]byte, format.HeaderSize+n)
+	ranges := []protocol.Range{{Off: 0, Len: format.HeaderSize}, {Off: uint64(size - n), Len: uint32(n)}}
 	if err := a.conn.Get(ctx, name, ranges, buf).Wait(); err != nil {
-		return nil, readError(name, err)
+		return nil, nil, readError(name, err)
 	}
-	return buf, nil
+	return buf[:format.HeaderSize], buf[format.HeaderSize:], nil
 }
 
 func isDamage(err error) bool {
