@@ -18,11 +18,12 @@ import (
 // standIns are what this program can be in place of the helper. Each gets the
 // helper's arguments and returns an exit status.
 var standIns = map[string]func(args []string) int{
-	"options": standInOptions,
-	"hold":    standInHold,
-	"garble":  standInGarble,
-	"killer":  standInKiller,
-	"silent":  standInSilent,
+	"options":  standInOptions,
+	"hold":     func(args []string) int { return standInHold(args, protocol.TypePut) },
+	"hold-get": func(args []string) int { return standInHold(args, protocol.TypeGet) },
+	"garble":   standInGarble,
+	"killer":   standInKiller,
+	"silent":   standInSilent,
 }
 
 // standIn is the program when it runs as pinion-store.
@@ -102,12 +103,12 @@ func relay(args []string, toHelper func(helper *os.Process, f frame)) int {
 	return 0
 }
 
-// standInHold passes everything on, but before the first put it makes the file
-// PINION_E2E_HOLD and waits until that is gone.
-func standInHold(args []string) int {
+// standInHold passes everything on, but before the first request of a type it
+// makes the file PINION_E2E_HOLD and waits until that is gone.
+func standInHold(args []string, before protocol.Type) int {
 	held := false
 	return relay(args, func(_ *os.Process, f frame) {
-		if held || f.header.Type != protocol.TypePut {
+		if held || f.header.Type != before {
 			return
 		}
 		held = true
