@@ -15,8 +15,8 @@ import (
 
 // adopt enters the finished packs of backups that didn't end into the index, so
 // that what they sent is not sent again. The store is listed only if there can
-// be such packs: after a backup that didn't end on this host, or when nothing
-// is known of the archive.
+// be such packs: after a backup that didn't end on this host, or where nothing
+// was known of the archive, for the first backup from then on.
 //
 // A pack is adopted only if it was written on a root that is not older than the
 // last prune: that prune may have begun to punch holes into older ones. With
@@ -27,7 +27,7 @@ func (w *Writer) adopt(ctx context.Context, tryAll bool) error {
 	if err != nil {
 		return err
 	}
-	if !unclean && !w.a.fresh {
+	if !unclean {
 		return nil
 	}
 	tryAll = tryAll || suspect

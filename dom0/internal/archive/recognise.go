@@ -78,6 +78,13 @@ func (a *Archive) descends(known state.Branch) error {
 // remember notes the root as the newest seen, and keeps copies of what a store
 // could lose: the root and the live key slots.
 func (a *Archive) remember(slots map[string][]byte, sealedRoot []byte) error {
+	if a.fresh {
+		// What a backup before this memory left behind is for the next one to
+		// find; this may not be it.
+		if err := a.opts.State.MarkUnclean(a.keys.Archive, a.dest.String(), false); err != nil {
+			return err
+		}
+	}
 	if err := a.rememberRoot(sealedRoot, ""); err != nil {
 		return err
 	}

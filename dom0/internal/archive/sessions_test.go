@@ -1,0 +1,148 @@
+package archive_test
+
+import (
+	"fmt"
+	"reflect"
+	"testing"
+
+	"pinion/dom0/internal/archive"
+	"pinion/dom0/internal/archivetest"
+	"pinion/dom0/internal/format"
+	"pinion/protocol"
+)
+
+// TestSessionList appends sessions across the edges where the list gets a leaf
+// more, and a level more, and reads all of them back at each.
+func TestSessionList(t *testing.T) {
+	p := archivetest.New(t).Init(t)
+	a := p.Open(t, protocol.LockAppend)
+	w, err := a.NewWriter(ctx, archivetest.Params().Compression, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	edges := map[uint64]uint8{1: 0, 30: 0, 31: 1, 32: 1, 33: 1, 64: 1, 1022: 1, 1023: 2, 1024: 2, 1025: 2, 1056: 2, 1100: 2}
+	var want []format.SessionEntry
+	for seq := uint64(1); seq <= 1100; seq++ {
+		s := &format.Session{ID: format.NewObjectID(), Time: int64(seq) * 1e9, Zone: "UTC", Host: "test"}
+		var tags []format.Tag
+		if seq%7 == 0 {
+			tags = []format.Tag{{Name: fmt.Sprint("tag", seq), Text: "text"}}
+		}
+		if err := w.CommitSession(ctx, archive.Draft{Session: s, Tags: tags, Table: &format.VolumeTable{}}, nil); err != nil {
+			t.Fatalf("session #%d: %v", seq, err)
+		}
+		want = append(want, format.SessionEntry{ID: s.ID, Seq: seq, Time: s.Time, Tags: tags})
+		level, edge := edges[seq]
+		if !edge {
+			continue
+		}
+		if got := a.Root().SessionListLevel(); got != level || a.Root().NextSeq != seq+1 || uint64(a.Root().Sessions) != seq {
+			t.Errorf("after #%d: level %d, next #%d, %d sessions", seq, got, a.Root().NextSeq, a.Root().Sessions)
+		}
+		checkSessions(t, a, want)
+	}
+	a.Close()
+	p.Forget(t)
+	a = p.Open(t, protocol.LockRead)
+	checkSessions(t, a, want)
+	if n := len(a.Root().Index); n > 40 {
+		t.Errorf("%d index objects for 1,100 small sessions", n)
+	}
+	sessions, errs, err := a.ReadSessions(ctx, want[:0])
+	if err != nil || len(sessions)+len(errs) > 0 {
+		t.Errorf("no sessions: %v, %v, %v", sessions, errs, err)
+	}
+}
+
+func checkSessions(t *testing.T, a *archive.Archive, want []format.SessionEntry) {
+	t.Helper()
+	got, err := a.Sessions(ctx, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != len(want) {
+		t.Fatalf("%d sessions are listed, want %d", len(got), len(want))
+	}
+	for i := range got {
+		e := got[i]
+		e.Blob = format.BlobID{}
+		if !reflect.DeepEqual(e, want[i]) {
+			t.Fatalf("session %d is listed as %+v, want %+v", i, e, want[i])
+		}
+	}
+	sessions, errs, err := a.ReadSessions(ctx, got[len(got)-1:])
+	if err != nil || errs[0] != nil || sessions[0].ID != want[len(want)-1].ID {
+		t.Fatalf("the newest session: %v, %v", errs, err)
+	}
+}
+
+// TestDamagedSessionList: a leaf or a session that is lost is named with its
+// numbers, and the others are there.
+func TestDamagedSessionList(t *testing.T) {
+	p := archivetest.New(t).Init(t)
+	a := p.Open(t, protocol.LockAppend)
+	var leafPack string
+	for seq := range uint64(70) {
+		before := len(p.Objects(t, protocol.PrefixPacks))
+		if _, err := archivetest.Commit(a, nil); err != nil {
+			t.Fatal(err)
+		}
+		if packs := p.Objects(t, protocol.PrefixPacks); seq+1 == 63 {
+			// The last session of a leaf wrote the leaf that all others read.
+			leafPack = newest(t, a, p, packs, before)
+		}
+	}
+	if _, err := a.Sessions(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	p.Damage(t, leafPack, func([]byte) []byte { return nil })
+	if _, err := a.Sessions(ctx, nil); !isDamage(err) {
+		t.Errorf("a lost leaf: %v", err)
+	}
+	var first, last uint64
+	times := 0
+	got, err := a.Sessions(ctx, func(f, l uint64, err error) error {
+		first, last = f, l
+		times++
+		if !isDamage(err) {
+			t.Errorf("a lost leaf: %v", err)
+		}
+		return nil
+	})
+	if err != nil || times != 1 || first != 32 || last != 63 || len(got) != 70-32 {
+		t.Errorf("%d sessions, #%d to #%d lost, %d times, %v", len(got), first, last, times, err)
+	}
+	sessions, errs, err := a.ReadSessions(ctx, got)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range got {
+		if errs[i] != nil || sessions[i].Seq != got[i].Seq {
+			t.Errorf("session #%d: %v", got[i].Seq, errs[i])
+		}
+	}
+	// An entry that leads to another session is not believed.
+	swapped := append([]format.SessionEntry(nil), got[:2]...)
+	swapped[0].Blob, swapped[1].Blob = swapped[1].Blob, swapped[0].Blob
+	if sessions, errs, err := a.ReadSessions(ctx, swapped); err != nil || !isDamage(errs[0]) || sessions[0] != nil || !isDamage(errs[1]) {
+		t.Errorf("entries that were exchanged: %v, %v", errs, err)
+	}
+}
+
+// newest is the pack that holds the blob of the session list's newest leaf.
+func newest(t *testing.T, a *archive.Archive, p *archivetest.Place, packs []string, before int) string {
+	t.Helper()
+	if len(packs) != before+1 {
+		t.Fatalf("a session without data wrote %d packs", len(packs)-before)
+	}
+	entries, err := a.Sessions(ctx, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The session's own blob was written with the leaf.
+	id, ok, err := a.Locate(ctx, entries[len(entries)-1].Blob)
+	if err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	return protocol.PackName(id)
+}
