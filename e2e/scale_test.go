@@ -36,6 +36,24 @@ func TestNoVolumeIsHeldInMemory(t *testing.T) {
 	same(t, image, restored)
 }
 
+// TestMemoryDoesNotFollowCores makes the backups that want most memory for
+// each core, with as many cores as no dom0 has.
+func TestMemoryDoesNotFollowCores(t *testing.T) {
+	for _, params := range [][]string{
+		{"--compression", "zstd:19"},
+		{"--chunk-size", "4M"},
+	} {
+		t.Run(strings.Join(params, " "), func(t *testing.T) {
+			w := newWorldOf(t, build{static: true})
+			w.env = []string{"GOMAXPROCS=16"}
+			w.ok(append([]string{"init"}, params...)...)
+			image := w.image("image", "random:96M:1", "text:32M:2")
+			within(t, w, "backup", "file:"+image)
+			within(t, w, "verify")
+		})
+	}
+}
+
 // within runs pinion and checks the peak memory of both programs.
 func within(t *testing.T, w *world, args ...string) {
 	t.Helper()

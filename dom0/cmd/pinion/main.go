@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"runtime/debug"
 
 	"pinion/dom0/internal/cli"
 	"pinion/dom0/internal/secret"
@@ -13,7 +14,13 @@ import (
 // version is set by the linker.
 var version = "dev"
 
+// memoryLimit is when the garbage collector begins to work hard, in bytes. It
+// leaves the budget of 256 MiB room for what the collector doesn't see. Making a key of
+// a passphrase may take more, for a moment, in one piece.
+const memoryLimit = 208 << 20
+
 func main() {
+	debug.SetMemoryLimit(memoryLimit)
 	if err := secret.Harden(); err != nil {
 		fmt.Fprintln(os.Stderr, "pinion: warning:", err)
 	}

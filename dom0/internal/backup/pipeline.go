@@ -46,11 +46,15 @@ type outcome struct {
 const (
 	// jobBytes is what a job holds at least: large enough that handing it on
 	// costs nothing beside the work on it.
-	jobBytes = 1 << 20
+	jobBytes = 512 << 10
 
 	// jobsBytes bounds the plain bytes of all jobs together, whatever the
 	// number of cores and the chunk size; sealed copies come to as much again.
-	jobsBytes = 32 << 20
+	jobsBytes = 16 << 20
+
+	// sealersBytes bounds the compressors of all workers together: two of
+	// those that compress best, and with lower levels more than enough.
+	sealersBytes = 84 << 20
 )
 
 // A pipeline runs the stages for one volume after another.
@@ -80,7 +84,7 @@ func newPipeline(ctx context.Context, a *archive.Archive, w *archive.Writer, c f
 			done: make(chan struct{}, 1),
 		}
 	}
-	p.busy.count = min(cores, jobs)
+	p.busy.count = min(cores, jobs, workersFor(c, a.ChunkSize()))
 	for range p.busy.count {
 		sealer, err := a.NewSealer(c)
 		if err != nil {
@@ -95,6 +99,11 @@ func newPipeline(ctx context.Context, a *archive.Archive, w *archive.Writer, c f
 		})
 	}
 	return p, nil
+}
+
+// workersFor is how many workers there may be for the memory that each takes.
+func workersFor(c format.Compression, chunkSize int) int {
+	return max(1, sealersBytes/max(1, blob.SealerMemory(c, chunkSize)))
 }
 
 // close ends the workers.

@@ -62,6 +62,22 @@ func NewSealer(keys *crypt.Keys, c format.Compression, maxLen int) (*Sealer, err
 	return s, nil
 }
 
+// SealerMemory is about how many bytes a Sealer takes that was made with the
+// same arguments: the tables of the compressor, which grow with its level, and
+// three times the window.
+func SealerMemory(c format.Compression, maxLen int) int {
+	if c.Method == format.CompressNone {
+		return 0
+	}
+	tables := map[zstd.EncoderLevel]int{
+		zstd.SpeedFastest:           1 << 20,
+		zstd.SpeedDefault:           2 << 20,
+		zstd.SpeedBetterCompression: 7 << 20,
+		zstd.SpeedBestCompression:   38 << 20,
+	}
+	return tables[zstd.EncoderLevelFromZstd(int(c.Level))] + 3*maxLen
+}
+
 // ID is the name of the blob of that type and plaintext.
 func (s *Sealer) ID(t format.BlobType, plaintext []byte) format.BlobID {
 	return s.hasher.ID(t, plaintext)
