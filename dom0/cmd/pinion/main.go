@@ -1,4 +1,6 @@
-// Command pinion backs up disk images and block devices into a store that need not be trusted.
+// Command pinion backs up disk images and block devices into a store that need not be trusted. It owns what the process
+// gets from outside: arguments, streams, and the limits that keep secrets out of core files. It promises to end only
+// here, after everything was cleaned up, with a documented exit status. It never does the work itself; package cli does.
 package main
 
 import (
