@@ -20,17 +20,16 @@ var killRows = []struct{ victim, when string }{
 	{"pinion", "before"}, {"pinion", "half"}, {"pinion", "after"},
 }
 
-// bodyTypes are the requests that have a body to be killed in.
-var bodyTypes = []protocol.Type{protocol.TypePut, protocol.TypeSwap}
+// Requests to be killed at: all, and those that have a body to be killed in.
+var (
+	allTypes  = []protocol.Type{0}
+	bodyTypes = []protocol.Type{protocol.TypePut, protocol.TypeSwap}
+)
 
-// killAtEach calls try for every request that a command makes: with a world
-// that kills there, until one run sees no kill. try returns the world's log.
-func killAtEach(t *testing.T, fault string, half bool, try func(plan proxyPlan) (killed bool)) {
+// killAtEach calls try for every request of some types that a command makes,
+// with a plan that kills there, until a run sees no kill.
+func killAtEach(t *testing.T, fault string, types []protocol.Type, try func(plan proxyPlan) (killed bool)) {
 	t.Helper()
-	types := []protocol.Type{0}
-	if half {
-		types = bodyTypes
-	}
 	for _, of := range types {
 		at := 1
 		for ; try(proxyPlan{Fault: fault, Type: of, At: at}); at++ {
@@ -85,7 +84,7 @@ type killMatrix struct {
 	t       *testing.T
 	w       *world
 	fault   string
-	half    bool
+	types   []protocol.Type
 	backup  []string
 	proxied *world
 	before  snapshot
@@ -93,7 +92,10 @@ type killMatrix struct {
 }
 
 func newKillMatrix(t *testing.T, w *world, victim, when string, backup []string) *killMatrix {
-	m := &killMatrix{t: t, w: w, fault: "kill-" + victim + "-" + when, half: when == "half", backup: backup}
+	m := &killMatrix{t: t, w: w, fault: "kill-" + victim + "-" + when, types: allTypes, backup: backup}
+	if when == "half" {
+		m.types = bodyTypes
+	}
 	m.before = w.save()
 	m.proxied = w.proxied(proxyPlan{})
 	log := m.log()
@@ -113,7 +115,7 @@ func (m *killMatrix) log() string { return filepath.Join(m.t.TempDir(), "log") }
 // each kills at every request, and looks at what is left.
 func (m *killMatrix) each(old []killedState) {
 	m.t.Helper()
-	killAtEach(m.t, m.fault, m.half, func(plan proxyPlan) bool {
+	killAtEach(m.t, m.fault, m.types, func(plan proxyPlan) bool {
 		plan.Log = m.log()
 		m.w.rewind(m.before)
 		r := m.proxied.planned(plan).run(m.backup...)
