@@ -97,11 +97,7 @@ func TestKillEveryRequestOfARepair(t *testing.T) {
 				damaged := w.save()
 				w.exits(13, "check", "-q")
 				proxied := w.proxied(proxyPlan{})
-				types := allTypes
-			if row.when == "half" {
-				types = bodyTypes
-			}
-			killAtEach(t, "kill-"+row.victim+"-"+row.when, types, func(plan proxyPlan) bool {
+				killAtEach(t, "kill-"+row.victim+"-"+row.when, bodyTypes, func(plan proxyPlan) bool {
 					plan.Log = filepath.Join(t.TempDir(), "log")
 					w.rewind(damaged)
 					r := proxied.planned(plan).run("check", "--repair")
