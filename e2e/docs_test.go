@@ -1,0 +1,224 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// page reads a page of the documentation, by its path from the top.
+func page(t testing.TB, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("..", path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// forPeople are the pages that tell people what to type.
+var forPeople = []string{"README.md", "docs/operation.md", "docs/threat-model.md"}
+
+var (
+	longOption    = regexp.MustCompile(`--[a-z][a-z-]*[a-z]`)
+	helpedOption  = regexp.MustCompile(`(?m)^\s+(?:-\w, |)\s*(--[a-z-]+[a-z])`)
+	helpedCommand = regexp.MustCompile(`(?m)^  ([a-z]+)  +[A-Z]`)
+)
+
+// helps returns the help of pinion and each of its commands, by the command's
+// word.
+func helps(t *testing.T, w *world) map[string]string {
+	t.Helper()
+	all := map[string]string{"": w.ok("--help").stdout}
+	_, list, ok := strings.Cut(all[""], "Available commands:")
+	if !ok {
+		t.Fatalf("no commands in the help:\n%s", all[""])
+	}
+	for _, m := range helpedCommand.FindAllStringSubmatch(list, -1) {
+		all[m[1]] = w.ok(m[1], "--help").stdout
+	}
+	return all
+}
+
+// TestDocsAndHelpHaveTheSameWords compares options and commands in the
+// documentation with those that the programs know.
+func TestDocsAndHelpHaveTheSameWords(t *testing.T) {
+	w := newWorld(t)
+	commands := helps(t, w)
+	known := map[string]bool{}
+	for _, help := range commands {
+		for _, m := range helpedOption.FindAllStringSubmatch(help, -1) {
+			known[m[1]] = true
+		}
+	}
+	if len(known) < 20 || len(commands) < 5 {
+		t.Fatalf("only %d options of %d commands were found in the help", len(known), len(commands))
+	}
+	operation := page(t, "docs/operation.md")
+	for option := range known {
+		if !regexp.MustCompile(regexp.QuoteMeta(option) + `\b[^-]`).MatchString(operation) {
+			t.Errorf("docs/operation.md says nothing of %s", option)
+		}
+	}
+	helper, err := exec.Command(filepath.Join(w.bin, "pinion-store"), "serve", "--help").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range helpedOption.FindAllStringSubmatch(string(helper), -1) {
+		known[m[1]] = true
+	}
+	for _, path := range forPeople {
+		for _, option := range longOption.FindAllString(page(t, path), -1) {
+			if !known[option] {
+				t.Errorf("%s names %s, which no help knows", path, option)
+			}
+		}
+	}
+	_, sections, _ := strings.Cut(operation, "\n## Commands\n")
+	sections, _, _ = strings.Cut(sections, "\n## ")
+	for _, m := range regexp.MustCompile(`(?m)^### (.*)$`).FindAllStringSubmatch(sections, -1) {
+		if _, ok := commands[m[1]]; !ok {
+			t.Errorf("docs/operation.md describes a command %q, which pinion doesn't have", m[1])
+		}
+		delete(commands, m[1])
+	}
+	delete(commands, "")
+	for command := range commands {
+		t.Errorf("docs/operation.md doesn't describe the command %q", command)
+	}
+}
+
+// TestDocsAndHelpHaveTheSameStatuses compares the tables of exit statuses.
+func TestDocsAndHelpHaveTheSameStatuses(t *testing.T) {
+	_, help, ok := strings.Cut(newWorld(t).ok("backup", "--help").stdout, "Exit status:")
+	if !ok {
+		t.Fatal("the help says nothing of exit statuses")
+	}
+	help, _, _ = strings.Cut(help, "\n\n")
+	want := regexp.MustCompile(`\b\d+\b`).FindAllString(help, -1)
+	for _, path := range []string{"README.md", "docs/operation.md"} {
+		var got []string
+		for _, m := range regexp.MustCompile(`(?m)^\| (\d+) \|`).FindAllStringSubmatch(page(t, path), -1) {
+			got = append(got, m[1])
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s lists the statuses %v, the help %v", path, got, want)
+		}
+	}
+}
+
+// TestLinksOfTheDocs looks for what the documentation links to.
+func TestLinksOfTheDocs(t *testing.T) {
+	pages, err := filepath.Glob("../docs/*.md")
+	if err != nil || len(pages) == 0 {
+		t.Fatalf("no pages in docs: %v", err)
+	}
+	for _, path := range append(pages, "../README.md") {
+		for _, m := range regexp.MustCompile(`\]\(([^)#:]+)\)`).FindAllStringSubmatch(page(t, path[len("../"):]), -1) {
+			if _, err := os.Stat(filepath.Join(filepath.Dir(path), m[1])); err != nil {
+				t.Errorf("%s: %v", path[len("../"):], err)
+			}
+		}
+	}
+}
+
+// TestFirstUseOfTheReadme runs what the README says is the first use, line by
+// line, with other places for disk and image.
+func TestFirstUseOfTheReadme(t *testing.T) {
+	w := newWorld(t)
+	w.image("work.img", "text:3M:1", "hole:1M")
+	_, script, ok := strings.Cut(page(t, "README.md"), "\n## First use\n\n```sh\n")
+	script, _, ended := strings.Cut(script, "```")
+	if !ok || !ended {
+		t.Fatal("the README has no first use")
+	}
+	for there, here := range map[string]string{
+		"/mnt/usb/backup": w.store, "/var/lib/images": w.dir, "/tmp/work.img": w.path("restored"),
+	} {
+		if !strings.Contains(script, there) {
+			t.Fatalf("the first use has no %s:\n%s", there, script)
+		}
+		script = strings.ReplaceAll(script, there, here)
+	}
+	own := fmt.Sprintf("pinion() { command pinion --config %s --state-dir %s --cache-dir %s \"$@\"; }\n", w.config, w.state, w.cache)
+	cmd := exec.Command("/bin/sh", "-e", "-c", own+script)
+	cmd.Env = w.command().Env
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s\n%s", err, script, out)
+	}
+	same(t, w.path("work.img"), w.path("restored"))
+}
+
+// TestJSONOfTheDocs compares the members of the documents in the documentation
+// with those of the real ones, in both directions.
+func TestJSONOfTheDocs(t *testing.T) {
+	w := newWorld(t)
+	image := w.image("work.img", "random:1M:1")
+	real := map[string]any{}
+	take := func(code int, args ...string) {
+		doc := document[any](w.exits(code, append([]string{"--json"}, args...)...))
+		real[args[0]] = doc
+	}
+	take(0, "init")
+	take(3, "backup", "file:"+image, "file:"+w.path("gone.img"), "--tag", "weekly")
+	take(0, "list")
+	take(0, "restore", "work.img", "--to", w.path("restored"))
+	take(0, "version")
+	packs, err := filepath.Glob(w.store + "/packs/*/*")
+	if err != nil || len(packs) == 0 {
+		t.Fatalf("no packs: %v", err)
+	}
+	for _, path := range packs {
+		overwrite(t, path, 5000, "random:1")
+	}
+	take(13, "verify")
+	take(13, "check", "--read-data")
+
+	example := regexp.MustCompile("(?s)<!-- json: ([a-z ]+) -->\n```json\n(.*?)```")
+	found := map[string]bool{}
+	for _, m := range example.FindAllStringSubmatch(page(t, "docs/operation.md"), -1) {
+		var doc any
+		if err := json.Unmarshal([]byte(m[2]), &doc); err != nil {
+			t.Errorf("the JSON of %s: %v", m[1], err)
+		}
+		for _, command := range strings.Fields(m[1]) {
+			found[command] = true
+			want, got := members(real[command], "", map[string]bool{}), members(doc, "", map[string]bool{})
+			delete(want, ".error") // on any failure, and described once
+			delete(want, ".error.code")
+			delete(want, ".error.message")
+			delete(want, ".error.hint")
+			if !maps.Equal(want, got) {
+				t.Errorf("the document of %s has %v, the documentation shows %v", command, slices.Sorted(maps.Keys(want)), slices.Sorted(maps.Keys(got)))
+			}
+		}
+	}
+	for command := range real {
+		if !found[command] {
+			t.Errorf("the documentation doesn't show the document of %s", command)
+		}
+	}
+}
+
+// members lists the paths of all members of a document.
+func members(doc any, path string, all map[string]bool) map[string]bool {
+	switch v := doc.(type) {
+	case map[string]any:
+		for name, member := range v {
+			all[path+"."+name] = true
+			members(member, path+"."+name, all)
+		}
+	case []any:
+		for _, element := range v {
+			members(element, path+"[]", all)
+		}
+	}
+	return all
+}
