@@ -148,8 +148,7 @@ func TestRowS17SparseRestore(t *testing.T) {
 	overwrite(t, sibling, 10*mib, "random:512K:2")
 	overwrite(t, sibling, 70*mib+chunk, "random:512K:3")
 	doc := document[restoreDoc](w.ok("restore", "v", "--to", sibling, "--sparse", "--json"))
-	// Metadata of the tree comes with it, once in each of the two passes.
-	if got := doc.Volumes[0]; got.Written != changed || got.Fetched > 2*changed*12/10 {
+	if got := doc.Volumes[0]; got.Written != changed || got.Fetched > changed*12/10 {
 		t.Errorf("of %d changed bytes: %+v", changed, got)
 	}
 	same(t, sibling, v)
@@ -162,7 +161,7 @@ func TestRowS17SparseRestore(t *testing.T) {
 		t.Fatal(err)
 	}
 	doc = document[restoreDoc](w.ok("restore", "v", "--to", sibling, "--sparse", "--json"))
-	if got := doc.Volumes[0]; got.Written != 0 || got.Fetched > 128<<10 {
+	if got := doc.Volumes[0]; got.Written != 0 || got.Fetched != 0 {
 		t.Errorf("onto the same: %+v", got)
 	}
 	if after, err := os.Stat(sibling); err != nil || !after.ModTime().Equal(before.ModTime()) {
