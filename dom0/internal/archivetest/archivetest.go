@@ -179,6 +179,17 @@ func (p *Place) Open(t testing.TB, lock protocol.LockMode) *archive.Archive {
 	return a
 }
 
+// OpenBare opens an archive without its index, which may be damaged.
+func (p *Place) OpenBare(t testing.TB, lock protocol.LockMode) *archive.Archive {
+	t.Helper()
+	a, err := archive.Open(context.Background(), p.Dest, p.Options(lock))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.Close() })
+	return a
+}
+
 // Path is where an object is in the store's directory.
 func (p *Place) Path(object string) string { return filepath.Join(p.Dir, filepath.FromSlash(object)) }
 

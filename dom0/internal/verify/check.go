@@ -92,7 +92,9 @@ func (c *check) structure(ctx context.Context, bad func(error)) error {
 // sessions walks all sessions and their trees and lists what can't be had.
 func (c *check) sessions(ctx context.Context, found *damage.List) error {
 	entries, err := c.a.Sessions(ctx, func(first, last uint64, err error) error {
-		found.Add(damage.Range{}, fmt.Errorf("sessions #%d to #%d: %w", max(first, 1), last, err))
+		object, reason := damage.Explain(err)
+		first, last = max(first, 1), min(last, c.a.Root().NextSeq-1)
+		found.AddRange(damage.Range{Object: object, Reason: fmt.Sprintf("sessions #%d to #%d can't be listed: %s", first, last, reason)})
 		return nil
 	})
 	if err != nil {
