@@ -1,30 +1,27 @@
 package e2e
 
 import (
-	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/rogpeppe/go-internal/testscript"
 )
 
 // TestScripts runs testdata/scripts: what a person types and sees, one topic a
 // file. Each script has a directory and an archive's place of its own, and a
-// configuration that names a key file. A line is a command, its words parted by
-// spaces, quoted with ” where they hold some; $WORK is the directory; # begins
-// a comment, and ! wants a command to fail:
+// configuration that names a key file. Beside testscript's own commands there
+// are:
 //
 //	pinion ARGS...               run pinion; it has to exit with 0
 //	exits N pinion ARGS...       the same, but it has to exit with N
-//	stdout REGEXP                what pinion has just printed matches
-//	stderr REGEXP
 //	lines stdout|stderr N        how many lines it has written
 //	width N                      none of these lines has more columns
 //	json PATH VALUE              the document that it has printed has that value
@@ -32,206 +29,121 @@ import (
 //	mkimage FILE PART...         write an image: see makeImage
 //	overwrite FILE OFFSET PART...
 //	same FILE FILE               two files are the same, byte for byte
-//	flip OFFSET FILE             turn one bit over
+//	flip OFFSET PATTERN          turn one bit of a file over
+//	found PATTERN                there is such a file
 //	write FILE LINE...           write lines of text
 //	append FILE LINE...
-//	exists FILE                  FILE may be a pattern, here and for flip
 //	sh COMMAND                   run a shell command
-//	env NAME=VALUE               for all that is run from here on
 func TestScripts(t *testing.T) {
 	scripts, err := filepath.Glob("testdata/scripts/*.txt")
 	if err != nil || len(scripts) == 0 {
 		t.Fatalf("no scripts: %v", err)
 	}
 	bin := programs(t, build{})
-	for _, path := range scripts {
-		t.Run(strings.TrimSuffix(filepath.Base(path), ".txt"), func(t *testing.T) {
-			s := &script{t: t, dir: t.TempDir()}
-			s.env = []string{
-				"PATH=" + bin + ":/usr/bin:/bin:/usr/sbin:/sbin", "HOME=" + s.dir, "TZ=UTC", "WORK=" + s.dir,
-				"GORACE=" + goRace, "PINION_DEST=file:" + s.dir + "/store",
-			}
-			s.program = filepath.Join(bin, "pinion")
-			writeFile(t, s.dir+"/key", content("random:64:1"))
-			writeFile(t, s.dir+"/pinion.conf", fmt.Appendf(nil,
-				"[defaults]\nkeyfile = %[1]s/key\nstate-dir = %[1]s/state\ncache-dir = %[1]s/cache\n", s.dir))
-			s.play(path)
-		})
+	testscript.Run(t, testscript.Params{
+		Files: scripts,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("PATH", bin+":/usr/bin:/bin:/usr/sbin:/sbin")
+			env.Setenv("HOME", env.WorkDir)
+			env.Setenv("TZ", "UTC")
+			env.Setenv("GORACE", goRace)
+			env.Setenv("PINION_DEST", "file:"+env.WorkDir+"/store")
+			writeFile(t, env.WorkDir+"/key", content("random:64:1"))
+			writeFile(t, env.WorkDir+"/pinion.conf", fmt.Appendf(nil,
+				"[defaults]\nkeyfile = %[1]s/key\nstate-dir = %[1]s/state\ncache-dir = %[1]s/cache\n", env.WorkDir))
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"pinion": func(ts *testscript.TestScript, neg bool, args []string) { judge(ts, neg, runPinion(ts, 0, args)) },
+			"exits": func(ts *testscript.TestScript, neg bool, args []string) {
+				code, err := strconv.Atoi(args[0])
+				if err != nil || args[1] != "pinion" {
+					ts.Fatalf("write: exits N pinion ARGS...")
+				}
+				judge(ts, neg, runPinion(ts, code, args[2:]))
+			},
+			"lines":     with(countLines),
+			"width":     with(widest),
+			"json":      with(jsonValue),
+			"mkimage":   with(func(ts *testscript.TestScript, args []string) error { return writeParts(ts.MkAbs(args[0]), 0, true, args[1:]) }),
+			"overwrite": with(overwriteFile),
+			"same":      with(func(ts *testscript.TestScript, args []string) error { return compare(ts.MkAbs(args[0]), ts.MkAbs(args[1])) }),
+			"flip":      with(flipFile),
+			"found":     with(func(ts *testscript.TestScript, args []string) error { _, err := theFile(ts, args[0]); return err }),
+			"write":     with(func(ts *testscript.TestScript, args []string) error { return writeLines(ts, os.O_TRUNC, args) }),
+			"append":    with(func(ts *testscript.TestScript, args []string) error { return writeLines(ts, os.O_APPEND, args) }),
+			"sh":        with(func(ts *testscript.TestScript, args []string) error { return ts.Exec("sh", "-c", args[0]) }),
+		},
+	})
+}
+
+// with makes a command of a function that may fail.
+func with(fn func(ts *testscript.TestScript, args []string) error) func(*testscript.TestScript, bool, []string) {
+	return func(ts *testscript.TestScript, neg bool, args []string) { judge(ts, neg, fn(ts, args)) }
+}
+
+// judge fails the script if err isn't as the line wants it.
+func judge(ts *testscript.TestScript, neg bool, err error) {
+	if neg && err == nil {
+		ts.Fatalf("it did not fail")
+	}
+	if !neg && err != nil {
+		ts.Fatalf("%v", err)
 	}
 }
 
-// script is a script that runs.
-type script struct {
-	t              *testing.T
-	dir, program   string
-	env            []string
-	stdout, stderr string
-}
-
-var scriptCommands = map[string]func(s *script, args []string) error{
-	"pinion": func(s *script, args []string) error { return s.pinion(0, args) },
-	"exits": func(s *script, args []string) error {
-		code, err := strconv.Atoi(args[0])
-		if err != nil || args[1] != "pinion" {
-			return errors.New("write: exits N pinion ARGS...")
-		}
-		return s.pinion(code, args[2:])
-	},
-	"stdout":    func(s *script, args []string) error { return match(s.stdout, args[0]) },
-	"stderr":    func(s *script, args []string) error { return match(s.stderr, args[0]) },
-	"lines":     (*script).lines,
-	"width":     (*script).width,
-	"json":      (*script).json,
-	"mkimage":   func(s *script, args []string) error { return writeParts(s.path(args[0]), 0, true, args[1:]) },
-	"overwrite": (*script).overwrite,
-	"same":      func(s *script, args []string) error { return compare(s.path(args[0]), s.path(args[1])) },
-	"flip":      (*script).flip,
-	"write":     func(s *script, args []string) error { return s.write(os.O_TRUNC, args) },
-	"append":    func(s *script, args []string) error { return s.write(os.O_APPEND, args) },
-	"exists": func(s *script, args []string) error {
-		found, err := filepath.Glob(s.path(args[0]))
-		if err == nil && len(found) == 0 {
-			err = os.ErrNotExist
-		}
-		return err
-	},
-	"sh": func(s *script, args []string) error {
-		cmd := exec.Command("sh", "-c", args[0])
-		cmd.Dir, cmd.Env = s.dir, s.env
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			err = fmt.Errorf("%w\n%s", err, out)
-		}
-		return err
-	},
-	"env": func(s *script, args []string) error { s.env = append(s.env, args[0]); return nil },
-}
-
-// play runs all lines up to the first that fails.
-func (s *script) play(path string) {
-	f, err := os.Open(path)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer f.Close()
-	in := bufio.NewScanner(f)
-	for n := 1; in.Scan(); n++ {
-		fail := func(format string, args ...any) {
-			s.t.Fatalf("%s:%d: %s\n%s\nstdout: %s\nstderr: %s", path, n, in.Text(), fmt.Sprintf(format, args...), cut(s.stdout), cut(s.stderr))
-		}
-		args, err := words(in.Text())
-		if err != nil {
-			fail("%v", err)
-		}
-		if len(args) == 0 {
-			continue
-		}
-		neg := args[0] == "!"
-		if neg {
-			args = args[1:]
-		}
-		command, ok := scriptCommands[args[0]]
-		if !ok {
-			fail("there is no command %q", args[0])
-		}
-		for i := range args {
-			args[i] = strings.ReplaceAll(args[i], "$WORK", s.dir)
-		}
-		if err := command(s, args[1:]); (err != nil) != neg {
-			fail("%v", err)
-		}
-	}
-	if err := in.Err(); err != nil {
-		s.t.Fatal(err)
-	}
-}
-
-// words cuts a line.
-func words(line string) (args []string, err error) {
-	for {
-		line = strings.TrimLeft(line, " \t")
-		switch {
-		case line == "" || line[0] == '#' && len(args) == 0:
-			return args, nil
-		case strings.Contains(line, "'") && !strings.Contains(strings.SplitN(line, "'", 2)[0], " "):
-			// A word with a quoted part.
-			before, rest, _ := strings.Cut(line, "'")
-			quoted, after, ok := strings.Cut(rest, "'")
-			if !ok {
-				return nil, errors.New("a quote is open")
-			}
-			tail, next, _ := strings.Cut(after, " ")
-			args, line = append(args, before+quoted+tail), next
-		default:
-			word, next, _ := strings.Cut(line, " ")
-			args, line = append(args, word), next
-		}
-	}
-}
-
-func (s *script) path(name string) string {
-	if filepath.IsAbs(name) {
-		return name
-	}
-	return filepath.Join(s.dir, name)
-}
-
-func (s *script) pinion(want int, args []string) error {
-	args = append([]string{"--config", s.dir + "/pinion.conf"}, args...)
-	cmd := exec.Command(s.program, args...)
-	var stdout, stderr strings.Builder
-	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = s.dir, s.env, &stdout, &stderr
-	err := cmd.Run()
-	s.stdout, s.stderr = stdout.String(), stderr.String()
+func runPinion(ts *testscript.TestScript, want int, args []string) error {
+	err := ts.Exec("pinion", append([]string{"--config", ts.MkAbs("pinion.conf")}, args...)...)
+	code := 0
 	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
+	if errors.As(err, &exit) {
+		code = exit.ExitCode()
+	} else if err != nil {
 		return err
 	}
-	if strings.Contains(s.stderr, "panic:") || strings.Contains(s.stderr, "DATA RACE") {
-		return errors.New("pinion went down")
+	if stderr := ts.ReadFile("stderr"); strings.Contains(stderr, "panic:") || strings.Contains(stderr, "DATA RACE") {
+		ts.Fatalf("pinion went down:\n%s", stderr)
 	}
-	if code := cmd.ProcessState.ExitCode(); code != want {
+	if code != want {
 		return fmt.Errorf("pinion exited with %d, and was to exit with %d", code, want)
 	}
 	return nil
 }
 
-func match(text, expression string) error {
-	re, err := regexp.Compile("(?m)" + expression)
-	if err != nil {
-		return err
-	}
-	if !re.MatchString(text) {
-		return errors.New("no match")
-	}
-	return nil
-}
-
-func (s *script) overwrite(args []string) error {
+func overwriteFile(ts *testscript.TestScript, args []string) error {
 	off, err := parseSize(args[1])
 	if err != nil {
 		return err
 	}
-	return writeParts(s.path(args[0]), off, false, args[2:])
+	return writeParts(ts.MkAbs(args[0]), off, false, args[2:])
 }
 
-func (s *script) flip(args []string) error {
+// theFile is the one file that a pattern leads to, or the first of several.
+func theFile(ts *testscript.TestScript, pattern string) (string, error) {
+	found, err := filepath.Glob(ts.MkAbs(pattern))
+	if err == nil && len(found) == 0 {
+		err = fmt.Errorf("%s: %w", pattern, os.ErrNotExist)
+	}
+	if err != nil {
+		return "", err
+	}
+	return found[0], nil
+}
+
+func flipFile(ts *testscript.TestScript, args []string) error {
 	off, err := strconv.ParseInt(args[0], 10, 64)
 	if err != nil {
 		return err
 	}
-	found, err := filepath.Glob(s.path(args[1]))
-	if err == nil && len(found) != 1 {
-		err = fmt.Errorf("%s leads to %d files", args[1], len(found))
-	}
+	path, err := theFile(ts, args[1])
 	if err != nil {
 		return err
 	}
-	return flipByte(found[0], off)
+	return flipByte(path, off)
 }
 
-func (s *script) write(flag int, args []string) error {
-	f, err := os.OpenFile(s.path(args[0]), os.O_WRONLY|os.O_CREATE|flag, 0o600)
+func writeLines(ts *testscript.TestScript, flag int, args []string) error {
+	f, err := os.OpenFile(ts.MkAbs(args[0]), os.O_WRONLY|os.O_CREATE|flag, 0o600)
 	if err != nil {
 		return err
 	}
@@ -243,17 +155,16 @@ func (s *script) write(flag int, args []string) error {
 	return f.Close()
 }
 
-func (s *script) lines(args []string) error {
-	text := map[string]string{"stdout": s.stdout, "stderr": s.stderr}[args[0]]
-	if n := len(lines(text)); strconv.Itoa(n) != args[1] {
+func countLines(ts *testscript.TestScript, args []string) error {
+	if n := len(lines(ts.ReadFile(args[0]))); strconv.Itoa(n) != args[1] {
 		return fmt.Errorf("there are %d lines", n)
 	}
 	return nil
 }
 
-func (s *script) width(args []string) error {
+func widest(ts *testscript.TestScript, args []string) error {
 	most, err := strconv.Atoi(args[0])
-	for _, line := range lines(s.stdout + s.stderr) {
+	for _, line := range lines(ts.ReadFile("stdout") + ts.ReadFile("stderr")) {
 		if n := utf8.RuneCountInString(line); n > most {
 			err = fmt.Errorf("a line has %d columns: %s", n, line)
 		}
@@ -261,9 +172,9 @@ func (s *script) width(args []string) error {
 	return err
 }
 
-func (s *script) json(args []string) error {
+func jsonValue(ts *testscript.TestScript, args []string) error {
 	var doc any
-	d := json.NewDecoder(strings.NewReader(s.stdout))
+	d := json.NewDecoder(strings.NewReader(ts.ReadFile("stdout")))
 	d.UseNumber()
 	if err := d.Decode(&doc); err != nil {
 		return err
