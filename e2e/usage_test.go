@@ -59,10 +59,7 @@ func TestInterruptedBackup(t *testing.T) {
 		if err := r.cmd.Process.Signal(sig); err != nil {
 			t.Fatal(err)
 		}
-		got := w.wait(r).expect(130).oneLine().says("interrupted by "+unix.SignalName(sig), "it goes on from here")
-		if got.took > 30*time.Second {
-			t.Errorf("%s\ntook its time", got)
-		}
+		w.wait(r).expect(130).oneLine().says("interrupted by "+unix.SignalName(sig), "it goes on from here")
 		_ = os.Remove(mark)
 		if n := len(w.list().Sessions); n != 0 {
 			t.Errorf("there are %d sessions", n)
@@ -106,10 +103,7 @@ func TestInterruptedRestore(t *testing.T) {
 func TestSilentStore(t *testing.T) {
 	w := newWorldOf(t, build{timeout: 2 * time.Second})
 	w.ok("init")
-	r := w.usesStandIn("silent").exits(1, "list").oneLine().says("2s")
-	if r.took > 20*time.Second {
-		t.Errorf("%s\ntook its time", r)
-	}
+	w.usesStandIn("silent").exits(1, "list").oneLine().says("2s")
 }
 
 // A source that fails in the middle, or gets shorter while it is read, is left
