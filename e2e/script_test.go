@@ -62,17 +62,21 @@ func TestScripts(t *testing.T) {
 				}
 				judge(ts, neg, runPinion(ts, code, args[2:]))
 			},
-			"lines":     with(countLines),
-			"width":     with(widest),
-			"json":      with(jsonValue),
-			"mkimage":   with(func(ts *testscript.TestScript, args []string) error { return writeParts(ts.MkAbs(args[0]), 0, true, args[1:]) }),
+			"lines": with(countLines),
+			"width": with(widest),
+			"json":  with(jsonValue),
+			"mkimage": with(func(ts *testscript.TestScript, args []string) error {
+				return writeParts(ts.MkAbs(args[0]), 0, true, args[1:])
+			}),
 			"overwrite": with(overwriteFile),
-			"same":      with(func(ts *testscript.TestScript, args []string) error { return compare(ts.MkAbs(args[0]), ts.MkAbs(args[1])) }),
-			"flip":      with(flipFile),
-			"found":     with(func(ts *testscript.TestScript, args []string) error { _, err := theFile(ts, args[0]); return err }),
-			"write":     with(func(ts *testscript.TestScript, args []string) error { return writeLines(ts, os.O_TRUNC, args) }),
-			"append":    with(func(ts *testscript.TestScript, args []string) error { return writeLines(ts, os.O_APPEND, args) }),
-			"sh":        with(func(ts *testscript.TestScript, args []string) error { return ts.Exec("sh", "-c", args[0]) }),
+			"same": with(func(ts *testscript.TestScript, args []string) error {
+				return compare(ts.MkAbs(args[0]), ts.MkAbs(args[1]))
+			}),
+			"flip":   with(flipFile),
+			"found":  with(func(ts *testscript.TestScript, args []string) error { _, err := theFile(ts, args[0]); return err }),
+			"write":  with(func(ts *testscript.TestScript, args []string) error { return writeLines(ts, os.O_TRUNC, args) }),
+			"append": with(func(ts *testscript.TestScript, args []string) error { return writeLines(ts, os.O_APPEND, args) }),
+			"sh":     with(func(ts *testscript.TestScript, args []string) error { return ts.Exec("sh", "-c", args[0]) }),
 		},
 	})
 }
