@@ -14,7 +14,7 @@ import (
 // TestSessionList appends sessions across the edges where the list gets a leaf
 // more, and a level more, and reads all of them back at each.
 func TestSessionList(t *testing.T) {
-	p := archivetest.New(t).Init(t)
+	p := archivetest.NewInMemory(t).Init(t)
 	a := p.Open(t, protocol.LockAppend)
 	w, err := a.NewWriter(ctx, archivetest.Params().Compression, false)
 	if err != nil {

@@ -66,9 +66,32 @@ type Place struct {
 // New makes a place without an archive.
 func New(t testing.TB) *Place {
 	t.Helper()
-	base := t.TempDir()
+	return newIn(t, t.TempDir())
+}
+
+// NewInMemory is New for tests of many commits: where the system has a file
+// system in memory, the store is on it and nothing waits for a disk.
+func NewInMemory(t testing.TB) *Place {
+	t.Helper()
+	base, err := os.MkdirTemp("/dev/shm", "pinion-store-")
+	if err != nil {
+		return New(t)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(base); err != nil {
+			t.Error(err)
+		}
+	})
+	return newIn(t, base)
+}
+
+func newIn(t testing.TB, base string) *Place {
+	t.Helper()
 	p := &Place{Dir: filepath.Join(base, "store"), Cache: filepath.Join(base, "cache"), Key: bytes.Repeat([]byte("key!"), 16)}
-	p.Forget(t)
+	var err error
+	if p.State, err = state.Open(filepath.Join(base, "state")); err != nil {
+		t.Fatal(err)
+	}
 	p.setDest(t)
 	return p
 }

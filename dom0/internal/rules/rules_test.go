@@ -184,6 +184,20 @@ func goFiles(t *testing.T) []*goFile {
 	return files
 }
 
+// TestGoFiles holds every Go file to the rules below.
+func TestGoFiles(t *testing.T) {
+	files := goFiles(t)
+	for name, rule := range map[string]func(*testing.T, []*goFile){
+		"formatted":                  formatted,
+		"length":                     lengthOfFiles,
+		"no hidden start":            noHiddenStart,
+		"packages say what they are": packagesSayWhatTheyAre,
+		"exported is documented":     exportedIsDocumented,
+	} {
+		t.Run(name, func(t *testing.T) { rule(t, files) })
+	}
+}
+
 // walk gives every file of the tree that was written by somebody to visit.
 func walk(t *testing.T, visit func(path string, text []byte)) {
 	t.Helper()
@@ -229,9 +243,9 @@ func TestTop(t *testing.T) {
 	}
 }
 
-func TestFormatted(t *testing.T) {
-	for _, f := range goFiles(t) {
-		if formatted, err := format.Source(f.text); err != nil || !bytes.Equal(formatted, f.text) {
+func formatted(t *testing.T, files []*goFile) {
+	for _, f := range files {
+		if want, err := format.Source(f.text); err != nil || !bytes.Equal(want, f.text) {
 			t.Errorf("%s is not as gofmt would have it (%v)", f.path, err)
 		}
 	}
@@ -240,8 +254,8 @@ func TestFormatted(t *testing.T) {
 // maxLines is how long a file may be: more can nobody keep in mind.
 const maxLines = 500
 
-func TestLengthOfFiles(t *testing.T) {
-	for _, f := range goFiles(t) {
+func lengthOfFiles(t *testing.T, files []*goFile) {
+	for _, f := range files {
 		if n := bytes.Count(f.text, []byte("\n")); n > maxLines {
 			t.Errorf("%s has %d lines", f.path, n)
 		}
@@ -266,10 +280,10 @@ func TestNothingUnfinished(t *testing.T) {
 	})
 }
 
-// TestNoHiddenStart: nothing runs before main, and nothing ends the program but
+// noHiddenStart: nothing runs before main, and nothing ends the program but
 // main.
-func TestNoHiddenStart(t *testing.T) {
-	for _, f := range goFiles(t) {
+func noHiddenStart(t *testing.T, files []*goFile) {
+	for _, f := range files {
 		for _, d := range f.ast.Decls {
 			if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil && fn.Name.Name == "init" {
 				t.Errorf("%s has an init function", f.fset.Position(fn.Pos()))
@@ -297,11 +311,11 @@ func TestNoHiddenStart(t *testing.T) {
 // sentence is the end of one, at the end of the text or before another.
 var sentence = regexp.MustCompile(`[.:!?]["')]?(\s|$)`)
 
-// TestPackagesSayWhatTheyAre: every package has one comment, of three sentences
+// packagesSayWhatTheyAre: every package has one comment, of three sentences
 // at least: what it is, what it promises, what it never does.
-func TestPackagesSayWhatTheyAre(t *testing.T) {
+func packagesSayWhatTheyAre(t *testing.T, files []*goFile) {
 	docs := map[string][]string{}
-	for _, f := range goFiles(t) {
+	for _, f := range files {
 		dir := filepath.Dir(f.path)
 		if f.test() {
 			continue
@@ -323,9 +337,9 @@ func TestPackagesSayWhatTheyAre(t *testing.T) {
 	}
 }
 
-// TestExportedIsDocumented: whatever another package can use has a comment.
-func TestExportedIsDocumented(t *testing.T) {
-	for _, f := range goFiles(t) {
+// exportedIsDocumented: whatever another package can use has a comment.
+func exportedIsDocumented(t *testing.T, files []*goFile) {
+	for _, f := range files {
 		if f.test() {
 			continue
 		}
