@@ -142,8 +142,19 @@ func tocFits(toc *format.TOC, size int64, sealedTOC int) bool {
 func (a *Archive) readEnds(ctx context.Context, name string, size, n int64) (header, tail []byte, err error) {
 	buf := make([]byte, format.HeaderSize+n)
 	ranges := []protocol.Range{{Off: 0, Len: format.HeaderSize}, {Off: uint64(size - n), Len: uint32(n)}}
-	if err := a.conn.Get(ctx, name, ranges, buf).Wait(); err != nil {
-		return nil, nil, readError(name, err)
+	pending := []*store.Pending{}
+	if a.conn.Info().MaxRanges >= len(ranges) {
+		pending = append(pending, a.conn.Get(ctx, name, ranges, buf))
+	} else {
+		pending = append(pending, a.conn.Get(ctx, name, ranges[:1], buf[:format.HeaderSize]), a.conn.Get(ctx, name, ranges[1:], buf[format.HeaderSize:]))
+	}
+	for _, p := range pending {
+		if waitErr := p.Wait(); err == nil && waitErr != nil {
+			err = readError(name, waitErr)
+		}
+	}
+	if err != nil {
+		return nil, nil, err
 	}
 	return buf[:format.HeaderSize], buf[format.HeaderSize:], nil
 }

@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -43,6 +42,7 @@ type Options struct {
 	Wait          bool // for the lock, as long as it takes
 	AllowRollback bool // accept an older, forked or other root
 	Adopt         bool // write to a copy, or where another host wrote last
+	SlotCopies    bool // where the store lost key slots, open with this host's copies
 
 	Warn func(text string)
 	Now  func() time.Time
@@ -102,6 +102,10 @@ func Open(ctx context.Context, dest store.Destination, opts Options) (_ *Archive
 	if err != nil {
 		return nil, err
 	}
+	before, err := a.recall()
+	if err != nil {
+		return nil, err
+	}
 	sealedRoot, err := a.conn.GetWhole(ctx, protocol.RootName, format.MaxRoot)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, a.missing()
@@ -109,13 +113,18 @@ func Open(ctx context.Context, dest store.Destination, opts Options) (_ *Archive
 	if err != nil {
 		return nil, readError(protocol.RootName, err)
 	}
+	if opts.SlotCopies {
+		if err := a.fillSlots(slots); err != nil {
+			return nil, err
+		}
+	}
 	if len(slots) == 0 {
 		return nil, &DamageError{Object: "keys", Reason: errors.New("no key slot is there")}
 	}
 	if err := a.unlock(ctx, slots, sealedRoot); err != nil {
 		return nil, err
 	}
-	if err := a.recognise(); err != nil {
+	if err := a.recognise(before); err != nil {
 		return nil, err
 	}
 	return a, a.remember(slots, sealedRoot)
@@ -143,7 +152,11 @@ func (a *Archive) lock(ctx context.Context) error {
 
 // missing is the error for a store without a root.
 func (a *Archive) missing() error {
-	if _, seen, err := a.opts.State.Pin(a.dest.String()); err == nil && seen && !a.opts.AllowRollback {
+	_, seen, err := a.opts.State.Pin(a.dest.String())
+	if err != nil {
+		return err
+	}
+	if seen && !a.opts.AllowRollback {
 		return &DamageError{Object: protocol.RootName, Reason: errors.New("is missing, and was seen here before")}
 	}
 	return fmt.Errorf("no archive at %s: %w", a.dest, ErrNoArchive)
@@ -161,70 +174,13 @@ func (a *Archive) readSlots(ctx context.Context) (map[string][]byte, error) {
 	}
 	slots := make(map[string][]byte, len(entries))
 	for _, e := range entries {
-		b, err := a.conn.GetWhole(ctx, e.Name, format.KeySlotSize)
+		b, err := a.conn.GetWhole(ctx, e.Name, format.MaxKeySlot)
 		if err != nil && !isObjectError(err) {
 			return nil, readError(e.Name, err)
 		}
 		slots[e.Name] = b // nil where it can't be read: a damaged slot
 	}
 	return slots, nil
-}
-
-// unlock finds the slot that the secret opens, and opens the root with what
-// is in it.
-func (a *Archive) unlock(ctx context.Context, slots map[string][]byte, sealedRoot []byte) error {
-	if err := checkSlotsReadable(slots); err != nil {
-		return err
-	}
-	if err := format.CheckHeader(sealedRoot, format.KindRoot); err != nil {
-		return &DamageError{Object: protocol.RootName, Reason: err}
-	}
-	secret, err := a.opts.Secret(ctx)
-	if err != nil {
-		return err
-	}
-	defer clear(secret.Passphrase)
-	defer clear(secret.KeyFile)
-	start := time.Now()
-	master, archive, slot, err := openAnySlot(ctx, secret, slots)
-	if secret.KeyFile == nil {
-		debug.FreeOSMemory() // the derivation's memory is not needed again
-	}
-	a.kdf = time.Since(start)
-	if err != nil {
-		return err
-	}
-	defer clear(master[:])
-	if a.keys, err = crypt.NewKeys(master, archive); err != nil {
-		return err
-	}
-	if a.root, err = openRoot(a.keys, sealedRoot); err != nil {
-		return err
-	}
-	a.rootHash = hashRoot(sealedRoot)
-	for _, live := range a.root.Slots {
-		if live.ID == slot {
-			return a.startOpeners()
-		}
-	}
-	return fmt.Errorf("key slot %s was removed: %w", slot, ErrWrongKey)
-}
-
-// openRoot opens and decodes a sealed root of the archive that the keys are of.
-func openRoot(keys *crypt.Keys, sealedRoot []byte) (*format.Root, error) {
-	body := append([]byte(nil), sealedRoot[format.HeaderSize:]...)
-	plain, err := keys.OpenObject(body, format.KindRoot, protocol.RootName)
-	if err != nil {
-		return nil, &DamageError{Object: protocol.RootName, Reason: err}
-	}
-	root, err := format.ParseRoot(plain)
-	if err != nil {
-		return nil, &DamageError{Object: protocol.RootName, Reason: err}
-	}
-	if root.Archive != keys.Archive {
-		return nil, &DamageError{Object: protocol.RootName, Reason: errors.New("is of another archive")}
-	}
-	return root, nil
 }
 
 // startOpeners makes one opener for each core.

@@ -94,8 +94,9 @@ func (a *Archive) commitRoot(ctx context.Context, next *format.Root, branch form
 	if err := a.swap(ctx, &a.rootHash, sealed); err != nil {
 		return err
 	}
+	replaced := a.rootHash
 	a.root, a.rootHash, a.highest = next, hashRoot(sealed), next.Generation
-	return a.rememberRoot(sealed, a.dest.String())
+	return a.rememberRoot(sealed, &replaced)
 }
 
 // sealRoot seals a root and checks that it is one that can be read back.
@@ -118,7 +119,7 @@ func (a *Archive) swap(ctx context.Context, old *[32]byte, sealed []byte) error 
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, store.ErrGone) || errors.Is(err, store.ErrTimeout) {
+	if errors.Is(err, store.ErrGone) || errors.Is(err, store.ErrTimeout) || errors.Is(err, store.ErrProtocol) {
 		opts := a.opts.Store
 		opts.Create = false
 		if conn, dialErr := store.Open(ctx, a.dest, opts); dialErr == nil {

@@ -51,7 +51,7 @@ func readError(object string, err error) error {
 		return fmt.Errorf("read %s: %w", object, err)
 	case errors.Is(err, store.ErrNotFound):
 		return &DamageError{Object: object, Reason: errors.New("is missing")}
-	case errors.As(err, &text):
+	case errors.As(err, &text) && text.Text != "":
 		return &DamageError{Object: object, Reason: errors.New(text.Text)}
 	}
 	return &DamageError{Object: object, Reason: err}

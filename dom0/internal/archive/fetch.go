@@ -107,13 +107,17 @@ func (a *Archive) fetchLocated(ctx context.Context, wants []Want, found []locate
 	})
 	for range min(cap(a.openers), len(requests)) {
 		g.Go(func() error {
-			f := &opening{a: a, wants: wants, deliver: deliver, opener: <-a.openers}
-			defer func() { a.openers <- f.opener }()
+			f := &opening{a: a, wants: wants, deliver: deliver}
 			f.scratch = make([]byte, 0, max(a.ChunkSize(), format.MaxMetadata))
 			for x := range answers {
 				err := x.pending.Wait() // even of what nobody wants any more: its memory is in use
 				if going.Err() == nil {
-					if err := f.open(ctx, x.request, x.buf, err); err != nil {
+					// Held only while there is something to open: two fetches
+					// that wait for each other's openers would never end.
+					f.opener = <-a.openers
+					err := f.open(ctx, x.request, x.buf, err)
+					a.openers <- f.opener
+					if err != nil {
 						stop(err)
 					}
 				}

@@ -32,6 +32,9 @@ func Init(ctx context.Context, dest store.Destination, params format.Params, arg
 	if err := checkEmpty(ctx, conn); err != nil {
 		return nil, err
 	}
+	if err := a.checkUnpinned(); err != nil {
+		return nil, err
+	}
 	secret, err := opts.Secret(ctx)
 	if err != nil {
 		return nil, err
@@ -81,7 +84,17 @@ func (a *Archive) create(ctx context.Context, slot *format.KeySlot) error {
 	if err := a.opts.State.SaveSlot(a.keys.Archive, slot.ID, object); err != nil {
 		return err
 	}
-	return a.rememberRoot(sealed, a.dest.String())
+	return a.rememberRoot(sealed, &[32]byte{})
+}
+
+// checkUnpinned refuses a place where this host saw an archive that isn't there
+// any more: the disk may not be mounted, or the store may hide it.
+func (a *Archive) checkUnpinned() error {
+	pin, pinned, err := a.opts.State.Pin(a.dest.String())
+	if err != nil || !pinned || a.opts.AllowRollback {
+		return err
+	}
+	return fmt.Errorf("archive %s was seen at %s, and is not there now: %w", short(pin.Archive), a.dest, ErrRolledBack)
 }
 
 // checkEmpty refuses a place where an archive is, or where its root may only

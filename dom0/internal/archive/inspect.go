@@ -11,7 +11,9 @@ import (
 	"pinion/protocol"
 )
 
-// CheckSlots gives every live key slot that is damaged or missing to bad.
+// CheckSlots gives every live key slot that is damaged or missing to bad. Here
+// as below, what a newer version of pinion wrote is not damage, which a repair
+// would take away, but ends the check.
 func (a *Archive) CheckSlots(ctx context.Context, bad func(error)) error {
 	slots, err := a.readSlots(ctx)
 	if err != nil {
@@ -19,9 +21,14 @@ func (a *Archive) CheckSlots(ctx context.Context, bad func(error)) error {
 	}
 	for _, ref := range a.root.Slots {
 		name := protocol.KeyName(ref.ID)
-		if object, ok := slots[name]; !ok {
+		object, ok := slots[name]
+		if !ok {
 			bad(&DamageError{Object: name, Reason: errors.New("is missing")})
-		} else if _, err := parseSlot(name, object); err != nil {
+			continue
+		}
+		if _, err := parseSlot(name, object); errors.Is(err, format.ErrNewer) {
+			return err
+		} else if err != nil {
 			bad(err)
 		}
 	}
@@ -40,7 +47,7 @@ func (a *Archive) LoadGoodIndex(ctx context.Context, bad func(error)) error {
 		switch {
 		case err == nil:
 			good = append(good, ref)
-		case isDamage(err):
+		case isDamage(err) && !errors.Is(err, format.ErrNewer):
 			bad(err)
 		default:
 			return err
@@ -117,7 +124,7 @@ func (a *Archive) CheckPacks(ctx context.Context, begin, step func(bytes int64),
 // checkPack reads one table of contents; damage goes to s.TOC.
 func (a *Archive) checkPack(ctx context.Context, id format.ObjectID, s *PackState) error {
 	toc, err := a.ReadTOC(ctx, id, s.Size)
-	if isDamage(err) {
+	if isDamage(err) && !errors.Is(err, format.ErrNewer) {
 		s.TOC = err
 		return nil
 	}

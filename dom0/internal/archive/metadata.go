@@ -66,13 +66,19 @@ func (a *Archive) ReadSessions(ctx context.Context, entries []format.SessionEntr
 // Sessions lists all sessions, oldest first. Damage to the list itself goes to
 // damaged, if it is set, and the list goes on behind it; else it is returned.
 func (a *Archive) Sessions(ctx context.Context, damaged func(first, last uint64, err error) error) ([]format.SessionEntry, error) {
+	if damaged == nil {
+		return a.sessions(ctx, nil)
+	}
+	return a.sessions(ctx, func(it tree.Item, err error) error {
+		return damaged(it.First()*format.Fanout, (it.First()+it.Span())*format.Fanout-1, err)
+	})
+}
+
+// sessions is Sessions, with the node or leaf that is damaged.
+func (a *Archive) sessions(ctx context.Context, damaged func(tree.Item, error) error) ([]format.SessionEntry, error) {
 	var all []format.SessionEntry
 	w := a.Walker()
-	if damaged != nil {
-		w.Damaged = func(it tree.Item, err error) error {
-			return damaged(it.First()*format.Fanout, (it.First()+it.Span())*format.Fanout-1, err)
-		}
-	}
+	w.Damaged = damaged
 	w.Entries = func(items []tree.Item) error {
 		leaves, errs, err := a.sessionLeaves(ctx, items)
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -18,18 +19,21 @@ import (
 // recognise compares the root with what is known of the destination and of
 // the archive. A store that shows another archive, an older root, or one that
 // isn't descended from the last one seen, is refused.
-func (a *Archive) recognise() error {
-	memory, err := a.opts.State.Memory(a.keys.Archive)
-	if err != nil {
-		return err
+//
+// The memory that counts is that from before the root was read: another command
+// of this host may have committed since.
+func (a *Archive) recognise(before memory) error {
+	known := before.of(a.keys.Archive)
+	if known == nil {
+		var err error
+		if known, err = a.opts.State.Memory(a.keys.Archive); err != nil {
+			return err
+		}
 	}
-	pin, pinned, err := a.opts.State.Pin(a.dest.String())
-	if err != nil {
-		return err
-	}
-	known, ok := memory.Branches[a.root.Branch.String()]
+	pin, pinned := before.pin, before.pinned
+	branch, ok := known.Branches[a.root.Branch.String()]
 	a.fresh = !ok
-	a.highest = max(known.Highest, a.root.Generation)
+	a.highest = max(branch.Highest, a.root.Generation)
 	if a.opts.AllowRollback {
 		return nil
 	}
@@ -40,14 +44,43 @@ func (a *Archive) recognise() error {
 		// Somebody adopted the archive: its root must still follow the last one
 		// seen here. That this host knows the other branch is no excuse: it may
 		// be the one that was left.
-		if err := a.descends(memory.Branches[pin.Branch]); err != nil {
+		if err := a.descends(known.Branches[pin.Branch]); err != nil {
 			return err
 		}
 	}
 	if ok {
-		return a.descends(known)
+		return a.descends(branch)
 	}
 	return nil
+}
+
+// memory is what was known before the root was read.
+type memory struct {
+	pin     state.Pin
+	pinned  bool
+	archive *state.Memory // of the pinned archive; nil without a pin
+}
+
+// recall reads what is known of the destination and of the archive that stood
+// there.
+func (a *Archive) recall() (m memory, err error) {
+	if m.pin, m.pinned, err = a.opts.State.Pin(a.dest.String()); err != nil || !m.pinned {
+		return m, err
+	}
+	id, err := format.ParseObjectID(m.pin.Archive)
+	if err != nil {
+		return m, fmt.Errorf("state of %s: %w", a.dest, err)
+	}
+	m.archive, err = a.opts.State.Memory(id)
+	return m, err
+}
+
+// of returns what was known of an archive, or nil if it isn't the pinned one.
+func (m memory) of(id format.ArchiveID) *state.Memory {
+	if m.archive == nil || m.pin.Archive != id.String() {
+		return nil
+	}
+	return m.archive
 }
 
 // descends checks that the root is the one that is known, or comes after it.
@@ -85,7 +118,7 @@ func (a *Archive) remember(slots map[string][]byte, sealedRoot []byte) error {
 			return err
 		}
 	}
-	if err := a.rememberRoot(sealedRoot, ""); err != nil {
+	if err := a.rememberRoot(sealedRoot, nil); err != nil {
 		return err
 	}
 	for _, ref := range a.root.Slots {
@@ -101,26 +134,50 @@ func (a *Archive) remember(slots map[string][]byte, sealedRoot []byte) error {
 	return nil
 }
 
-// rememberRoot makes the current root the known one. writtenTo, if not empty,
-// is the destination that this host has just written it to.
-func (a *Archive) rememberRoot(sealedRoot []byte, writtenTo string) error {
+// rememberRoot makes the current root the known one. After a write, parent is
+// the hash of the root that it replaced.
+//
+// Memory is compared once more under its lock, since other commands may have
+// changed it: what they saw is never taken back, and a write that doesn't follow
+// the last root seen means that the store let two go on from one.
+func (a *Archive) rememberRoot(sealedRoot []byte, parent *[32]byte) error {
+	hash := hex.EncodeToString(a.rootHash[:])
+	newest, forked := true, error(nil)
 	err := a.opts.State.Update(a.keys.Archive, func(m *state.Memory) {
 		b := m.Branches[a.root.Branch.String()]
-		b.Generation = a.root.Generation
-		b.RootHash = hex.EncodeToString(a.rootHash[:])
-		b.Highest = max(b.Highest, a.root.Generation)
-		if writtenTo != "" {
-			b.Written = writtenTo
+		if parent != nil {
+			b.Written = a.dest.String()
 		}
+		newest, forked = a.follows(b, hash, parent)
+		if newest && forked == nil {
+			b.Generation, b.RootHash = a.root.Generation, hash
+		}
+		b.Highest = max(b.Highest, a.root.Generation)
 		m.Branches[a.root.Branch.String()] = b
 	})
-	if err != nil {
+	if err := errors.Join(err, forked); err != nil || !newest {
 		return err
 	}
 	if err := a.opts.State.SaveRoot(a.keys.Archive, a.root.Branch, sealedRoot); err != nil {
 		return err
 	}
 	return a.opts.State.SetPin(a.dest.String(), a.keys.Archive, a.root.Branch)
+}
+
+// follows says whether the current root should become the known one in place
+// of b, or that the two can't both be true.
+func (a *Archive) follows(b state.Branch, hash string, parent *[32]byte) (newest bool, forked error) {
+	switch {
+	case b.RootHash == hash || b.RootHash == "":
+		return true, nil
+	case parent != nil && b.RootHash == hex.EncodeToString(parent[:]):
+		return true, nil
+	case parent == nil && a.opts.AllowRollback:
+		return true, nil
+	case parent == nil && b.Generation > a.root.Generation:
+		return false, nil // somebody committed since this root was read
+	}
+	return true, a.descends(b)
 }
 
 // mayWrite decides whether this host may write here, and under which branch.

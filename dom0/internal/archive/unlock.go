@@ -1,12 +1,15 @@
 package archive
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"sort"
 	"strings"
+	"time"
 
 	"pinion/dom0/internal/crypt"
 	"pinion/dom0/internal/format"
@@ -54,14 +57,45 @@ func sortedNames(slots map[string][]byte) []string {
 	return names
 }
 
-// openAnySlot tries the secret on every slot of its sort. If none opens and
-// one is damaged, the damage is the error: it may have been the right one.
-func openAnySlot(ctx context.Context, secret crypt.Secret, slots map[string][]byte) (*crypt.Master, format.ArchiveID, format.ObjectID, error) {
-	var damage error
+// unlock finds the slot that the secret opens, and opens the root with what
+// is in it.
+func (a *Archive) unlock(ctx context.Context, slots map[string][]byte, sealedRoot []byte) error {
+	if err := checkSlotsReadable(slots); err != nil {
+		return err
+	}
+	if err := format.CheckHeader(sealedRoot, format.KindRoot); err != nil {
+		return &DamageError{Object: protocol.RootName, Reason: err}
+	}
+	secret, err := a.opts.Secret(ctx)
+	if err != nil {
+		return err
+	}
+	defer clear(secret.Passphrase)
+	defer clear(secret.KeyFile)
+	start := time.Now()
+	err = a.openAnySlot(ctx, secret, slots, sealedRoot)
+	if secret.KeyFile == nil {
+		debug.FreeOSMemory() // the derivation's memory is not needed again
+	}
+	a.kdf = time.Since(start)
+	if err != nil {
+		return err
+	}
+	a.rootHash = hashRoot(sealedRoot)
+	return a.startOpeners()
+}
+
+// openAnySlot tries the secret on every slot of its sort, until one opens a
+// root that lists it. If there is none, the first of these is the error: a root
+// that didn't open, a slot that is damaged and may have been the right one, a
+// slot that was removed, a wrong secret.
+func (a *Archive) openAnySlot(ctx context.Context, secret crypt.Secret, slots map[string][]byte, sealedRoot []byte) error {
+	var badRoot, damage, removed error
+	wrong := ErrWrongKey
 	fits := false
 	for _, name := range sortedNames(slots) {
 		if err := ctx.Err(); err != nil {
-			return nil, format.ArchiveID{}, format.ObjectID{}, err
+			return err
 		}
 		slot, err := parseSlot(name, slots[name])
 		if err != nil {
@@ -73,22 +107,67 @@ func openAnySlot(ctx context.Context, secret crypt.Secret, slots map[string][]by
 		}
 		fits = true
 		master, archive, err := crypt.UnlockMaster(secret, slot)
-		if err == nil {
-			return master, archive, slot.ID, nil
+		if errors.Is(err, crypt.ErrWrongSecret) {
+			continue
 		}
-		if !errors.Is(err, crypt.ErrWrongSecret) {
+		if err != nil {
 			damage = &DamageError{Object: name, Reason: err}
+			continue
+		}
+		err = a.openWith(master, archive, slot.ID, sealedRoot)
+		clear(master[:])
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, ErrWrongKey):
+			removed = err
+		default:
+			badRoot = err
 		}
 	}
-	err := damage
-	if err == nil && fits {
-		err = ErrWrongKey
+	if !fits {
+		kind := "passphrase"
+		if secret.KeyFile != nil {
+			kind = "key file"
+		}
+		wrong = fmt.Errorf("the archive has no key slot for a %s: %w", kind, ErrWrongKey)
 	}
-	if err == nil && secret.KeyFile != nil {
-		err = fmt.Errorf("the archive has no key slot for a key file: %w", ErrWrongKey)
+	return cmp.Or(badRoot, damage, removed, wrong)
+}
+
+// openWith opens the root with the keys that a slot held, and accepts it if it
+// lists that slot.
+func (a *Archive) openWith(master *crypt.Master, archive format.ArchiveID, slot format.ObjectID, sealedRoot []byte) error {
+	keys, err := crypt.NewKeys(master, archive)
+	if err != nil {
+		return err
 	}
-	if err == nil {
-		err = fmt.Errorf("the archive has no key slot for a passphrase: %w", ErrWrongKey)
+	root, err := openRoot(keys, sealedRoot)
+	if err != nil {
+		return err
 	}
-	return nil, format.ArchiveID{}, format.ObjectID{}, err
+	for _, live := range root.Slots {
+		if live.ID == slot {
+			a.keys, a.root = keys, root
+			return nil
+		}
+	}
+	return fmt.Errorf("key slot %s was removed: %w", slot, ErrWrongKey)
+}
+
+// openRoot opens and decodes a sealed root of the archive that the keys are of.
+func openRoot(keys *crypt.Keys, sealedRoot []byte) (*format.Root, error) {
+	body := append([]byte(nil), sealedRoot[format.HeaderSize:]...)
+	plain, err := keys.OpenObject(body, format.KindRoot, protocol.RootName)
+	if err != nil {
+		return nil, &DamageError{Object: protocol.RootName, Reason: err}
+	}
+	root, err := format.ParseRoot(plain)
+	if err != nil {
+		return nil, &DamageError{Object: protocol.RootName, Reason: err}
+	}
+	if root.Archive != keys.Archive {
+		return nil, &DamageError{Object: protocol.RootName, Reason: errors.New("is of another archive")}
+	}
+	return root, nil
 }

@@ -53,7 +53,9 @@ type initCommand struct {
 
 func (o *initCommand) validate(check) error { return nil }
 
-func (o *initCommand) afterInterrupt() string { return "run the same init again" }
+func (o *initCommand) afterInterrupt() string {
+	return "run the same init again; if it finds a key slot without an archive there, remove that by hand first"
+}
 
 func (o *initCommand) run(ctx context.Context, env *Env) error { return runInit(ctx, env, o) }
 

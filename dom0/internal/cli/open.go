@@ -70,6 +70,20 @@ func (e *Env) openBare(ctx context.Context, lock protocol.LockMode) (*archive.Ar
 	if err != nil {
 		return nil, err
 	}
+	return e.openWith(ctx, o)
+}
+
+// openToRepair opens the archive without its index, alone, and although its key slots may be lost.
+func (e *Env) openToRepair(ctx context.Context) (*archive.Archive, error) {
+	o, err := e.archiveOptions(protocol.LockExclusive)
+	if err != nil {
+		return nil, err
+	}
+	o.SlotCopies = true
+	return e.openWith(ctx, o)
+}
+
+func (e *Env) openWith(ctx context.Context, o archive.Options) (*archive.Archive, error) {
 	a, err := archive.Open(ctx, e.Dest, o)
 	if err != nil {
 		return nil, err

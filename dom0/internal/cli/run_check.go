@@ -6,23 +6,14 @@ import (
 
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/damage"
+	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/ui"
 	"pinion/dom0/internal/verify"
 	"pinion/protocol"
 )
 
 func runCheck(ctx context.Context, env *Env, o *checkCommand) error {
-	lock := protocol.LockRead
-	if o.Repair {
-		lock = protocol.LockExclusive
-	}
-	a, err := env.openBare(ctx, lock)
-	var d *archive.DamageError
-	if o.Repair && errors.As(err, &d) && d.Object == protocol.RootName {
-		if a, err = env.restoreRoot(ctx, err); err != nil {
-			return err
-		}
-	}
+	a, err := env.openToCheck(ctx, o.Repair)
 	if err != nil {
 		return err
 	}
@@ -52,6 +43,19 @@ func runCheck(ctx context.Context, env *Env, o *checkCommand) error {
 	return nil
 }
 
+// openToCheck opens the archive without its index. For a repair, a root that the store lost is put back first.
+func (e *Env) openToCheck(ctx context.Context, repair bool) (*archive.Archive, error) {
+	if !repair {
+		return e.openBare(ctx, protocol.LockRead)
+	}
+	a, err := e.openToRepair(ctx)
+	var d *archive.DamageError
+	if errors.As(err, &d) && d.Object == protocol.RootName && !errors.Is(err, format.ErrNewer) {
+		return e.restoreRoot(ctx, err)
+	}
+	return a, err
+}
+
 // restoreRoot puts back the root that this host saw last and opens the archive again; cause is why it is needed.
 func (e *Env) restoreRoot(ctx context.Context, cause error) (*archive.Archive, error) {
 	opts, err := e.archiveOptions(protocol.LockExclusive)
@@ -63,5 +67,5 @@ func (e *Env) restoreRoot(ctx context.Context, cause error) (*archive.Archive, e
 		return nil, cause
 	}
 	e.UI.Notice("the store's root was damaged or missing; the newest one that this host saw was put back")
-	return e.openBare(ctx, protocol.LockExclusive)
+	return e.openToRepair(ctx)
 }

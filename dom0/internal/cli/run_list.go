@@ -68,10 +68,12 @@ func runList(ctx context.Context, env *Env, o *listCommand) error {
 	}
 	doc := listJSON{Archive: archiveDocument(a.Root()), Sessions: []sessionJSON{}}
 	var damage error
+	damaged := 0
 	for _, i := range chosen {
 		if c.errs[i] != nil {
-			damage = fmt.Errorf("session #%d: %w", c.entries[i].Seq, c.errs[i])
-			env.UI.PartFailed("%v", damage)
+			damage = c.errs[i]
+			damaged++
+			env.UI.PartFailed("session #%d: %v", c.entries[i].Seq, damage)
 			continue
 		}
 		doc.Sessions = append(doc.Sessions, c.document(i, o.Args.Names))
@@ -85,7 +87,11 @@ func runList(ctx context.Context, env *Env, o *listCommand) error {
 	if err := env.UI.Result(doc); err != nil {
 		return err
 	}
-	return damage
+	if damage == nil {
+		return nil
+	}
+	status, hint := statusOf(damage)
+	return exit.With(status, fmt.Errorf("%s can't be read", count(damaged, "session")), hint)
 }
 
 // choose picks the sessions to list: all, those with named volumes, or one.

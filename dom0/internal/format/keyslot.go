@@ -52,6 +52,10 @@ const (
 
 	// KeySlotSize is the length of a key slot, in bytes.
 	KeySlotSize = KeySlotHeader + 24 + 32 + 64 + sha256.Size
+
+	// MaxKeySlot bounds a key slot that is read, in bytes: one of a newer
+	// version may be longer, and should be told from a damaged one.
+	MaxKeySlot = 4 << 10
 )
 
 // ErrSlotDamaged says that a key slot isn't what was once written: not the

@@ -160,6 +160,21 @@ func (d *Dir) Slot(archive format.ArchiveID, slot format.ObjectID) ([]byte, erro
 	return readCopy(d.slotPath(archive, slot))
 }
 
+// Slots lists the key slots of an archive that there are copies of.
+func (d *Dir) Slots(archive format.ArchiveID) ([]format.ObjectID, error) {
+	entries, err := os.ReadDir(filepath.Join(d.archiveDir(archive), "keys"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("list the copies of key slots: %w", err)
+	}
+	var slots []format.ObjectID
+	for _, e := range entries {
+		if id, err := format.ParseObjectID(e.Name()); err == nil { // else left by a crash
+			slots = append(slots, id)
+		}
+	}
+	return slots, nil
+}
+
 // SaveRoot keeps a copy of the newest root of a branch. Branches are apart:
 // packs that the root of one names need not be where another is.
 func (d *Dir) SaveRoot(archive format.ArchiveID, branch format.ObjectID, object []byte) error {

@@ -217,9 +217,11 @@ func (c *Conn) late(now time.Time) error {
 	if now.Sub(life) > c.timeout {
 		return fmt.Errorf("%w: nothing came from its helper for %v", ErrTimeout, c.timeout)
 	}
+	// Where the one time-out was made shorter, so is the other.
+	limit := c.timeout * (protocol.RequestTimeout / protocol.FrameTimeout)
 	for _, p := range c.pending {
-		if p.sent && now.Sub(p.moved) > protocol.RequestTimeout {
-			return fmt.Errorf("%w: no answer to %s for %v", ErrTimeout, p.what(), protocol.RequestTimeout)
+		if p.sent && now.Sub(p.moved) > limit {
+			return fmt.Errorf("%w: no answer to %s for %v", ErrTimeout, p.what(), limit)
 		}
 	}
 	return nil

@@ -2,9 +2,10 @@
 //
 // It owns the walk over many sessions that reads every shared blob once, and
 // the checks of an archive's structure. It promises to report all damage, not
-// the first, as ranges of volumes in sessions, in memory that follows neither
-// the archive's size nor the amount of damage. It never writes to the store,
-// but for Repair, which is asked for by name.
+// the first, as ranges of volumes in sessions; what was met as damage once is
+// reported, though it may read well a second time. Its memory is bounded but
+// for some 40 bytes a distinct tree node, of which there is one for 32 chunks.
+// It never writes to the store, but for a repair, which is asked for by name.
 package verify
 
 import (
@@ -42,7 +43,7 @@ type Options struct {
 // probeBatch is how many distinct chunks are held at a time: their ids take 32
 // bytes each, twice. An archive with more is gone through in as many passes
 // over its trees as it takes, each for its own share of the ids.
-const probeBatch = 1 << 20
+const probeBatch = 1 << 18
 
 // survey is one run.
 type survey struct {
@@ -187,6 +188,11 @@ func (s *survey) list(ctx context.Context, subjects []Subject, list *damage.List
 			list.AddRange(f)
 		}
 	}
+	if list.Empty() {
+		for id, err := range s.bad { // what was met as damage is never told as whole
+			list.Add(damage.Range{}, fmt.Errorf("blob %s: %w", id, err))
+		}
+	}
 	return nil
 }
 
@@ -200,6 +206,15 @@ func (s *survey) rangesOf(ctx context.Context, r *format.VolumeRecord) ([]damage
 	}
 	w := s.a.Walker()
 	w.Damaged = note
+	w.Skip = func(it tree.Item) bool {
+		// A node that couldn't be read once is damage, though it can be now:
+		// nothing below it was looked at.
+		err := s.bad[it.ID]
+		if err != nil {
+			note(it, err)
+		}
+		return err != nil
+	}
 	w.Entries = func(items []tree.Item) error {
 		for _, it := range items {
 			if err := s.bad[it.ID]; err != nil {
@@ -223,16 +238,31 @@ func (s *survey) rangesOf(ctx context.Context, r *format.VolumeRecord) ([]damage
 // ReadAll is the Probe that reads every chunk and opens it.
 func ReadAll(a *archive.Archive, progress func(int64)) Probe {
 	return func(ctx context.Context, ids []format.BlobID, bad func(format.BlobID, error) error) error {
-		wants := make([]archive.Want, len(ids))
-		for i, id := range ids {
-			wants[i] = archive.Want{Type: format.BlobChunk, ID: id}
-		}
-		return a.Fetch(ctx, wants, func(i int, plain []byte, err error) error {
-			if err != nil {
-				return bad(ids[i], err)
+		for len(ids) > 0 {
+			some := ids[:min(len(ids), readBatch)]
+			ids = ids[len(some):]
+			if err := readSome(ctx, a, some, bad, progress); err != nil {
+				return err
 			}
-			progress(int64(a.ChunkSize()))
-			return nil
-		})
+		}
+		return nil
 	}
+}
+
+// readBatch is how many chunks are sorted by their place at a time; each takes
+// about 150 bytes meanwhile.
+const readBatch = 1 << 16
+
+func readSome(ctx context.Context, a *archive.Archive, ids []format.BlobID, bad func(format.BlobID, error) error, progress func(int64)) error {
+	wants := make([]archive.Want, len(ids))
+	for i, id := range ids {
+		wants[i] = archive.Want{Type: format.BlobChunk, ID: id}
+	}
+	return a.Fetch(ctx, wants, func(i int, plain []byte, err error) error {
+		if err != nil {
+			return bad(ids[i], err)
+		}
+		progress(int64(a.ChunkSize()))
+		return nil
+	})
 }

@@ -1,0 +1,291 @@
+package archive
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/index"
+	"pinion/dom0/internal/tree"
+)
+
+// A Listing is what an archive has: its sessions and the names of its volumes.
+// Where the list or the volume table is damaged, it holds what the session
+// blobs themselves say.
+type Listing struct {
+	Entries []format.SessionEntry // oldest first; those that were found outside of the list have no tags
+	Table   *format.VolumeTable   // never nil
+
+	ListDamage  []Gap // stretches of the list that can't be read; nil: it is whole
+	TableDamage error // why the volume table can't be read
+	Gaps        []Gap // sessions of those stretches that were not found either
+	Found       []uint64
+	MadeUp      int // volumes whose names are lost, and that are named by their ids
+}
+
+// A Gap is a stretch of sequence numbers, and why nothing is known of them.
+// Not every number in it need be one of a session.
+type Gap struct {
+	First, Last uint64
+	Err         error
+}
+
+// Error names the sessions.
+func (g Gap) Error() string {
+	return fmt.Sprintf("sessions #%d to #%d can't be listed: %v", g.First, g.Last, g.Err)
+}
+
+// Unwrap gives the reason.
+func (g Gap) Unwrap() error { return g.Err }
+
+// Listing reads the session list and the volume table. Damage to them is no
+// error: what stands in the session blobs of the index takes their place, for
+// as far as those open.
+func (a *Archive) Listing(ctx context.Context) (*Listing, error) {
+	l := &Listing{}
+	var err error
+	l.Entries, err = a.Sessions(ctx, func(first, last uint64, err error) error {
+		if errors.Is(err, format.ErrNewer) {
+			return err
+		}
+		l.ListDamage = append(l.ListDamage, Gap{max(first, 1), min(last, a.root.NextSeq-1), err})
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if l.Table, err = a.Volumes(ctx); err != nil {
+		if !isDamage(err) || errors.Is(err, format.ErrNewer) {
+			return nil, err
+		}
+		l.TableDamage, l.Table = err, &format.VolumeTable{}
+	}
+	if len(l.ListDamage) == 0 && l.TableDamage == nil {
+		return l, nil
+	}
+	s, err := a.survey(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l.fill(s, a.root)
+	if l.TableDamage != nil {
+		l.name(s)
+	}
+	return l, nil
+}
+
+// surveyed is what the blobs of an index say that list and table should.
+type surveyed struct {
+	mu       sync.Mutex
+	sessions map[format.BlobID]*format.Session
+	names    map[format.ObjectID]string // empty: tables disagree
+}
+
+// survey reads all session blobs and volume tables that the index has, those
+// that were superseded included. Memory follows the number of sessions.
+func (a *Archive) survey(ctx context.Context) (*surveyed, error) {
+	s := &surveyed{sessions: map[format.BlobID]*format.Session{}, names: map[format.ObjectID]string{}}
+	var wants []Want
+	err := a.index.Each(ctx, func(e index.Entry) error {
+		if e.Type == format.BlobSession || e.Type == format.BlobVolumeTable {
+			wants = append(wants, Want{e.Type, e.ID})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = a.Fetch(ctx, wants, func(i int, plain []byte, err error) error {
+		if err == nil {
+			err = s.enter(wants[i], plain)
+		}
+		if errors.Is(err, format.ErrNewer) {
+			return err
+		}
+		return nil // what doesn't open is missed where it is needed
+	})
+	return s, err
+}
+
+func (s *surveyed) enter(w Want, plain []byte) error {
+	if w.Type == format.BlobSession {
+		session, err := format.ParseSession(plain)
+		if err != nil {
+			return err
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.sessions[w.ID] = session
+		return nil
+	}
+	table, err := format.ParseVolumeTable(plain)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, v := range table.Volumes {
+		if known, ok := s.names[v.ID]; ok && known != v.Name {
+			s.names[v.ID] = ""
+		} else {
+			s.names[v.ID] = v.Name
+		}
+	}
+	return nil
+}
+
+// fill enters sessions into the stretches that the list lost. Of two with one
+// number the later one counts: the other's backup was killed before its commit,
+// and its packs adopted. Numbers that the root hasn't given yet are of such
+// backups too.
+func (l *Listing) fill(s *surveyed, root *format.Root) {
+	best := map[uint64]format.SessionEntry{}
+	for id, session := range s.sessions {
+		inGap := slices.ContainsFunc(l.ListDamage, func(g Gap) bool { return g.First <= session.Seq && session.Seq <= g.Last })
+		if !inGap || session.Seq >= root.NextSeq {
+			continue
+		}
+		e := format.SessionEntry{ID: session.ID, Blob: id, Seq: session.Seq, Time: session.Time}
+		if other, ok := best[e.Seq]; !ok || e.Time > other.Time || e.Time == other.Time && bytes.Compare(e.ID[:], other.ID[:]) > 0 {
+			best[e.Seq] = e
+		}
+	}
+	for seq, e := range best {
+		l.Entries, l.Found = append(l.Entries, e), append(l.Found, seq)
+	}
+	slices.Sort(l.Found)
+	slices.SortFunc(l.Entries, func(x, y format.SessionEntry) int {
+		if x.Seq < y.Seq {
+			return -1
+		}
+		return 1
+	})
+	if uint64(len(l.Entries)) == uint64(root.Sessions) {
+		return
+	}
+	for _, g := range l.ListDamage {
+		next := g.First
+		for _, e := range l.Entries {
+			if e.Seq < g.First || e.Seq > g.Last {
+				continue
+			}
+			if e.Seq > next {
+				l.Gaps = append(l.Gaps, Gap{next, e.Seq - 1, g.Err})
+			}
+			next = e.Seq + 1
+		}
+		if next <= g.Last {
+			l.Gaps = append(l.Gaps, Gap{next, g.Last, g.Err})
+		}
+	}
+}
+
+// name makes a volume table for the volumes of all sessions. A name counts if
+// every table that was found gives it to the same volume and to no other.
+func (l *Listing) name(s *surveyed) {
+	var ids []format.ObjectID
+	seen, taken := map[format.ObjectID]bool{}, map[string]int{}
+	for _, e := range l.Entries {
+		session := s.sessions[e.Blob]
+		if session == nil {
+			continue
+		}
+		for _, v := range session.Volumes {
+			if !seen[v.Volume] {
+				seen[v.Volume] = true
+				ids = append(ids, v.Volume)
+				taken[s.names[v.Volume]]++
+			}
+		}
+	}
+	// The volumes are in order of their first sessions, so that a short name
+	// doesn't depend on chance.
+	for _, id := range ids[:min(len(ids), format.MaxVolumes)] {
+		name := s.names[id]
+		if name == "" || taken[name] > 1 {
+			l.MadeUp++
+			if name = "volume-" + short(id.String()); taken[name] > 0 {
+				name = "volume-" + id.String()
+			}
+			taken[name]++
+		}
+		l.Table.Volumes = append(l.Table.Volumes, format.NamedVolume{ID: id, Name: name})
+	}
+	SortVolumes(l.Table)
+}
+
+// markList marks the blobs of the session list and the volume table that don't
+// open, so that the index made anew doesn't name them.
+func (a *Archive) markList(ctx context.Context, bad map[format.BlobID]bool) error {
+	_, err := a.sessions(ctx, func(it tree.Item, err error) error {
+		bad[it.ID] = true
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := a.Volumes(ctx); isDamage(err) {
+		bad[a.root.VolumeTable] = true
+	} else if err != nil {
+		return err
+	}
+	return nil
+}
+
+// relist puts what is left of a damaged session list or volume table into next.
+func (w *Writer) relist(ctx context.Context, next *format.Root, warn func(string)) error {
+	l, err := w.a.Listing(ctx)
+	if err != nil {
+		return err
+	}
+	if len(l.ListDamage) > 0 {
+		if next.SessionTop, err = w.addList(ctx, l.Entries, next.NextSeq); err != nil {
+			return err
+		}
+		next.Sessions = uint32(len(l.Entries))
+		for _, g := range l.Gaps {
+			warn(fmt.Sprintf("sessions #%d to #%d are lost", g.First, g.Last))
+		}
+		if n := len(l.Found); n > 0 {
+			warn(fmt.Sprintf("the session list was damaged: %d sessions from #%d to #%d are in it again, without the tags that they may have had",
+				n, l.Found[0], l.Found[n-1]))
+		}
+	}
+	if l.TableDamage == nil {
+		return nil
+	}
+	if l.MadeUp > 0 {
+		warn(fmt.Sprintf("the names of %d volumes are lost; they are called volume-… now, see pinion list", l.MadeUp))
+	}
+	next.VolumeTable, _, err = w.AddMetadata(ctx, format.BlobVolumeTable, l.Table.Append(nil))
+	return err
+}
+
+// addList stores a session list of entries in ascending order and returns its
+// top: zero if there are none.
+func (w *Writer) addList(ctx context.Context, entries []format.SessionEntry, nextSeq uint64) (format.BlobID, error) {
+	b := tree.NewBuilder(nextSeq/format.Fanout+1, func(plain []byte) (format.BlobID, error) {
+		id, _, err := w.AddMetadata(ctx, format.BlobNode, plain)
+		return id, err
+	})
+	for len(entries) > 0 {
+		at, n := entries[0].Seq/format.Fanout, 1
+		for n < len(entries) && entries[n].Seq/format.Fanout == at {
+			n++
+		}
+		leaf := format.SessionLeaf{Entries: entries[:n]}
+		id, _, err := w.AddMetadata(ctx, format.BlobSessionLeaf, leaf.Append(nil))
+		if err == nil {
+			err = b.Add(at, id)
+		}
+		if err != nil {
+			return format.BlobID{}, err
+		}
+		entries = entries[n:]
+	}
+	return b.Finish()
+}
