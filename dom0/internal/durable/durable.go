@@ -1,12 +1,15 @@
 // Package durable writes small files so that a crash leaves the old content or
-// the new, whole.
+// the new, whole, and makes directories that a crash doesn't take away.
 //
 // It owns the order of steps: temporary file in the same directory, fsync,
-// rename, fsync of the directory. It never reads what was there before.
+// rename, fsync of the directory; for a new directory, fsync of the one that
+// it is in. It never reads what was there before.
 package durable
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -50,6 +53,38 @@ func WriteFile(path string, data []byte) (err error) {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return SyncDir(dir)
+}
+
+// MkdirAll makes path a directory, readable by its owner only, and those that
+// it is in if they are missing. When it returns nil, every directory that it
+// made is durable. Directories that were there are left as they are.
+func MkdirAll(path string) error {
+	path = filepath.Clean(path)
+	info, err := os.Stat(path)
+	switch {
+	case err == nil && info.IsDir():
+		return nil
+	case err == nil:
+		return fmt.Errorf("make directory %s: %w", path, fs.ErrExist)
+	case !errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("make directory %s: %w", path, err)
+	}
+	parent := filepath.Dir(path)
+	if err := MkdirAll(parent); err != nil {
+		return err
+	}
+	if err := os.Mkdir(path, 0o700); err != nil {
+		// Somebody else may have made it just now. It is synced all the
+		// same: the other may not have got so far.
+		if info, statErr := os.Stat(path); statErr != nil || !info.IsDir() {
+			return fmt.Errorf("make directory %s: %w", path, err)
+		}
+	}
+	if err := SyncDir(parent); err != nil {
+		os.Remove(path) // else the next attempt would take it for durable
+		return err
+	}
+	return nil
 }
 
 // SyncDir makes renames and removals in a directory durable.

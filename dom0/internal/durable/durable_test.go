@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"unsafe"
@@ -27,6 +28,7 @@ type plan struct {
 	Path    string
 	Content string
 	Fault   fault
+	Dir     bool // make a directory instead
 }
 
 // A fault is a system call that doesn't go well.
@@ -55,7 +57,12 @@ func writer(text string) int {
 		fmt.Println("set up:", err)
 		return 2
 	}
-	if err := durable.WriteFile(p.Path, []byte(p.Content)); err != nil {
+	if p.Dir {
+		err = durable.MkdirAll(p.Path)
+	} else {
+		err = durable.WriteFile(p.Path, []byte(p.Content))
+	}
+	if err != nil {
 		fmt.Println(err)
 		return 1
 	}
@@ -290,4 +297,74 @@ func TestSyncDir(t *testing.T) {
 	if err := durable.SyncDir(filepath.Join(t.TempDir(), "missing")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a directory that is missing: %v", err)
 	}
+}
+
+func TestMkdirAll(t *testing.T) {
+	base := t.TempDir()
+	path := filepath.Join(base, "a", "b", "c")
+	for range 2 {
+		if err := durable.MkdirAll(path + "/"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for at := path; at != base; at = filepath.Dir(at) {
+		if info, err := os.Stat(at); err != nil || info.Mode() != fs.ModeDir|0o700 {
+			t.Errorf("%s is %v, %v", at, info.Mode(), err)
+		}
+	}
+	t.Chdir(base)
+	if err := durable.MkdirAll("relative/x"); err != nil {
+		t.Error(err)
+	}
+	if err := os.WriteFile("file", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("nowhere", "dangling"); err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []string{"file", "file/x", "dangling"} {
+		if err := durable.MkdirAll(bad); err == nil || !strings.Contains(err.Error(), bad) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}
+
+// TestNewDirectoriesAreSynced: each directory that is made is made durable in
+// the one that it is in, from the top; one that could not be is taken away, so
+// that the next attempt doesn't take it for durable.
+func TestNewDirectoriesAreSynced(t *testing.T) {
+	base := t.TempDir()
+	fails := fault{Call: unix.SYS_FSYNC, Arg: -1, Action: unix.SECCOMP_RET_ERRNO | uint32(unix.EIO)}
+	there := base
+	for _, next := range []string{"a", "b", "c"} {
+		said, _ := write(t, plan{Path: filepath.Join(base, "a", "b", "c"), Fault: fails, Dir: true})
+		if !strings.HasPrefix(said, "sync directory "+there+": ") {
+			t.Errorf("with %s there, the writer said %q", there, said)
+		}
+		if n := names(t, there); len(n) != 0 {
+			t.Errorf("%s holds %q", there, n)
+		}
+		there = filepath.Join(there, next)
+		if err := durable.MkdirAll(there); err != nil {
+			t.Fatal(err)
+		}
+	}
+	never := fault{Call: unix.SYS_FSYNC, Arg: -1, Action: unix.SECCOMP_RET_KILL_PROCESS}
+	if said, killed := write(t, plan{Path: there, Fault: never, Dir: true}); killed || said != "" {
+		t.Errorf("with all there: killed: %v, said %q", killed, said)
+	}
+}
+
+// TestManyMakeOneDirectory at the same time.
+func TestManyMakeOneDirectory(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a", "b", "c")
+	var wg sync.WaitGroup
+	for range 16 {
+		wg.Go(func() {
+			if err := durable.MkdirAll(path); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
 }

@@ -37,7 +37,7 @@ type Dir struct {
 
 // Open makes the directory if need be, readable by its owner only.
 func Open(path string) (*Dir, error) {
-	if err := os.MkdirAll(path, 0o700); err != nil {
+	if err := durable.MkdirAll(path); err != nil {
 		return nil, fmt.Errorf("make the state directory: %w", err)
 	}
 	return &Dir{path: path}, nil
@@ -218,6 +218,11 @@ func readCopy(path string) ([]byte, error) {
 // destination, so that the next one looks for them if this one dies. suspect
 // says that what was sent is known not to be what the store has.
 func (d *Dir) MarkUnclean(archive format.ArchiveID, destination string, suspect bool) error {
+	unlock, err := d.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	_, was, err := d.Unclean(archive, destination)
 	if err != nil {
 		return err
@@ -239,13 +244,22 @@ func (d *Dir) Unclean(archive format.ArchiveID, destination string) (unclean, su
 	return err == nil, strings.HasPrefix(string(text), "suspect"), err
 }
 
-// MarkClean takes the mark back, once everything sent is named by the root.
+// MarkClean takes the mark back, once everything sent is named by the root. It
+// changes nothing where there is no mark.
 func (d *Dir) MarkClean(archive format.ArchiveID, destination string) error {
-	err := os.Remove(d.markPath(archive, destination))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if unclean, _, err := d.Unclean(archive, destination); err == nil && !unclean {
+		return nil
+	}
+	unlock, err := d.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	path := d.markPath(archive, destination)
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("mark the archive clean: %w", err)
 	}
-	return nil
+	return durable.SyncDir(filepath.Dir(path))
 }
 
 func (d *Dir) markPath(archive format.ArchiveID, destination string) string {
@@ -272,7 +286,7 @@ func (d *Dir) lock() (unlock func(), err error) {
 }
 
 func writeFile(path string, data []byte) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := durable.MkdirAll(filepath.Dir(path)); err != nil {
 		return fmt.Errorf("write state: %w", err)
 	}
 	return durable.WriteFile(path, data)

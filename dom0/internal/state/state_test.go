@@ -23,8 +23,12 @@ const updaterEnv = "PINION_TEST_STATE_UPDATER"
 const updates = 50
 
 func TestMain(m *testing.M) {
-	if dir := os.Getenv(updaterEnv); dir != "" {
-		if err := count(dir); err != nil {
+	for name, run := range map[string]func(dir string) error{updaterEnv: count, markerEnv: mark, faultyEnv: pinWithoutSync} {
+		dir := os.Getenv(name)
+		if dir == "" {
+			continue
+		}
+		if err := run(dir); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
