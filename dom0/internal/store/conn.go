@@ -50,6 +50,7 @@ type Conn struct {
 	nextID  uint32
 	reading *Pending  // whose memory the reader is filling right now
 	owed    string    // outside of requests: what the helper owes an answer to
+	owing   time.Time // since when owed is what it is
 	heard   time.Time // when the helper last showed life, or began to owe it
 	writing bool      // a write to the helper has begun and not ended
 	wrote   time.Time // when writing last changed
@@ -124,7 +125,8 @@ func (c *Conn) owe(what string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.owed = what
-	c.heard = time.Now()
+	c.owing = time.Now()
+	c.heard = c.owing
 }
 
 // reply records how the request of p ended. c.mu is held.
@@ -160,18 +162,24 @@ func (c *Conn) gone(err error) error {
 // the helper's input is closed, and the helper gets some time to end before
 // it is killed. It may be called more than once and gives the same answer.
 // The answer is an error only if the connection was sound until then and the
-// helper failed, or had to be killed.
+// helper failed, or had to be killed, and if the helper could not be killed:
+// then it may go on holding its lock.
 func (c *Conn) Close() error {
 	c.closeOnce.Do(func() {
 		first := c.setErr(ErrClosed)
-		if !first {
+		limit := closeWait
+		if first {
+			c.p.stdin.Close()
+		} else {
 			c.p.stop()
-			c.p.waitOrKill(killGrace)
-			return
+			limit = killGrace
 		}
-		c.p.stdin.Close()
-		killed := c.p.waitOrKill(closeWait)
+		killed, gone := c.p.waitOrKill(limit)
 		switch {
+		case !gone:
+			c.closeErr = fmt.Errorf("close the store: its helper, process %d, was killed and is still there %v later; its disk may not answer",
+				c.p.cmd.Process.Pid, killWait)
+		case !first:
 		case killed:
 			c.closeErr = errors.New("close the store: its helper did not end and was killed")
 		case c.p.waitErr != nil:
@@ -219,9 +227,12 @@ func (c *Conn) late(now time.Time) error {
 	}
 	// Where the one time-out was made shorter, so is the other.
 	limit := c.timeout * (protocol.RequestTimeout / protocol.FrameTimeout)
+	if c.owed != "" && now.Sub(c.owing) > limit {
+		return fmt.Errorf("%w: no answer to %s for %v", ErrTimeout, c.owed, limit)
+	}
 	for _, p := range c.pending {
 		if p.sent && now.Sub(p.moved) > limit {
-			return fmt.Errorf("%w: no answer to %s for %v", ErrTimeout, p.what(), limit)
+			return fmt.Errorf("%w: less than %d bytes came for %s in %v", ErrTimeout, minProgress, p.what(), limit)
 		}
 	}
 	return nil

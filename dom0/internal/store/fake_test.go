@@ -299,6 +299,21 @@ func addBehaviours(all map[string]func(*fake)) {
 			f.send(frame(protocol.TypeAlive, 0, nil))
 		}
 	}
+	all["alive before hello"] = func(f *fake) {
+		f.send(f.magic())
+		for {
+			time.Sleep(20 * time.Millisecond)
+			f.send(frame(protocol.TypeAlive, 0, nil))
+		}
+	}
+	all["drips"] = func(f *fake) {
+		f.greet()
+		id := f.request().ID
+		for {
+			time.Sleep(20 * time.Millisecond)
+			f.send(data(id, 1))
+		}
+	}
 	all["slow but alive"] = func(f *fake) {
 		f.greet()
 		id := f.request().ID

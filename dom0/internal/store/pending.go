@@ -10,6 +10,12 @@ import (
 	"pinion/protocol"
 )
 
+// minProgress is how many bytes of a reply, or its end, must come within
+// protocol.RequestTimeout. Without it, one byte now and then would keep a
+// request waiting for ever. A full window, all of whose replies grow at the
+// same time, makes it on a link of 5 kB/s.
+const minProgress = 256 << 10
+
 // A Pending is a request that was made. Wait and Done may be called by any
 // number of goroutines.
 type Pending struct {
@@ -37,7 +43,17 @@ type Pending struct {
 	// Guarded by the connection's mutex until done.
 	replied bool
 	sent    bool      // the writer has let go of body
-	moved   time.Time // last time that anything but a sign of life happened
+	moved   time.Time // when the request was made, sent, or last had made progress
+	came    int       // bytes of the reply since moved
+}
+
+// move notes that n bytes of the reply came at now. The connection's mutex is
+// held.
+func (p *Pending) move(n int, now time.Time) {
+	if p.came += n; p.came >= minProgress {
+		p.came = 0
+		p.moved = now
+	}
 }
 
 // Done is closed when the request has ended and its buffers are the caller's

@@ -27,6 +27,10 @@ const (
 	// something out.
 	closeWait = 10 * time.Second
 
+	// killWait is how long a helper that was killed may take to be gone. One
+	// that waits for a disk which doesn't answer can't be ended by anybody.
+	killWait = 5 * time.Second
+
 	// statusWait is how long an error waits for the helper's exit status, to
 	// name it.
 	statusWait = time.Second
@@ -180,19 +184,22 @@ func (p *process) stop() {
 }
 
 // waitOrKill waits until the helper has ended, at most for limit, then kills
-// it and what it started, and closes what is left of the pipes.
-func (p *process) waitOrKill(limit time.Duration) (killed bool) {
-	if !waitFor(p.exited, limit) {
+// it and what it started, and closes what is left of the pipes. It waits for a
+// helper that was killed at most for killWait; if it isn't gone by then, gone
+// is false.
+func (p *process) waitOrKill(limit time.Duration) (killed, gone bool) {
+	gone = waitFor(p.exited, limit)
+	if !gone {
 		killed = true
 		unix.Kill(-p.cmd.Process.Pid, unix.SIGKILL)
 		p.cmd.Process.Kill()
-		<-p.exited
+		gone = waitFor(p.exited, killWait)
 	}
 	// Something that the helper left behind may still hold its stderr.
 	waitFor(p.drained, statusWait)
 	p.closePipes()
 	<-p.drained
-	return killed
+	return killed, gone
 }
 
 // status describes how the helper ended, as a clause that begins with a

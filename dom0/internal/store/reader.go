@@ -126,7 +126,7 @@ func (c *Conn) readFrame() error {
 	if p == nil {
 		return err
 	}
-	p.moved = c.heard
+	p.move(h.Len, c.heard)
 	switch h.Type {
 	case protocol.TypeEntry:
 		return p.takeEntry(untrusted)
@@ -202,7 +202,7 @@ func (c *Conn) data(h protocol.Header) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.reading = nil
-	p.moved = c.heard
+	p.move(h.Len, c.heard)
 	if p.replied { // the connection failed meanwhile
 		c.settle(p)
 	}

@@ -103,8 +103,11 @@ func Open(ctx context.Context, d Destination, o Options) (*Conn, error) {
 	}
 	if err != nil {
 		c.fail(err)
-		c.Close()
-		return nil, fmt.Errorf("open %s: %w", d, c.sticky())
+		err = c.sticky()
+		if closeErr := c.Close(); closeErr != nil {
+			err = fmt.Errorf("%w; %w", err, closeErr)
+		}
+		return nil, fmt.Errorf("open %s: %w", d, err)
 	}
 	c.start()
 	return c, nil
