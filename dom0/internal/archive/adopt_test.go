@@ -220,7 +220,7 @@ func TestRootsOfCopies(t *testing.T) {
 	if err := os.Remove(p.Path(protocol.RootName)); err != nil {
 		t.Fatal(err)
 	}
-	if err := archive.RestoreRoot(ctx, p.Dest, p.Options(protocol.LockExclusive)); err != nil {
+	if err := archive.RestoreRoot(ctx, p.Dest, p.Options(protocol.LockExclusive), &archive.RootError{}); err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(readRoot(t, p), root) {

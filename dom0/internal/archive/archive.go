@@ -108,10 +108,10 @@ func Open(ctx context.Context, dest store.Destination, opts Options) (_ *Archive
 	}
 	sealedRoot, err := a.conn.GetWhole(ctx, protocol.RootName, format.MaxRoot)
 	if errors.Is(err, store.ErrNotFound) {
-		return nil, a.missing()
+		return nil, judged(nil, false, a.missing())
 	}
 	if err != nil {
-		return nil, readError(protocol.RootName, err)
+		return nil, judged(nil, true, readError(protocol.RootName, err))
 	}
 	if opts.SlotCopies {
 		if err := a.fillSlots(slots); err != nil {
@@ -122,7 +122,8 @@ func Open(ctx context.Context, dest store.Destination, opts Options) (_ *Archive
 		return nil, &DamageError{Object: "keys", Reason: errors.New("no key slot is there")}
 	}
 	if err := a.unlock(ctx, slots, sealedRoot); err != nil {
-		return nil, err
+		seen := hashRoot(sealedRoot)
+		return nil, judged(&seen, false, err)
 	}
 	if err := a.recognise(before); err != nil {
 		return nil, err

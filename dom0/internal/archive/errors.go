@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 
+	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/store"
+	"pinion/protocol"
 )
 
 // ErrNoArchive says that a destination has no archive.
@@ -35,6 +37,31 @@ func (e *DamageError) Error() string { return fmt.Sprintf("%s: %v", e.Object, e.
 
 // Unwrap gives the reason.
 func (e *DamageError) Unwrap() error { return e.Reason }
+
+// A RootError says that Open found the store's root damaged, forged or gone,
+// and which one that was.
+type RootError struct {
+	Seen       *[32]byte // SHA-256 of the root object that was read; nil: none was there
+	Unreadable bool      // something is there that the store can't hand out, nor replace
+	Err        error     // a DamageError of the root
+}
+
+// Error is that of the damage.
+func (e *RootError) Error() string { return e.Err.Error() }
+
+// Unwrap gives the damage.
+func (e *RootError) Unwrap() error { return e.Err }
+
+// judged is the error err of an Open that read a root object with the SHA-256
+// seen (nil: there was none, or it was unreadable): a RootError if it is the
+// root's damage.
+func judged(seen *[32]byte, unreadable bool, err error) error {
+	var d *DamageError
+	if !errors.As(err, &d) || d.Object != protocol.RootName || errors.Is(err, format.ErrNewer) {
+		return err
+	}
+	return &RootError{Seen: seen, Unreadable: unreadable, Err: err}
+}
 
 // isObjectError reports whether a get failed for its object alone, so that the
 // connection and other objects are still of use.

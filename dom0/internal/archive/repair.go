@@ -2,8 +2,10 @@ package archive
 
 import (
 	"context"
-	"errors"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"maps"
 
 	"pinion/dom0/internal/blob"
 	"pinion/dom0/internal/format"
@@ -19,8 +21,11 @@ import (
 //  1. lost key slots are put back from this host's copies
 //  2. blobs of packs whose table of contents is damaged, as far as the old
 //     index still finds them and they open, are sent again in new packs
-//  3. index objects over those and every pack whose table of contents opens
-//  4. the root that lists them, with Heal raised if blobs were lost
+//  3. the session list and the volume table, if they are damaged, are made
+//     anew from the sessions themselves; tags of what is found that way are
+//     lost, and names that no older table has
+//  4. index objects over those and every pack whose table of contents opens
+//  5. the root that lists them, with Heal raised if blobs were lost
 //
 // Nothing is deleted but damaged key slots. A crash leaves the old root and
 // packs that the next Repair finds again.
@@ -34,6 +39,13 @@ type Repair struct {
 // through the new index.
 func (a *Archive) Repair(ctx context.Context, r Repair, c format.Compression) error {
 	if err := a.repairSlots(ctx, r); err != nil {
+		return err
+	}
+	r.Bad = maps.Clone(r.Bad)
+	if r.Bad == nil {
+		r.Bad = map[format.BlobID]bool{}
+	}
+	if err := a.markList(ctx, r.Bad); err != nil {
 		return err
 	}
 	old := a.index
@@ -52,8 +64,15 @@ func (a *Archive) Repair(ctx context.Context, r Repair, c format.Compression) er
 	w.data = packStream{w: w, kind: format.PackData, size: pack.Capacity(a.ChunkSize())}
 	w.meta = packStream{w: w, kind: format.PackMetadata}
 	rescued := &rescue{w: w, old: old, fresh: fresh, r: r}
+	next := *a.root
 	if rescued.sealer, err = a.NewSealer(c); err == nil {
 		err = rescued.run(ctx)
+	}
+	if err == nil {
+		err = w.flush(ctx) // what was sent again is read below
+	}
+	if err == nil {
+		err = w.relist(ctx, &next, r.Warn)
 	}
 	if err != nil {
 		fresh.Close()
@@ -61,7 +80,6 @@ func (a *Archive) Repair(ctx context.Context, r Repair, c format.Compression) er
 		return err
 	}
 	old.Close()
-	next := *a.root
 	next.Stored = rescued.stored
 	if r.Lost || rescued.lost {
 		next.Heal = max(a.root.Generation, a.highest) + 1
@@ -118,6 +136,10 @@ func (a *Archive) repairSlots(ctx context.Context, r Repair) error {
 		}
 		if _, err := parseSlot(name, saved); err != nil {
 			r.Warn(fmt.Sprintf("key slot %s is lost, and this host has no copy of it", ref.ID))
+			continue
+		}
+		if info := a.conn.Info(); there && info.AppendOnly {
+			r.Warn(fmt.Sprintf("key slot %s is damaged and can't be replaced: the store only appends", ref.ID))
 			continue
 		}
 		if there {
@@ -249,30 +271,15 @@ func (a *Archive) SweepIndex(ctx context.Context) error {
 	}
 }
 
-// RestoreRoot puts back the root that this host saw last at dest, if the store
-// lost or damaged its own. Where this host saw none, that is ErrNoArchive.
-func RestoreRoot(ctx context.Context, dest store.Destination, opts Options) (err error) {
-	pin, ok, err := opts.State.Pin(dest.String())
+// RestoreRoot puts the root that this host saw last at dest in the place of the
+// one that Open found bad, and of no other: if the store shows another one by
+// now, that stays. Where this host saw none, that is ErrNoArchive. What was
+// committed after the root that is put back is for the next backup, or a
+// Repair, to find in the packs.
+func RestoreRoot(ctx context.Context, dest store.Destination, opts Options, bad *RootError) error {
+	archive, saved, err := savedRoot(dest, opts)
 	if err != nil {
 		return err
-	}
-	if !ok {
-		return fmt.Errorf("this host has seen no archive at %s: %w", dest, ErrNoArchive)
-	}
-	archive, err := format.ParseObjectID(pin.Archive)
-	if err != nil {
-		return fmt.Errorf("state of %s: %w", dest, err)
-	}
-	branch, err := format.ParseObjectID(pin.Branch)
-	if err != nil {
-		return fmt.Errorf("state of %s: %w", dest, err)
-	}
-	saved, err := opts.State.Root(archive, branch)
-	if err != nil {
-		return err
-	}
-	if saved == nil {
-		return fmt.Errorf("this host has no copy of the root of %s: %w", dest, ErrNoArchive)
 	}
 	a := &Archive{dest: dest, opts: opts}
 	if a.conn, err = store.Open(ctx, dest, opts.Store); err != nil {
@@ -282,13 +289,45 @@ func RestoreRoot(ctx context.Context, dest store.Destination, opts Options) (err
 	if err := a.lock(ctx); err != nil {
 		return err
 	}
-	now, err := a.conn.GetWhole(ctx, protocol.RootName, format.MaxRoot)
-	if errors.Is(err, store.ErrNotFound) {
-		return a.swap(ctx, nil, saved)
+	// Before the swap: a crash between the two costs a listing, no more.
+	if err := opts.State.MarkUnclean(archive, dest.String(), false); err != nil {
+		return err
+	}
+	if err := a.swap(ctx, bad.Seen, saved); err != nil {
+		return err
+	}
+	return nil
+}
+
+// savedRoot is the copy of the root that this host saw last at dest. It is one
+// that memory knows, to the byte.
+func savedRoot(dest store.Destination, opts Options) (archive format.ObjectID, saved []byte, err error) {
+	pin, ok, err := opts.State.Pin(dest.String())
+	if err != nil {
+		return archive, nil, err
+	}
+	if !ok {
+		return archive, nil, fmt.Errorf("this host has seen no archive at %s: %w", dest, ErrNoArchive)
+	}
+	var branch format.ObjectID
+	if archive, err = format.ParseObjectID(pin.Archive); err == nil {
+		branch, err = format.ParseObjectID(pin.Branch)
 	}
 	if err != nil {
-		return readError(protocol.RootName, err)
+		return archive, nil, fmt.Errorf("state of %s: %w", dest, err)
 	}
-	hash := hashRoot(now)
-	return a.swap(ctx, &hash, saved)
+	if saved, err = opts.State.Root(archive, branch); err != nil {
+		return archive, nil, err
+	}
+	if saved == nil {
+		return archive, nil, fmt.Errorf("this host has no copy of the root of %s: %w", dest, ErrNoArchive)
+	}
+	memory, err := opts.State.Memory(archive)
+	if err != nil {
+		return archive, nil, err
+	}
+	if hash := sha256.Sum256(saved); memory.Branches[pin.Branch].RootHash != hex.EncodeToString(hash[:]) {
+		return archive, nil, fmt.Errorf("this host's copy of the root of %s is not of the state that it saw last: %w", dest, ErrNoArchive)
+	}
+	return archive, saved, nil
 }

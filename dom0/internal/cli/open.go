@@ -109,14 +109,16 @@ func jsonTime(unixNano int64) string {
 // errNotFound says that a name or session is well-formed and not in the archive.
 var errNotFound = errors.New("not found")
 
-// find picks the session that a word means; nil means latest. has, if set, accepts only sessions with certain volumes.
-func find(sessions []format.SessionEntry, spec *when.Session, has func(i int) bool) (int, error) {
+// find picks the session that a word means; nil means latest. has, if set, accepts only sessions with certain volumes;
+// a damaged session may have any, so it is never passed over for an older one: the caller looks at c.errs. Nor are
+// sessions that the damaged list no longer names.
+func (c *catalog) find(spec *when.Session, has func(i int) bool) (int, error) {
 	if spec == nil {
 		spec = &when.Session{Kind: when.Latest}
 	}
 	found, several := -1, false
-	for i := len(sessions) - 1; i >= 0; i-- {
-		if !matches(&sessions[i], spec) || has != nil && !has(i) {
+	for i := len(c.entries) - 1; i >= 0; i-- {
+		if !matches(&c.entries[i], spec) || has != nil && c.errs[i] == nil && !has(i) {
 			continue
 		}
 		if found < 0 {
@@ -128,11 +130,45 @@ func find(sessions []format.SessionEntry, spec *when.Session, has func(i int) bo
 	if several {
 		return 0, exit.With(exit.Usage, fmt.Errorf("--session %s: several sessions begin like this", spec), "give more digits of the id")
 	}
+	if err := c.hidden(spec, found); err != nil {
+		return 0, err
+	}
 	if found < 0 {
 		return 0, exit.With(exit.Failed, fmt.Errorf("session %s: %w", spec, errNotFound), "pinion list shows the sessions")
 	}
 	return found, nil
 }
+
+// hidden is the error if what a word means may be a session that the damaged list doesn't show, or whose tags it lost,
+// rather than entry i; -1 is none.
+func (c *catalog) hidden(spec *when.Session, i int) error {
+	seq := uint64(0)
+	if i >= 0 {
+		seq = c.entries[i].Seq
+	}
+	for _, g := range c.gaps {
+		switch spec.Kind {
+		case when.Number:
+			if i >= 0 || spec.Number < g.First || spec.Number > g.Last {
+				continue
+			}
+		case when.ID:
+			if i >= 0 {
+				continue
+			}
+		}
+		if g.Last > seq {
+			return exit.With(exit.Damaged, g, sessionHint)
+		}
+	}
+	if n := len(c.untagged); spec.Kind == when.Tag && n > 0 && c.untagged[n-1] > seq {
+		return exit.With(exit.Damaged, fmt.Errorf("session %s: the tags of sessions up to #%d are lost: %w", spec, c.untagged[n-1], c.damage[0]), sessionHint)
+	}
+	return nil
+}
+
+// sessionHint is what to do when the session that was meant is damaged.
+const sessionHint = "name another session with --session '#N'; pinion list shows them, pinion check --repair mends what can be mended"
 
 func matches(s *format.SessionEntry, spec *when.Session) bool {
 	switch spec.Kind {
@@ -160,20 +196,35 @@ type catalog struct {
 	errs     []error
 	names    map[format.ObjectID]string
 	ids      map[string]format.ObjectID
+
+	damage   []error       // to the session list and the volume table
+	gaps     []archive.Gap // sessions that can't be listed
+	untagged []uint64      // sessions whose tags can't be had, ascending
+	table    error         // why names may be missing
 }
 
-// readCatalog reads the session list, all sessions and the volume table.
-func readCatalog(ctx context.Context, a *archive.Archive) (*catalog, error) {
-	c := &catalog{names: map[format.ObjectID]string{}, ids: map[string]format.ObjectID{}}
-	table, err := a.Volumes(ctx)
+// readCatalog reads the session list, all sessions and the volume table. Damage to list and table is said, and what can
+// be found in spite of it is there.
+func readCatalog(ctx context.Context, env *Env, a *archive.Archive) (*catalog, error) {
+	l, err := a.Listing(ctx)
 	if err != nil {
 		return nil, err
 	}
-	for _, v := range table.Volumes {
+	c := &catalog{
+		names: map[format.ObjectID]string{}, ids: map[string]format.ObjectID{},
+		entries: l.Entries, gaps: l.Gaps, untagged: l.Found, table: l.TableDamage,
+	}
+	for _, v := range l.Table.Volumes {
 		c.names[v.ID], c.ids[v.Name] = v.Name, v.ID
 	}
-	if c.entries, err = a.Sessions(ctx, nil); err != nil {
-		return nil, err
+	for _, g := range l.ListDamage {
+		c.damage = append(c.damage, fmt.Errorf("the session list is damaged: %w", g.Err))
+	}
+	if l.TableDamage != nil {
+		c.damage = append(c.damage, fmt.Errorf("the names of volumes are damaged: %w", l.TableDamage))
+	}
+	for _, err := range c.damage {
+		env.UI.Warn("%v", err)
 	}
 	c.sessions, c.errs, err = a.ReadSessions(ctx, c.entries)
 	return c, err
@@ -193,23 +244,41 @@ func (c *catalog) volume(i int, name string) *format.SessionVolume {
 	return nil
 }
 
-// findVolume picks the session that a word means for a volume: of those that match, the newest that has it.
-func (c *catalog) findVolume(name string, spec *when.Session) (int, *format.SessionVolume, error) {
-	if _, ok := c.ids[name]; !ok {
-		return 0, nil, exit.With(exit.Failed, fmt.Errorf("volume %q: %w", name, errNotFound), "pinion list shows the names of an archive's volumes")
+// known is the error if there is no volume of a name.
+func (c *catalog) known(name string) error {
+	_, ok := c.ids[name]
+	switch {
+	case ok:
+		return nil
+	case c.table != nil:
+		return exit.With(exit.Damaged, fmt.Errorf("volume %q isn't among the names that are left: %w", name, c.table),
+			"pinion list shows the volumes, named by their ids where their names are lost")
 	}
-	i, err := find(c.entries, spec, func(i int) bool { return c.errs[i] == nil && c.volume(i, name) != nil })
+	return exit.With(exit.Failed, fmt.Errorf("volume %q: %w", name, errNotFound), "pinion list shows the names of an archive's volumes")
+}
+
+// findVolume picks the session that a word means for a volume: of those that match, the newest that has it. A damaged
+// session that may be the one is the error: an older state is never given in its place.
+func (c *catalog) findVolume(name string, spec *when.Session) (int, *format.SessionVolume, error) {
+	if err := c.known(name); err != nil {
+		return 0, nil, err
+	}
+	i, err := c.find(spec, func(i int) bool { return c.volume(i, name) != nil })
 	if errors.Is(err, errNotFound) {
-		// A damaged session may be the very one.
-		if k, e := find(c.entries, spec, nil); e == nil && c.errs[k] != nil {
-			return 0, nil, fmt.Errorf("session #%d: %w", c.entries[k].Seq, c.errs[k])
-		}
 		return 0, nil, exit.With(exit.Failed, fmt.Errorf("%s has no session %s: %w", name, spec, errNotFound), "pinion list "+name+" shows its sessions")
 	}
 	if err != nil {
 		return 0, nil, err
 	}
+	if c.errs[i] != nil {
+		return 0, nil, c.damaged(i)
+	}
 	return i, c.volume(i, name), nil
+}
+
+// damaged is the error for a session that can't be read.
+func (c *catalog) damaged(i int) error {
+	return exit.With(exit.Damaged, fmt.Errorf("session #%d: %w", c.entries[i].Seq, c.errs[i]), sessionHint)
 }
 
 // parseJSONTime reads what jsonTime wrote.

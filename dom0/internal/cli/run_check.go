@@ -6,14 +6,14 @@ import (
 
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/damage"
-	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/exit"
 	"pinion/dom0/internal/ui"
 	"pinion/dom0/internal/verify"
 	"pinion/protocol"
 )
 
 func runCheck(ctx context.Context, env *Env, o *checkCommand) error {
-	a, err := env.openToCheck(ctx, o.Repair)
+	a, restored, err := env.openToCheck(ctx, o.Repair)
 	if err != nil {
 		return err
 	}
@@ -22,7 +22,7 @@ func runCheck(ctx context.Context, env *Env, o *checkCommand) error {
 	defer m.stop()
 	var list damage.List
 	report, err := verify.Check(ctx, a, &list, verify.CheckOptions{
-		ReadData: int(o.ReadData), Repair: o.Repair,
+		ReadData: int(o.ReadData), Repair: o.Repair, KeepAll: restored,
 		Begin: m.begin, Bytes: m.add,
 		Warn: func(text string) { env.UI.Warn("%s", text) },
 	})
@@ -43,28 +43,34 @@ func runCheck(ctx context.Context, env *Env, o *checkCommand) error {
 	return nil
 }
 
-// openToCheck opens the archive without its index. For a repair, a root that the store lost is put back first.
-func (e *Env) openToCheck(ctx context.Context, repair bool) (*archive.Archive, error) {
+// openToCheck opens the archive without its index. For a repair, a root that the store lost is put back first; then
+// restored is true.
+func (e *Env) openToCheck(ctx context.Context, repair bool) (a *archive.Archive, restored bool, err error) {
 	if !repair {
-		return e.openBare(ctx, protocol.LockRead)
+		a, err = e.openBare(ctx, protocol.LockRead)
+		return a, false, err
 	}
-	a, err := e.openToRepair(ctx)
-	var d *archive.DamageError
-	if errors.As(err, &d) && d.Object == protocol.RootName && !errors.Is(err, format.ErrNewer) {
-		return e.restoreRoot(ctx, err)
+	a, err = e.openToRepair(ctx)
+	var root *archive.RootError
+	if errors.As(err, &root) && root.Unreadable {
+		return nil, false, exit.With(exit.Damaged, err, "move the object root out of the archive's directory by hand, then run the same command again")
 	}
-	return a, err
+	if errors.As(err, &root) {
+		a, err = e.restoreRoot(ctx, root)
+		return a, err == nil, err
+	}
+	return a, false, err
 }
 
-// restoreRoot puts back the root that this host saw last and opens the archive again; cause is why it is needed.
-func (e *Env) restoreRoot(ctx context.Context, cause error) (*archive.Archive, error) {
+// restoreRoot puts back the root that this host saw last and opens the archive again; bad is why it is needed.
+func (e *Env) restoreRoot(ctx context.Context, bad *archive.RootError) (*archive.Archive, error) {
 	opts, err := e.archiveOptions(protocol.LockExclusive)
 	if err != nil {
 		return nil, err
 	}
-	if err := archive.RestoreRoot(ctx, e.Dest, opts); err != nil {
-		e.UI.Detail("the root can't be put back: %v", err)
-		return nil, cause
+	if err := archive.RestoreRoot(ctx, e.Dest, opts, bad); err != nil {
+		e.UI.Warn("the root can't be put back: %v", err)
+		return nil, bad
 	}
 	e.UI.Notice("the store's root was damaged or missing; the newest one that this host saw was put back")
 	return e.openToRepair(ctx)

@@ -58,7 +58,7 @@ func runList(ctx context.Context, env *Env, o *listCommand) error {
 		return err
 	}
 	defer a.Close()
-	c, err := readCatalog(ctx, a)
+	c, err := readCatalog(ctx, env, a)
 	if err != nil {
 		return err
 	}
@@ -68,6 +68,9 @@ func runList(ctx context.Context, env *Env, o *listCommand) error {
 	}
 	doc := listJSON{Archive: archiveDocument(a.Root()), Sessions: []sessionJSON{}}
 	var damage error
+	if len(c.damage) > 0 {
+		damage = c.damage[0] // all of it was said
+	}
 	damaged := 0
 	for _, i := range chosen {
 		if c.errs[i] != nil {
@@ -87,8 +90,8 @@ func runList(ctx context.Context, env *Env, o *listCommand) error {
 	if err := env.UI.Result(doc); err != nil {
 		return err
 	}
-	if damage == nil {
-		return nil
+	if damaged == 0 {
+		return damage
 	}
 	status, hint := statusOf(damage)
 	return exit.With(status, fmt.Errorf("%s can't be read", count(damaged, "session")), hint)
@@ -97,8 +100,8 @@ func runList(ctx context.Context, env *Env, o *listCommand) error {
 // choose picks the sessions to list: all, those with named volumes, or one.
 func (c *catalog) choose(o *listCommand) ([]int, error) {
 	for _, name := range o.Args.Names {
-		if _, ok := c.ids[name]; !ok {
-			return nil, exit.With(exit.Failed, fmt.Errorf("volume %q: %w", name, errNotFound), "pinion list shows the names of an archive's volumes")
+		if err := c.known(name); err != nil {
+			return nil, err
 		}
 	}
 	has := func(i int) bool {
@@ -110,7 +113,7 @@ func (c *catalog) choose(o *listCommand) ([]int, error) {
 		return len(o.Args.Names) == 0 || c.errs[i] != nil
 	}
 	if o.session != nil {
-		i, err := find(c.entries, o.session, has)
+		i, err := c.find(o.session, has)
 		return []int{i}, err
 	}
 	var all []int

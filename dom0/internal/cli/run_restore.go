@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/damage"
+	"pinion/dom0/internal/durable"
 	"pinion/dom0/internal/exit"
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/restore"
@@ -52,7 +54,7 @@ func runRestore(ctx context.Context, env *Env, o *restoreCommand) error {
 	defer a.Close()
 	r := &restoring{env: env, o: o, a: a, meter: &meter{ui: env.UI}}
 	defer r.meter.stop()
-	if r.c, err = readCatalog(ctx, a); err != nil {
+	if r.c, err = readCatalog(ctx, env, a); err != nil {
 		return err
 	}
 	r.doc = restoreJSON{Volumes: []restoredJSON{}, Damage: []damage.Range{}}
@@ -104,7 +106,8 @@ type restoreJob struct {
 	record *format.VolumeRecord
 	path   string
 	device bool
-	exists bool // as a regular file
+	exists bool  // as a regular file
+	need   int64 // bytes of room, beside what is there; none on a device
 }
 
 // plan finds all volumes and checks all targets before the first is written.
@@ -115,12 +118,7 @@ func (r *restoring) plan(ctx context.Context) ([]restoreJob, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.o.several() && !isDir {
-		if err := os.Mkdir(r.o.to, 0o700); err != nil {
-			return nil, fmt.Errorf("make the directory to restore to: %w", err)
-		}
-		isDir = true
-	}
+	makeDir := r.o.several() && !isDir
 	var jobs []restoreJob
 	for _, name := range names {
 		i, v, err := r.c.findVolume(name, r.o.session)
@@ -132,12 +130,10 @@ func (r *restoring) plan(ctx context.Context) ([]restoreJob, error) {
 			return nil, err
 		}
 		j := restoreJob{name: name, entry: &r.c.entries[i], record: record, path: r.o.to}
-		if isDir {
+		if isDir || makeDir {
 			j.path = filepath.Join(r.o.to, fileName(name))
 		}
-		if err := j.inspect(r.o); err != nil {
-			return nil, err
-		}
+		j.inspect(r.o)
 		jobs = append(jobs, j)
 	}
 	for i, j := range jobs {
@@ -147,7 +143,13 @@ func (r *restoring) plan(ctx context.Context) ([]restoreJob, error) {
 			}
 		}
 	}
-	return jobs, nil
+	if err := checkSpace(jobs); err != nil || !makeDir {
+		return jobs, err
+	}
+	if err := os.Mkdir(r.o.to, 0o700); err != nil {
+		return nil, fmt.Errorf("make the directory to restore to: %w", err)
+	}
+	return jobs, durable.SyncDir(filepath.Dir(r.o.to))
 }
 
 // names lists the volumes to restore.
@@ -155,21 +157,25 @@ func (r *restoring) names() ([]string, error) {
 	if !r.o.All {
 		return r.o.Args.Names, nil
 	}
-	sessions := r.c.sessions
+	sessions, seen := r.c.sessions, map[string]bool{}
 	if r.o.session != nil {
-		i, err := find(r.c.entries, r.o.session, nil)
+		i, err := r.c.find(r.o.session, nil)
 		if err != nil {
 			return nil, err
 		}
 		if r.c.errs[i] != nil {
-			return nil, fmt.Errorf("session #%d: %w", r.c.entries[i].Seq, r.c.errs[i])
+			return nil, r.c.damaged(i)
 		}
 		sessions = sessions[i : i+1]
+	} else if slices.Contains(sessions, nil) || len(r.c.gaps) > 0 {
+		// A volume that only damaged sessions have is missed as well.
+		for name := range r.c.ids {
+			seen[name] = true
+		}
 	}
-	seen := map[string]bool{}
 	for _, s := range sessions {
 		if s == nil {
-			continue // damaged; other sessions may have its volumes
+			continue // plan asks for what it may have had
 		}
 		for _, v := range s.Volumes {
 			seen[r.c.names[v.Volume]] = true
@@ -191,27 +197,66 @@ func fileName(volume string) string {
 	return name
 }
 
-// inspect looks at what is at the target, and at the space there.
-func (j *restoreJob) inspect(o *restoreCommand) error {
+// inspect looks at what is at the target, and how much room the volume needs beside that.
+func (j *restoreJob) inspect(o *restoreCommand) {
 	info, err := os.Stat(j.path)
 	if err == nil {
 		j.device, j.exists = source.IsDevice(info.Mode()), info.Mode().IsRegular()
 	}
 	if j.device {
-		return nil
+		return
 	}
-	need := j.record.Data
+	j.need = j.record.Data
 	if j.exists && o.InPlace {
-		need -= allocated(info)
+		j.need -= min(j.need, allocated(info))
 	}
-	free, err := target.Free(j.path)
-	if err != nil {
-		return err
-	}
-	if free < need {
-		return fmt.Errorf("restore %s: %s has room for %s, and %s are needed", ui.Quote(j.name), filepath.Dir(j.path), ui.Bytes(free), ui.Bytes(need))
+}
+
+// checkSpace compares what all volumes together need on each file system with what is free there.
+func checkSpace(jobs []restoreJob) error {
+	needed := map[uint64]int64{}
+	for _, j := range jobs {
+		if j.need == 0 {
+			continue
+		}
+		free, err := target.Free(j.path)
+		if err != nil {
+			return err
+		}
+		device, err := fileSystem(j.path)
+		if err != nil {
+			return err
+		}
+		// Sizes come from the archive: their sum need not be a number.
+		if before := needed[device]; free < j.need || free-j.need < before {
+			return fmt.Errorf("restore %s: %s has room for %s, and %s are needed%s", ui.Quote(j.name), filepath.Dir(j.path),
+				ui.Bytes(free), ui.Bytes(j.need), andBefore(before))
+		}
+		needed[device] += j.need
 	}
 	return nil
+}
+
+func andBefore(n int64) string {
+	if n == 0 {
+		return ""
+	}
+	return " beside the " + ui.Bytes(n) + " of other volumes"
+}
+
+// fileSystem tells the file system that path is on, or would be, from others.
+func fileSystem(path string) (uint64, error) {
+	for {
+		info, err := os.Stat(path)
+		if err == nil {
+			return deviceOf(info), nil
+		}
+		if up := filepath.Dir(path); errors.Is(err, fs.ErrNotExist) && up != path {
+			path = up
+			continue
+		}
+		return 0, fmt.Errorf("find the file system of %s: %w", path, err)
+	}
 }
 
 // one restores a volume.

@@ -26,11 +26,19 @@ func runVerify(ctx context.Context, env *Env, o *verifyCommand) error {
 		return err
 	}
 	defer a.Close()
-	c, err := readCatalog(ctx, a)
+	c, err := readCatalog(ctx, env, a)
 	if err != nil {
 		return err
 	}
 	var list damage.List
+	for _, err := range c.damage {
+		list.Add(damage.Range{}, err)
+	}
+	if o.AllSessions {
+		for _, g := range c.gaps {
+			list.Add(damage.Range{Session: g.First}, g)
+		}
+	}
 	subjects, err := c.subjects(o, &list)
 	if err != nil {
 		return err
@@ -62,8 +70,8 @@ func (c *catalog) subjects(o *verifyCommand, list *damage.List) ([]verify.Subjec
 		}
 	}
 	for _, name := range o.Args.Names {
-		if _, ok := c.ids[name]; !ok {
-			return nil, exit.With(exit.Failed, fmt.Errorf("volume %q: %w", name, errNotFound), "pinion list shows the names of an archive's volumes")
+		if err := c.known(name); err != nil {
+			return nil, err
 		}
 	}
 	if !o.AllSessions && (o.session == nil || len(o.Args.Names) > 0) {
@@ -75,7 +83,7 @@ func (c *catalog) subjects(o *verifyCommand, list *damage.List) ([]verify.Subjec
 			chosen = append(chosen, i)
 		}
 	} else {
-		i, err := find(c.entries, o.session, nil)
+		i, err := c.find(o.session, nil)
 		if err != nil {
 			return nil, err
 		}

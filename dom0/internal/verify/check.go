@@ -15,6 +15,7 @@ import (
 type CheckOptions struct {
 	ReadData int // per cent of the packs whose chunks are read; 0: none
 	Repair   bool
+	KeepAll  bool // a repair deletes nothing that the root doesn't name: the root was put back, and may be an old one
 
 	Begin func(phase string, total int64)
 	Bytes func(n int64)
@@ -54,7 +55,7 @@ func Check(ctx context.Context, a *archive.Archive, list *damage.List, o CheckOp
 	if o.Repair && (len(c.broken) > 0 || !found.Empty()) {
 		return c.repair(ctx, !found.Empty())
 	}
-	if o.Repair {
+	if o.Repair && !o.KeepAll {
 		if err := a.SweepIndex(ctx); err != nil {
 			return nil, err
 		}
@@ -92,6 +93,9 @@ func (c *check) structure(ctx context.Context, bad func(error)) error {
 // sessions walks all sessions and their trees and lists what can't be had.
 func (c *check) sessions(ctx context.Context, found *damage.List) error {
 	entries, err := c.a.Sessions(ctx, func(first, last uint64, err error) error {
+		if errors.Is(err, format.ErrNewer) {
+			return err
+		}
 		object, reason := damage.Explain(err)
 		first, last = max(first, 1), min(last, c.a.Root().NextSeq-1)
 		found.AddRange(damage.Range{Object: object, Reason: fmt.Sprintf("sessions #%d to #%d can't be listed: %s", first, last, reason)})
@@ -201,8 +205,10 @@ func (c *check) repair(ctx context.Context, lost bool) (*Report, error) {
 	if err := c.a.Repair(ctx, r, c.a.Root().Params.Compression); err != nil {
 		return nil, fmt.Errorf("repair: %w", err)
 	}
-	if err := c.a.SweepIndex(ctx); err != nil {
-		return nil, fmt.Errorf("repair: %w", err)
+	if !c.o.KeepAll {
+		if err := c.a.SweepIndex(ctx); err != nil {
+			return nil, fmt.Errorf("repair: %w", err)
+		}
 	}
 	again := c.o
 	again.Repair = false

@@ -1,0 +1,103 @@
+package archive_test
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"os"
+	"testing"
+
+	"pinion/dom0/internal/archive"
+	"pinion/dom0/internal/archivetest"
+	"pinion/dom0/internal/format"
+	"pinion/protocol"
+)
+
+// TestRestoreRootReplacesOnlyWhatWasJudged: a root that a store hid at first,
+// or that is another one by now, stays; and a copy that isn't of the state that
+// was seen last is never put back.
+func TestRestoreRootReplacesOnlyWhatWasJudged(t *testing.T) {
+	p := archivetest.New(t).Init(t)
+	p.Commit(t)
+	id := p.Open(t, protocol.LockRead).Root()
+	good := readRoot(t, p)
+	other := sha256.Sum256([]byte("another root"))
+	for what, bad := range map[string]*archive.RootError{"absent": {}, "another": {Seen: &other}} {
+		if err := archive.RestoreRoot(ctx, p.Dest, p.Options(protocol.LockExclusive), bad); err == nil {
+			t.Errorf("%s: the root was put back over one that nobody looked at", what)
+		}
+	}
+	if !bytes.Equal(readRoot(t, p), good) {
+		t.Fatal("the root was replaced")
+	}
+	if err := os.Remove(p.Path(protocol.RootName)); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.State.SaveRoot(id.Archive, id.Branch, []byte("an older root")); err != nil {
+		t.Fatal(err)
+	}
+	if err := archive.RestoreRoot(ctx, p.Dest, p.Options(protocol.LockExclusive), &archive.RootError{}); err == nil {
+		t.Error("a copy that memory doesn't know was put back")
+	}
+	if _, err := os.Stat(p.Path(protocol.RootName)); err == nil {
+		t.Error("there is a root again")
+	}
+}
+
+// TestRepairOfTheListLeavesOutUncommittedSessions: a backup that was killed
+// before its commit may have left a session of the same number, which the next
+// one adopted. The list that is made anew has the one that was committed, once.
+func TestRepairOfTheListLeavesOutUncommittedSessions(t *testing.T) {
+	p := archivetest.New(t).Init(t)
+	p.Commit(t)
+	a := p.Open(t, protocol.LockAppend)
+	w, err := a.NewWriter(ctx, archivetest.Params().Compression, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	killed := &format.Session{ID: format.NewObjectID(), Seq: 2, Time: 1, Zone: "UTC", Host: "test"}
+	if _, _, err := w.AddMetadata(ctx, format.BlobSession, killed.Append(nil)); err != nil {
+		t.Fatal(err)
+	}
+	beyond := &format.Session{ID: format.NewObjectID(), Seq: 9, Time: 9e18, Zone: "UTC", Host: "test"}
+	if _, _, err := w.AddMetadata(ctx, format.BlobSession, beyond.Append(nil)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+	a.Close()
+	p.Commit(t) // #2, which adopts the pack
+	before := len(p.Objects(t, protocol.PrefixPacks))
+	p.Commit(t) // #3
+	a = p.Open(t, protocol.LockRead)
+	want, err := a.Sessions(ctx, nil)
+	if err != nil || len(want) != 3 {
+		t.Fatal(len(want), err)
+	}
+	lost := newest(t, a, p, p.Objects(t, protocol.PrefixPacks), before)
+	a.Close()
+	if err := os.Remove(p.Path(lost)); err != nil {
+		t.Fatal(err)
+	}
+	a = p.Open(t, protocol.LockExclusive)
+	l, err := a.Listing(ctx)
+	if err != nil || len(l.ListDamage) != 1 || len(l.Gaps) != 1 || l.Gaps[0].First != 3 || l.Gaps[0].Last != 3 {
+		t.Fatalf("%+v, %v", l, err)
+	}
+	if err := a.LoadGoodIndex(ctx, func(err error) { t.Error(err) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Repair(ctx, archive.Repair{Warn: func(string) {}}, archivetest.Params().Compression); err != nil {
+		t.Fatal(err)
+	}
+	got, err := a.Sessions(ctx, nil)
+	if err != nil || len(got) != 2 || got[0].ID != want[0].ID || got[1].ID != want[1].ID {
+		t.Fatalf("%+v, %v, want %+v", got, err, want[:2])
+	}
+	if r := a.Root(); r.Sessions != 2 || r.NextSeq != 4 {
+		t.Errorf("the root counts %d sessions below #%d", r.Sessions, r.NextSeq)
+	}
+	if seq, err := archivetest.Commit(a, nil); err != nil || seq != 4 {
+		t.Errorf("the next session is #%d, %v", seq, err)
+	}
+}
