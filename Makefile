@@ -40,7 +40,7 @@ race:
 	$(GO) test $$race -timeout $(TEST_TIMEOUT) ./...
 
 bench: build
-	@$(GO) run ./dom0/internal/bench -bin bin -files "$$($(GO) env GOROOT)/src"
+	@$(GO) run ./dom0/internal/bench -bin bin -files "$$($(GO) env GOROOT)/src,/usr/share,/usr/lib"
 
 clean:
 	rm -rf bin

@@ -76,20 +76,26 @@ func best(ctx context.Context, rounds int, fn func() error) (cost, error) {
 		if err := ctx.Err(); err != nil {
 			return cost{}, err
 		}
-		start, cpu := time.Now(), cpuSeconds()
+		start, cpu := time.Now(), cpuSeconds(unix.RUSAGE_SELF)
 		if err := fn(); err != nil {
 			return cost{}, err
 		}
 		least.clock = min(least.clock, time.Since(start).Seconds())
-		least.cpu = min(least.cpu, cpuSeconds()-cpu)
+		least.cpu = min(least.cpu, cpuSeconds(unix.RUSAGE_SELF)-cpu)
 	}
 	return least, nil
 }
 
-// cpuSeconds is what this process has used of all cores so far.
-func cpuSeconds() float64 {
+// ownSeconds is what the bench and all that it ran have used so far.
+func ownSeconds() float64 {
+	return cpuSeconds(unix.RUSAGE_SELF) + cpuSeconds(unix.RUSAGE_CHILDREN)
+}
+
+// cpuSeconds is what this process, or its children that ended, have used of all
+// cores so far.
+func cpuSeconds(who int) float64 {
 	var r unix.Rusage
-	if err := unix.Getrusage(unix.RUSAGE_SELF, &r); err != nil {
+	if err := unix.Getrusage(who, &r); err != nil {
 		return 0
 	}
 	return float64(r.Utime.Nano()+r.Stime.Nano()) / 1e9

@@ -61,12 +61,14 @@ func run(ctx context.Context, o options) (err error) {
 		return fmt.Errorf("make the image: %w", err)
 	}
 	b.header()
+	before, own := readCores(), ownSeconds()
 	if err := b.limits(); err != nil {
 		return err
 	}
 	if err := b.commands(); err != nil {
 		return err
 	}
+	warnIfBusy(othersShare(before, readCores(), ownSeconds()-own))
 	if o.sparse {
 		return b.sparseFiles()
 	}

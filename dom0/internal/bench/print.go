@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 )
 
@@ -70,6 +71,44 @@ func (b *bench) tableFoot() {
 		fmt.Println("  " + goal)
 	}
 	fmt.Printf("  memory: pinion %s, helper %s (%s)\n\n", mib(pinionBudget), mib(helperBudget), memory(b.peaks))
+}
+
+// othersShare is which share of all cores went to other programs between two
+// counts; own is what went to this one and its children, in seconds.
+func othersShare(before, now cores, own float64) float64 {
+	total := now.total - before.total
+	if total <= 0 {
+		return 0
+	}
+	return max(0, (now.busy-before.busy-own)/total)
+}
+
+// cores is what all cores did since the start of the machine, in seconds.
+type cores struct{ busy, total float64 }
+
+// readCores reads the kernel's count.
+func readCores() (c cores) {
+	stat, _ := os.ReadFile("/proc/stat")
+	line, _, _ := strings.Cut(string(stat), "\n")
+	for i, field := range strings.Fields(line) {
+		ticks, err := strconv.ParseFloat(field, 64)
+		if err != nil || i > 8 {
+			continue // the name of the line; guests, which are counted as users
+		}
+		const idle, ioWait, perSecond = 4, 5, 100
+		c.total += ticks / perSecond
+		if i != idle && i != ioWait {
+			c.busy += ticks / perSecond
+		}
+	}
+	return c
+}
+
+// warnIfBusy says that the clock was not only pinion's.
+func warnIfBusy(share float64) {
+	if share > 0.1 {
+		fmt.Printf("%.0f %% of the cores went to other programs meanwhile: compare CPU seconds, not MB/s.\n\n", 100*share)
+	}
 }
 
 func mib(n int64) string { return fmt.Sprintf("%d MiB", n>>20) }
