@@ -173,11 +173,12 @@ func replaceByte(t testing.TB, path string, off int64) {
 	replaceFile(t, path, b)
 }
 
-// replaceFile puts a new file in the place of an object.
+// replaceFile puts a new file in the place of an object. It is not renamed there:
+// some file systems write such a file out at once.
 func replaceFile(t testing.TB, path string, b []byte) {
 	t.Helper()
-	writeFile(t, path+".new", b)
-	if err := os.Rename(path+".new", path); err != nil {
+	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
+	writeFile(t, path, b)
 }

@@ -22,7 +22,13 @@ var proxyFaults = map[string]proxyFault{
 
 	// What arrives is not what was sent.
 	"flip": {reply: func(p *proxy, r *proxyRequest, h protocol.Header, payload []byte) {
-		if len(payload) > 0 {
+		if h.Type == protocol.TypeData {
+			payload[p.plan.N%len(payload)] ^= 0x20
+		}
+		p.send(h, payload)
+	}},
+	"flip-ok": {reply: func(p *proxy, r *proxyRequest, h protocol.Header, payload []byte) {
+		if h.Type != protocol.TypeData && len(payload) > 0 {
 			payload[p.plan.N%len(payload)] ^= 0x20
 		}
 		p.send(h, payload)
@@ -103,10 +109,17 @@ var proxyFaults = map[string]proxyFault{
 	}},
 
 	// Order. A helper may answer in any; it may not exchange answers.
-	"late": {reply: func(p *proxy, _ *proxyRequest, h protocol.Header, payload []byte) {
+	"late": {reply: func(p *proxy, r *proxyRequest, h protocol.Header, payload []byte) {
+		r.frames = append(r.frames, proxyFrame{h, payload})
+		if h.Type != protocol.TypeOK {
+			return
+		}
+		// The first of three comes last.
 		go func() {
-			time.Sleep(50 * time.Millisecond)
-			p.send(h, payload)
+			time.Sleep(time.Duration(3-r.n%3) * 10 * time.Millisecond)
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.flush(r.frames, r.h.ID)
 		}()
 	}},
 	"exchange": {reply: exchange},
@@ -267,17 +280,11 @@ func exchange(p *proxy, r *proxyRequest, h protocol.Header, payload []byte) {
 	if h.Type == protocol.TypeData {
 		return
 	}
-	flush := func(frames []proxyFrame, id uint32) {
-		for _, f := range frames {
-			f.h.ID, f.h.Len = id, len(f.payload)
-			p.out.Write(append(protocol.AppendHeader(nil, f.h), f.payload...))
-		}
-	}
 	if other := p.held; other != nil {
 		p.held = nil
 		p.log("fault", r)
-		flush(r.frames, other.h.ID)
-		flush(other.frames, r.h.ID)
+		p.flush(r.frames, other.h.ID)
+		p.flush(other.frames, r.h.ID)
 		return
 	}
 	p.held = r
@@ -286,9 +293,17 @@ func exchange(p *proxy, r *proxyRequest, h protocol.Header, payload []byte) {
 		defer p.mu.Unlock()
 		if p.held == r {
 			p.held = nil
-			flush(r.frames, r.h.ID)
+			p.flush(r.frames, r.h.ID)
 		}
 	})
+}
+
+// flush gives the client an answer under an id. p.mu is held.
+func (p *proxy) flush(frames []proxyFrame, id uint32) {
+	for _, f := range frames {
+		f.h.ID, f.h.Len = id, len(f.payload)
+		p.out.Write(append(protocol.AppendHeader(nil, f.h), f.payload...))
+	}
 }
 
 // refuse answers a request with an error in the helper's place.
