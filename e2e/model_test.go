@@ -9,258 +9,276 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
-	"syscall"
 	"testing"
-	"time"
+
+	"pinion/protocol"
 )
 
 var (
-	modelSeeds = flag.Int("model.seeds", 2, "how many random histories TestModel goes through")
-	modelSteps = flag.Int("model.steps", 60, "how many operations each of them has")
+	modelSeeds = flag.Int("model-seeds", 6, "how many seeds the model test runs with, from 1")
+	modelSeed  = flag.Uint64("model-seed", 0, "run the model test with this seed only")
+	modelSteps = flag.Int("model-steps", 40, "how many operations the model test does with each seed")
 )
 
-// A model is what an archive should hold, in memory: the volumes as they are on
-// this host, and as they were in each session.
-type model struct {
-	*world
-	t       *testing.T
-	r       *rand.Rand
-	volumes map[string][]byte
-	// sessions are by sequence number. A session in which data was damaged
-	// may have lost some of it: it restores exactly, or not at all.
-	sessions map[uint64]map[string][]byte
-	doubtful map[uint64]bool
-	said     []string // what was done, for messages
-}
-
-// Random histories of backups, restores, changes, kills, lost caches, states,
-// index objects and packs: whatever the order, every session gives back what
-// the model says it holds.
+// Random operations on an archive, and the same ones on plain maps. What a
+// session held is what a restore of it gives, whatever happened in between; a
+// seed that fails says what it did. (Names of objects are random, so that what is
+// damaged is not quite the same each time.)
 func TestModel(t *testing.T) {
-	for seed := range *modelSeeds {
-		t.Run(fmt.Sprint("seed-", seed), func(t *testing.T) {
+	seeds := make([]uint64, *modelSeeds)
+	for i := range seeds {
+		seeds[i] = uint64(i) + 1
+	}
+	if *modelSeed > 0 {
+		seeds = []uint64{*modelSeed}
+	}
+	for _, seed := range seeds {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
-			m := &model{
-				world: archive(t, "--chunk-size", "64K"), t: t, r: rand.New(rand.NewPCG(uint64(seed), 1)),
-				volumes: map[string][]byte{}, sessions: map[uint64]map[string][]byte{}, doubtful: map[uint64]bool{},
-			}
-			for _, name := range []string{"a", "b", "c"} {
-				m.volumes[name] = m.random(m.r.IntN(2 << 20))
-			}
-			defer func() {
-				if t.Failed() {
-					t.Log("history:", strings.Join(m.said, " · "))
-				}
-			}()
-			for range *modelSteps {
-				m.step()
-			}
-			m.checkAll()
+			newModel(t, seed).run(*modelSteps)
 		})
 	}
 }
 
-func (m *model) say(format string, args ...any) { m.said = append(m.said, fmt.Sprintf(format, args...)) }
+// Bounds of a model's volumes, in bytes.
+const (
+	modelChunk   = 64 << 10
+	modelLargest = 2 << 20
+)
 
-func (m *model) random(n int) []byte {
+// A model is an archive and what it has to hold.
+type model struct {
+	*world
+	proxied *world
+	random  *rand.Rand
+	log     []string // what was done, for a failure's message
+
+	// volumes is what each volume holds now, sessions what each held in a
+	// session, by its number. Slices are never changed.
+	volumes  map[string][]byte
+	sessions map[uint64]map[string][]byte
+	// lost are sessions from which a pack was taken away: what is left of
+	// them may be refused, but never wrong.
+	lost map[uint64]bool
+	// killed is what backups that were killed would have made of a session's
+	// number. A repair that finds neither the session list nor the session,
+	// but what the killed run left, can't tell the two apart.
+	killed map[uint64][]map[string][]byte
+}
+
+func newModel(t *testing.T, seed uint64) *model {
+	w := newWorldOf(t, build{static: true})
+	m := &model{
+		world: w, random: rand.New(rand.NewPCG(seed, 1)),
+		volumes: map[string][]byte{}, sessions: map[uint64]map[string][]byte{}, lost: map[uint64]bool{},
+		killed: map[uint64][]map[string][]byte{},
+	}
+	m.proxied = w.proxied(proxyPlan{})
+	for _, name := range []string{"a", "b", "c"} {
+		m.volumes[name] = m.bytes(m.random.IntN(modelLargest))
+		m.write(name)
+	}
+	w.ok("init", "--chunk-size", "64K")
+	return m
+}
+
+// operations are what may happen, each as often as it stands here.
+var operations = []struct {
+	name string
+	do   func(m *model)
+}{
+	{"change", (*model).change}, {"change", (*model).change}, {"change", (*model).change}, {"change", (*model).change},
+	{"backup", (*model).backUp}, {"backup", (*model).backUp}, {"backup", (*model).backUp},
+	{"killed backup", (*model).killedBackup}, {"killed backup", (*model).killedBackup},
+	{"restore", (*model).restore}, {"restore", (*model).restore}, {"restore", (*model).restore},
+	{"restore in place", (*model).restoreInPlace}, {"restore in place", (*model).restoreInPlace},
+	{"lose the cache", (*model).loseCache},
+	{"lose the memory", (*model).loseState},
+	{"damage and repair", (*model).damage}, {"damage and repair", (*model).damage},
+	{"lose a pack", (*model).losePack},
+	{"read elsewhere", (*model).readElsewhere},
+}
+
+func (m *model) run(steps int) {
+	defer func() {
+		if m.t.Failed() {
+			for i, line := range m.log {
+				m.t.Logf("step %d: %s", i, line)
+			}
+		}
+	}()
+	for range steps {
+		op := operations[m.random.IntN(len(operations))]
+		m.did("%s", op.name)
+		op.do(m)
+		m.listed()
+		if m.t.Failed() {
+			return
+		}
+	}
+	m.did("the end")
+	m.backUpAll()
+	for _, seq := range m.seqs() {
+		for _, name := range slices.Sorted(maps.Keys(m.sessions[seq])) {
+			m.restoreOf(seq, name, false)
+		}
+	}
+	m.checks()
+}
+
+func (m *model) did(format string, args ...any) { m.log = append(m.log, fmt.Sprintf(format, args...)) }
+
+// bytes makes content: random, compressible, zeros, and chunks that were seen
+// before.
+func (m *model) bytes(n int) []byte {
 	b := make([]byte, n)
-	random := rand.NewChaCha8([32]byte{byte(m.r.Uint32()), byte(m.r.Uint32()), byte(m.r.Uint32())})
-	random.Read(b)
+	for off := 0; off < n; {
+		end := min(n, off+1+m.random.IntN(4*modelChunk))
+		switch m.random.IntN(4) {
+		case 0: // zeros
+		case 1:
+			copy(b[off:end], bytes.Repeat([]byte{byte(m.random.IntN(256)), 7}, (end-off)/2+1))
+		default:
+			for i := off; i < end; i += 8 {
+				v := m.random.Uint64()
+				for k := i; k < min(end, i+8); k++ {
+					b[k] = byte(v)
+					v >>= 8
+				}
+			}
+		}
+		off = end
+	}
 	return b
 }
 
-// step does one operation, likely ones more often.
-func (m *model) step() {
-	switch n := m.r.IntN(20); {
-	case n < 6:
-		m.change()
-	case n < 11:
-		m.save()
-	case n < 13:
-		m.restoreOne(false)
-	case n < 15:
-		m.restoreOne(true)
-	case n < 16:
-		m.killedBackup()
-	case n < 17:
-		m.say("lose cache")
-		m.remove(m.cache)
-	case n < 18:
-		m.say("lose state")
-		m.remove(m.state)
-	case n < 19:
-		m.loseIndex()
-	default:
-		m.losePack()
+// write brings a volume's file up to what the volume holds.
+func (m *model) write(name string) {
+	m.t.Helper()
+	path := m.path(name + ".img")
+	writeFile(m.t, path, m.volumes[name])
+	if m.random.IntN(2) == 0 { // with holes or without is the same
+		copyFile(m.t, path, path+".sparse")
+		if err := os.Rename(path+".sparse", path); err != nil {
+			m.t.Fatal(err)
+		}
 	}
 }
 
-func (m *model) remove(path string) {
-	if err := os.RemoveAll(path); err != nil {
-		m.t.Fatal(err)
-	}
-}
+func (m *model) name() string { return string(rune('a' + m.random.IntN(len(m.volumes)))) }
 
-func (m *model) removeObject(path string) {
-	if err := os.Remove(path); err != nil {
-		m.t.Fatal(err)
-	}
-}
-
-func (m *model) pick() string {
-	names := slices.Sorted(maps.Keys(m.volumes))
-	return names[m.r.IntN(len(names))]
-}
-
-// change does something to a volume's content or size.
 func (m *model) change() {
-	name := m.pick()
-	v := bytes.Clone(m.volumes[name])
-	switch m.r.IntN(6) {
-	case 0: // grow
-		v = append(v, m.random(m.r.IntN(300_000))...)
-	case 1: // grow by a hole
-		v = append(v, make([]byte, m.r.IntN(300_000))...)
-	case 2: // shrink
-		v = v[:m.r.IntN(len(v)+1)]
-	case 3: // what another volume has
-		v = bytes.Clone(m.volumes[m.pick()])
-	default:
-		if len(v) > 0 {
-			at := m.r.IntN(len(v))
-			copy(v[at:], m.random(m.r.IntN(200_000)))
+	name := m.name()
+	b := slices.Clone(m.volumes[name])
+	how := m.random.IntN(6)
+	switch {
+	case how == 0:
+		b = m.bytes(m.random.IntN(modelLargest))
+	case how == 1:
+		b = append(b, m.bytes(m.random.IntN(1+modelLargest-min(len(b), modelLargest)))...)
+	case how == 2 && len(b) > 0:
+		b = b[:m.random.IntN(len(b))]
+	case how == 3: // another volume's content
+		b = slices.Clone(m.volumes[m.name()])
+	case len(b) > 0:
+		for range 1 + m.random.IntN(5) {
+			off := m.random.IntN(len(b))
+			copy(b[off:], m.bytes(m.random.IntN(100_000)))
 		}
 	}
-	m.volumes[name] = v
-	m.say("change %s to %d bytes", name, len(v))
+	m.volumes[name] = b
+	m.did("%s has %d bytes (%d)", name, len(b), how)
+	m.write(name)
 }
 
-// sources writes some volumes to files and returns what a backup is told, and
-// the session that it should make.
-func (m *model) sources() (args []string, session map[string][]byte) {
-	session = map[string][]byte{}
-	for name, v := range m.volumes {
-		if len(session) == 0 || m.r.IntN(2) == 0 {
-			writeFile(m.t, m.path(name), v)
-			args = append(args, "file:"+m.path(name))
-			session[name] = bytes.Clone(v)
+// sources picks some volumes.
+func (m *model) sources() (names, args []string) {
+	for _, name := range slices.Sorted(maps.Keys(m.volumes)) {
+		if m.random.IntN(3) > 0 {
+			names = append(names, name)
 		}
 	}
-	return args, session
-}
-
-func (m *model) save() {
-	args, session := m.sources()
-	doc := m.backup(args...)
-	m.say("back up %d volumes as #%d", len(session), doc.Session.Seq)
-	if m.sessions[doc.Session.Seq] != nil {
-		m.t.Fatalf("session #%d was made twice", doc.Session.Seq)
+	if len(names) == 0 {
+		names = []string{m.name()}
 	}
-	m.sessions[doc.Session.Seq] = session
+	for _, name := range names {
+		args = append(args, name+"=file:"+m.path(name+".img"))
+	}
+	return names, args
 }
 
-// killedBackup kills pinion at some moment: there is a session or there is none.
+// held is what some volumes hold.
+func (m *model) held(names []string) map[string][]byte {
+	held := map[string][]byte{}
+	for _, name := range names {
+		held[name] = m.volumes[name]
+	}
+	return held
+}
+
+// made enters a session.
+func (m *model) made(seq uint64, names []string) {
+	m.sessions[seq] = m.held(names)
+	m.did("session #%d of %v", seq, names)
+}
+
+func (m *model) backUp() {
+	names, args := m.sources()
+	m.made(m.world.backup(args...).Session.Seq, names)
+}
+
+func (m *model) backUpAll() {
+	var args []string
+	names := slices.Sorted(maps.Keys(m.volumes))
+	for _, name := range names {
+		args = append(args, name+"=file:"+m.path(name+".img"))
+	}
+	m.made(m.world.backup(args...).Session.Seq, names)
+}
+
+// killedBackup kills pinion or the helper at some request. Whether the session
+// made it is for the archive to say, but it is there whole, or not at all.
 func (m *model) killedBackup() {
-	args, session := m.sources()
-	cmd := m.command(append([]string{"backup"}, args...)...)
-	if err := cmd.Start(); err != nil {
-		m.t.Fatal(err)
+	names, args := m.sources()
+	row := killRows[m.random.IntN(len(killRows))]
+	plan := proxyPlan{Fault: "kill-" + row.victim + "-" + row.when, At: 1 + m.random.IntN(14)}
+	if row.when == "half" {
+		plan.Type, plan.At = protocol.TypePut, 1+m.random.IntN(3)
 	}
-	time.Sleep(time.Duration(m.r.IntN(120)) * time.Millisecond)
-	_ = cmd.Process.Signal(syscall.SIGKILL) // it may have ended
-	_ = cmd.Wait()
-	newest := uint64(0)
-	for _, s := range m.list().Sessions {
-		newest = max(newest, s.Seq)
-	}
-	m.say("kill a backup: newest is #%d", newest)
-	if m.sessions[newest] == nil && newest > 0 {
-		m.sessions[newest] = session
-	}
-}
-
-// restoreOne restores a volume of a session, to a new file or in place of
-// whatever another one is.
-func (m *model) restoreOne(inPlace bool) {
-	if len(m.sessions) == 0 {
-		return
-	}
-	seqs := slices.Sorted(maps.Keys(m.sessions))
-	seq := seqs[m.r.IntN(len(seqs))]
-	names := slices.Sorted(maps.Keys(m.sessions[seq]))
-	name := names[m.r.IntN(len(names))]
-	to := filepath.Join(m.t.TempDir(), "to")
-	args := []string{"restore", name, "--session", fmt.Sprint("#", seq), "--to", to}
-	before := m.volumes[m.pick()]
-	if inPlace {
-		writeFile(m.t, to, before)
-		args = append(args, "--in-place")
-	}
-	m.say("restore %s of #%d", name, seq)
-	r := m.run(args...)
-	if r.code == 13 && m.doubtful[seq] {
-		if now, err := os.ReadFile(to); inPlace && (err != nil || !bytes.Equal(now, before)) {
-			m.t.Fatal("damage in the store changed the file that was there")
-		}
-		return
-	}
-	r.expect(0)
-	if !bytes.Equal(readFile(m.t, to), m.sessions[seq][name]) {
-		m.t.Fatalf("%s of #%d is not what it was", name, seq)
-	}
-}
-
-// loseIndex removes an index object, and the cache that could hide that.
-func (m *model) loseIndex() {
-	objects := m.under("index/")
-	if len(objects) == 0 {
-		return
-	}
-	m.say("lose an index object")
-	m.removeObject(objects[m.r.IntN(len(objects))])
-	m.remove(m.cache)
-	m.ok("check", "--repair")
-}
-
-// losePack removes a pack or damages it, has it repaired as far as can be, and
-// backs everything up again, which heals what is still here.
-func (m *model) losePack() {
-	packs := m.under("packs/")
-	if len(packs) == 0 || len(m.sessions) == 0 {
-		return
-	}
-	path := packs[m.r.IntN(len(packs))]
-	if m.r.IntN(2) == 0 {
-		m.say("lose %s", filepath.Base(path))
-		m.removeObject(path)
+	before := m.newest()
+	r := m.proxied.planned(plan).run(append([]string{"backup"}, args...)...)
+	m.did("%s at %d: exit status %d", plan.Fault, plan.At, r.code)
+	if after := m.newest(); after != before {
+		m.made(after, names)
+	} else if r.code == 0 {
+		m.t.Errorf("%s\nmade no session", r)
 	} else {
-		m.say("damage %s", filepath.Base(path))
-		flip(m.t, path, int64(m.r.IntN(len(readFile(m.t, path)))))
-	}
-	for seq := range m.sessions {
-		m.doubtful[seq] = true
-	}
-	if r := m.run("check", "--read-data", "--repair"); r.code != 13 {
-		r.expect(0)
-	}
-	left := map[uint64]bool{}
-	for _, s := range m.readable() {
-		left[s] = true
-	}
-	for seq := range m.sessions {
-		if !left[seq] {
-			delete(m.sessions, seq) // its own record was in that pack
+		next := m.seqs()
+		seq := uint64(1)
+		if len(next) > 0 {
+			seq = next[len(next)-1] + 1
 		}
+		m.killed[seq] = append(m.killed[seq], m.held(names))
 	}
-	m.save()
+	if len(m.lost) == 0 {
+		m.checks()
+	}
 }
 
-// readable lists the sessions that can be listed.
-func (m *model) readable() (seqs []uint64) {
-	r := m.run("list", "--json")
-	if r.code != 13 {
-		r.expect(0)
+// newest is the number of the newest session that the archive lists.
+func (m *model) newest() (seq uint64) {
+	for _, s := range m.listing() {
+		seq = max(seq, s)
+	}
+	return seq
+}
+
+// listing is the sessions that the archive lists.
+func (m *model) listing() (seqs []uint64) {
+	m.t.Helper()
+	r := m.world.run("list", "--json")
+	if r.code != 0 && (r.code != 13 || len(m.lost) == 0) {
+		m.t.Fatalf("%s\nwas to succeed", r)
 	}
 	for _, s := range document[listDoc](r).Sessions {
 		seqs = append(seqs, s.Seq)
@@ -268,23 +286,158 @@ func (m *model) readable() (seqs []uint64) {
 	return seqs
 }
 
-// checkAll restores everything there is.
-func (m *model) checkAll() {
-	for seq, session := range m.sessions {
-		for name, want := range session {
-			to := filepath.Join(m.t.TempDir(), "to")
-			r := m.run("restore", name, "--session", fmt.Sprint("#", seq), "--to", to)
-			if r.code == 13 && m.doubtful[seq] {
-				continue
-			}
-			r.expect(0)
-			if !bytes.Equal(readFile(m.t, to), want) {
-				m.t.Errorf("%s of #%d is not what it was", name, seq)
-			}
+// listed expects the model's sessions in the archive, but for what was lost.
+func (m *model) listed() {
+	m.t.Helper()
+	got := m.listing()
+	for _, seq := range m.seqs() {
+		if !slices.Contains(got, seq) && !m.lost[seq] {
+			m.t.Errorf("session #%d is not listed: %d", seq, got)
 		}
 	}
-	if len(m.doubtful) == 0 {
-		m.ok("verify", "--all-sessions")
-		m.ok("check", "--read-data")
+	for _, seq := range got {
+		if m.sessions[seq] == nil {
+			m.t.Errorf("session #%d is listed, and was never made", seq)
+		}
+	}
+}
+
+func (m *model) seqs() []uint64 { return slices.Sorted(maps.Keys(m.sessions)) }
+
+// pick is a volume of a session; ok is false if there is none yet.
+func (m *model) pick() (seq uint64, name string, ok bool) {
+	seqs := m.seqs()
+	if len(seqs) == 0 {
+		return 0, "", false
+	}
+	seq = seqs[m.random.IntN(len(seqs))]
+	names := slices.Sorted(maps.Keys(m.sessions[seq]))
+	return seq, names[m.random.IntN(len(names))], true
+}
+
+func (m *model) restore() {
+	if seq, name, ok := m.pick(); ok {
+		m.restoreOf(seq, name, false)
+	}
+}
+
+func (m *model) restoreInPlace() {
+	if seq, name, ok := m.pick(); ok {
+		m.restoreOf(seq, name, true)
+	}
+}
+
+// restoreOf restores a volume, over one that was there if it is in place.
+func (m *model) restoreOf(seq uint64, name string, inPlace bool) {
+	m.t.Helper()
+	to := filepath.Join(m.dir, "restored")
+	var was []byte
+	args := []string{"restore", name, "--session", fmt.Sprint("#", seq), "--to", to}
+	if inPlace {
+		was = m.volumes[m.name()]
+		writeFile(m.t, to, was)
+		args = append(args, "--in-place")
+	} else if err := os.RemoveAll(to); err != nil {
+		m.t.Fatal(err)
+	}
+	r := m.world.run(args...)
+	if r.code != 0 {
+		if !m.lost[seq] {
+			m.t.Errorf("%s\nwas to succeed", r)
+		}
+		if _, err := os.Stat(to); err == nil && (!inPlace || !bytes.Equal(readFile(m.t, to), was)) {
+			m.t.Errorf("%s\nleft something else than what was there", r)
+		}
+		return
+	}
+	is := readFile(m.t, to)
+	right := bytes.Equal(is, m.sessions[seq][name])
+	for _, held := range m.killed[seq] {
+		b, ok := held[name]
+		right = right || m.lost[seq] && ok && bytes.Equal(is, b)
+	}
+	if !right {
+		m.t.Errorf("%s\nrestored wrong bytes", r)
+	}
+}
+
+func (m *model) loseCache() {
+	if err := os.RemoveAll(m.cache); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+func (m *model) loseState() {
+	if err := os.RemoveAll(m.state); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// readElsewhere reads the archive on a host that knows nothing of it.
+func (m *model) readElsewhere() {
+	o := m.other(fmt.Sprint(m.random.Uint32()))
+	if r := o.run("verify", "-q", "--all-sessions"); r.code != 0 && len(m.lost) == 0 && len(m.sessions) > 0 {
+		m.t.Errorf("%s\nwas to succeed", r)
+	}
+}
+
+// damage spoils or takes away something that a repair can make anew.
+func (m *model) damage() {
+	m.world.run("list", "-q") // this host remembers what it will put back
+	packs := m.under("packs/")
+	slices.Sort(packs)
+	targets := append(packs[:min(len(packs), 1+m.random.IntN(3))], m.under("keys/")[0], filepath.Join(m.store, "root"))
+	path := targets[m.random.IntN(len(targets))]
+	switch {
+	case m.random.IntN(4) == 0:
+		m.did("no index")
+		m.removeAll("index/")
+	case slices.Contains(packs, path) || m.random.IntN(2) == 0:
+		m.did("%s is spoilt", path)
+		replaceByte(m.t, path, -5) // of a pack, in its trailer
+	default:
+		m.did("%s is gone", path)
+		if err := os.Remove(path); err != nil {
+			m.t.Fatal(err)
+		}
+	}
+	r := m.world.run("check", "--repair", "-q")
+	if r.code != 0 && len(m.lost) == 0 {
+		m.t.Errorf("%s\nwas to succeed", r)
+	}
+}
+
+// losePack takes a pack away for good. A repair notices, and what is backed up
+// afterwards is whole again.
+func (m *model) losePack() {
+	packs := m.under("packs/")
+	if len(packs) == 0 {
+		return
+	}
+	slices.Sort(packs)
+	path := packs[m.random.IntN(len(packs))]
+	m.did("%s is lost", path)
+	for seq := range m.sessions {
+		m.lost[seq] = true
+	}
+	if err := os.Remove(path); err != nil {
+		m.t.Fatal(err)
+	}
+	if r := m.world.run("check", "--repair", "-q"); r.code != 0 && r.code != 13 {
+		m.t.Errorf("%s\nwas to succeed, or to list damage", r)
+	}
+	m.backUpAll()
+	newest := m.newest()
+	for name := range m.volumes {
+		m.restoreOf(newest, name, false)
+	}
+}
+
+// checks expects that nothing is wrong with the archive that isn't known.
+func (m *model) checks() {
+	m.t.Helper()
+	r := m.world.run("check", "-q", "--read-data=100")
+	if r.code != 0 && (r.code != 13 || len(m.lost) == 0) {
+		m.t.Errorf("%s\nwas to succeed", r)
 	}
 }

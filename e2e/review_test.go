@@ -93,7 +93,7 @@ func TestReviewLostSessionListClosesNothing(t *testing.T) {
 		w.restores("v", fmt.Sprint("#", n), images[n])
 	}
 	w.exits(13, "backup", "file:"+w.path("v"))
-	w.ok("check", "--repair").says("sessions #3 to #3 are lost", "tags")
+	w.exits(13, "check", "--repair").prints("1 of 3 sessions are lost").says("sessions #3 to #3 are lost", "tags")
 	w.ok("check", "--read-data")
 	if doc := w.list(); len(doc.Sessions) != 2 || doc.Sessions[1].Volumes[0].Name != "v" {
 		t.Errorf("after the repair: %+v", doc.Sessions)

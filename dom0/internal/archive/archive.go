@@ -86,7 +86,7 @@ func Open(ctx context.Context, dest store.Destination, opts Options) (_ *Archive
 	a := &Archive{dest: dest, opts: opts, window: semaphore.NewWeighted(fetchWindow)}
 	if a.conn, err = store.Open(ctx, dest, opts.Store); err != nil {
 		if errors.Is(err, store.ErrNotFound) {
-			return nil, a.missing()
+			return nil, a.missing(ctx)
 		}
 		return nil, err
 	}
@@ -108,7 +108,7 @@ func Open(ctx context.Context, dest store.Destination, opts Options) (_ *Archive
 	}
 	sealedRoot, err := a.conn.GetWhole(ctx, protocol.RootName, format.MaxRoot)
 	if errors.Is(err, store.ErrNotFound) {
-		return nil, judged(nil, false, a.missing())
+		return nil, judged(nil, false, a.missing(ctx))
 	}
 	if err != nil {
 		return nil, judged(nil, true, readError(protocol.RootName, err))
@@ -152,13 +152,25 @@ func (a *Archive) lock(ctx context.Context) error {
 }
 
 // missing is the error for a store without a root.
-func (a *Archive) missing() error {
-	_, seen, err := a.opts.State.Pin(a.dest.String())
+// Where nothing else of an archive is either, the disk is likely not mounted:
+// that is no damage, and nothing to be repaired.
+func (a *Archive) missing(ctx context.Context) error {
+	pin, seen, err := a.opts.State.Pin(a.dest.String())
 	if err != nil {
 		return err
 	}
-	if seen && !a.opts.AllowRollback {
+	if a.conn != nil {
+		err = checkEmpty(ctx, a.conn)
+	}
+	switch {
+	case errors.Is(err, ErrNotEmpty) && seen && !a.opts.AllowRollback:
 		return &DamageError{Object: protocol.RootName, Reason: errors.New("is missing, and was seen here before")}
+	case errors.Is(err, ErrNotEmpty):
+		return fmt.Errorf("no archive at %s, but something of one (%w): %w", a.dest, err, ErrNoArchive)
+	case err != nil:
+		return err
+	case seen:
+		return fmt.Errorf("nothing is at %s, where archive %s was seen: %w", a.dest, short(pin.Archive), ErrUnmounted)
 	}
 	return fmt.Errorf("no archive at %s: %w", a.dest, ErrNoArchive)
 }

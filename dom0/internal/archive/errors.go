@@ -12,6 +12,9 @@ import (
 // ErrNoArchive says that a destination has no archive.
 var ErrNoArchive = errors.New("nothing was initialised there")
 
+// ErrUnmounted says that a destination is empty where an archive was seen.
+var ErrUnmounted = errors.New("is the disk mounted?")
+
 // ErrWrongKey says that the secret opens no live key slot.
 var ErrWrongKey = errors.New("wrong passphrase or key file")
 

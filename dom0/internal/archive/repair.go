@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"maps"
 
@@ -73,6 +74,9 @@ func (a *Archive) Repair(ctx context.Context, r Repair, c format.Compression) er
 	}
 	if err == nil {
 		err = w.relist(ctx, &next, r.Warn)
+	}
+	if err == nil && next.Sessions == 0 && a.root.Sessions > 0 {
+		err = &DamageError{Object: "session list", Reason: errors.New("no session at all can be found any more; nothing was changed")}
 	}
 	if err != nil {
 		fresh.Close()

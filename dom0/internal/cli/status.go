@@ -25,6 +25,10 @@ func statusOf(err error) (status exit.Status, hint string) {
 		return exit.Failed, "it needs a newer pinion"
 	case errors.As(err, &damage):
 		return exit.Damaged, "pinion check lists all damage, pinion check --repair mends what can be mended"
+	case errors.Is(err, archive.ErrUnmounted):
+		return exit.NoArchive, "if it was removed on purpose, pinion init --allow-rollback makes a new one"
+	case errors.Is(err, archive.ErrNoArchive) && errors.Is(err, archive.ErrNotEmpty):
+		return exit.NoArchive, "its root may be lost: see \"the root is missing\" in docs/operation.md"
 	case errors.Is(err, archive.ErrNoArchive):
 		return exit.NoArchive, "to create one: pinion init"
 	case errors.Is(err, archive.ErrWrongKey):
@@ -34,7 +38,7 @@ func statusOf(err error) (status exit.Status, hint string) {
 	case errors.Is(err, archive.ErrAdopt):
 		return exit.NeedsAdopt, "--adopt makes this place the one that is written to from now on"
 	case errors.Is(err, archive.ErrNotEmpty):
-		return exit.Failed, "choose another place, or empty that one by hand if nothing in it is needed"
+		return exit.Failed, "choose another place; pinion list shows what an archive there holds"
 	case errors.Is(err, context.Canceled):
 		return exit.Interrupted, ""
 	}

@@ -201,6 +201,7 @@ func sampled(pack format.ObjectID, salt uint32, percent int) bool {
 // repair mends what can be mended, and checks again.
 func (c *check) repair(ctx context.Context, lost bool) (*Report, error) {
 	c.o.Begin("repairing", 0)
+	before := c.a.Root().Sessions
 	r := archive.Repair{Bad: c.bad, Lost: lost, Warn: c.o.Warn}
 	if err := c.a.Repair(ctx, r, c.a.Root().Params.Compression); err != nil {
 		return nil, fmt.Errorf("repair: %w", err)
@@ -209,6 +210,9 @@ func (c *check) repair(ctx context.Context, lost bool) (*Report, error) {
 		if err := c.a.SweepIndex(ctx); err != nil {
 			return nil, fmt.Errorf("repair: %w", err)
 		}
+	}
+	if after := c.a.Root().Sessions; after < before {
+		c.list.Add(damage.Range{}, &archive.DamageError{Object: "session list", Reason: fmt.Errorf("%d of %d sessions are lost", before-after, before)})
 	}
 	again := c.o
 	again.Repair = false

@@ -17,7 +17,7 @@ const (
 )
 
 // ParseTime reads a time. Words without a zone are read in zone; now is the present instant. A word that names a whole
-// day (a date, today, yesterday) means the given edge of it.
+// day (a date, today, yesterday) means the given edge of it, and a minute too.
 //
 // "N unit ago" counts in the calendar of zone: "1 month ago" on 31 March is the last day of February, and "1 day ago"
 // is the same wall-clock time on the day before, also where a clock change lies between. Hours are exact. The single
@@ -62,7 +62,11 @@ func absolute(word string, zone *time.Location, edge Edge) (time.Time, bool) {
 		}
 	case len(word) == len(minute):
 		// The library takes hours of one digit; the fixed length keeps them out.
-		if t, err := time.ParseInLocation(minute, word, zone); err == nil {
+		t, err := time.ParseInLocation(minute, word, zone)
+		if err == nil && edge == DayEnd {
+			t = t.Add(time.Minute - time.Nanosecond) // lists show minutes: that session is meant
+		}
+		if err == nil {
 			return t, true
 		}
 	case strings.Contains(word, "T") && !strings.Contains(word, ","):
