@@ -417,6 +417,31 @@ func TestHostileRepair(t *testing.T) {
 	}
 }
 
+// What was damaged, and was sent again, is not found in its old place by a later
+// repair, whether that has the index to go by or not.
+func TestHostileRepairKeepsWhatWasHealed(t *testing.T) {
+	v := newVictim(t, build{})
+	for chunk := range int64(12) { // in either order of the packs' names, some of a pair would be met first
+		replaceByte(t, v.data[0], hostileHeader+chunk*hostileSealed+100)
+	}
+	replaceByte(t, v.meta[1], hostileHeader+100) // a tree node of #2
+	v.exits(13, "check", "--repair", "--read-data=100", "-q")
+	v.ok("backup", "v=file:"+v.v1)
+	v.ok("backup", "v=file:"+v.v2)
+	healed := v.save()
+	for name, damage := range map[string]func(){
+		"slot":  func() { replaceByte(t, v.slot, -5) },
+		"index": func() { v.removeAll("index/") },
+	} {
+		v.rewind(healed)
+		damage()
+		v.ok("check", "--repair", "-q")
+		if r := v.run("verify", "--all-sessions"); r.code != 0 {
+			t.Errorf("%s lost: %s\nwas to succeed", name, r)
+		}
+	}
+}
+
 // A repair never takes for damage what a newer version may have written.
 func TestHostileRepairLeavesNewerObjectsAlone(t *testing.T) {
 	v := newVictim(t, build{})

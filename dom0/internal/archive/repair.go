@@ -1,12 +1,14 @@
 package archive
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 
 	"pinion/dom0/internal/blob"
 	"pinion/dom0/internal/format"
@@ -184,33 +186,66 @@ func (x *rescue) run(ctx context.Context) error {
 	})
 }
 
-// adoptPacks enters every pack in the store whose table of contents opens.
+// A foundPack is a pack in the store whose table of contents opens.
+type foundPack struct {
+	id         format.ObjectID
+	size       int64  // bytes
+	generation uint64 // of the root that it was written on
+}
+
+// adoptPacks enters every pack in the store whose table of contents opens, the
+// newest first: a blob that is in two packs was sent again because it had been
+// lost, so it is the older copy that must not be used. It takes 32 bytes of
+// memory a pack.
 func (x *rescue) adoptPacks(ctx context.Context) error {
 	a := x.w.a
-	return a.eachPack(ctx, func(id format.ObjectID, size int64) error {
+	var packs []foundPack
+	err := a.eachPack(ctx, func(id format.ObjectID, size int64) error {
 		toc, err := a.ReadTOC(ctx, id, size)
-		if isDamage(err) {
+		if err == nil {
+			packs = append(packs, foundPack{id, size, toc.Generation})
+		} else if isDamage(err) {
 			return nil // what the old index knows of it is sent again
 		}
-		if err != nil {
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	slices.SortStableFunc(packs, func(p, q foundPack) int { return cmp.Compare(q.generation, p.generation) })
+	for _, p := range packs {
+		if err := x.adoptPack(ctx, p); err != nil {
 			return err
 		}
-		// A pack that a prune may have begun to free is in doubt as a whole,
-		// else only what was missed somewhere.
-		bad, err := a.unreadable(ctx, id, toc, func(b format.BlobID) bool {
-			return x.r.Bad[b] || toc.Generation < a.root.PrunedAt
-		})
-		if err != nil {
+	}
+	return nil
+}
+
+// adoptPack enters the blobs of a pack that the fresh index doesn't have yet.
+func (x *rescue) adoptPack(ctx context.Context, p foundPack) error {
+	a := x.w.a
+	toc, err := a.ReadTOC(ctx, p.id, p.size)
+	if isDamage(err) {
+		return nil // it opened before: the store plays, or its disk dies
+	}
+	if err != nil {
+		return err
+	}
+	// A pack that a prune may have begun to free is in doubt as a whole, else
+	// only what was missed somewhere.
+	bad, err := a.unreadable(ctx, p.id, toc, func(b format.BlobID) bool {
+		return x.r.Bad[b] || toc.Generation < a.root.PrunedAt
+	})
+	if err != nil {
+		return err
+	}
+	x.stored += p.size
+	return pack.Locations(p.id, toc, func(b format.TOCBlob, at format.Location) error {
+		known, err := x.w.Known(ctx, b.ID)
+		if err != nil || known || bad[b.ID] {
 			return err
 		}
-		x.stored += size
-		return pack.Locations(id, toc, func(b format.TOCBlob, at format.Location) error {
-			known, err := x.w.Known(ctx, b.ID)
-			if err != nil || known || bad[b.ID] {
-				return err
-			}
-			return x.fresh.Add(index.Entry{ID: b.ID, Type: b.Type, Pack: at.Pack, Offset: at.Offset, Length: at.Length})
-		})
+		return x.fresh.Add(index.Entry{ID: b.ID, Type: b.Type, Pack: at.Pack, Offset: at.Offset, Length: at.Length})
 	})
 }
 
