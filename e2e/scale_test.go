@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bufio"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -130,35 +129,22 @@ func TestTheKeyDerivationGivesItsMemoryBack(t *testing.T) {
 	w.ok("init")
 	image := w.image("image", "random:256M:1")
 
-	cmd := w.command("--json", "backup", "file:"+image)
-	stderr, err := cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	pid := cmd.Process.Pid
-	derivation := watch(pid)
-	var after func() int64
-	for s := bufio.NewScanner(stderr); s.Scan(); {
-		// The volume is read as soon as the key is there.
-		if after == nil && strings.Contains(s.Text(), `"progress"`) {
-			if peak := derivation(); peak < pinionMemory {
-				t.Errorf("deriving the key took %d MiB: nothing was there to give back", peak>>20)
-			}
-			after = watch(pid)
+	r := w.start("backup", "file:"+image)
+	derivation := watch(r.cmd.Process.Pid)
+	// The first pack is there when the key was derived and data is on its way.
+	for end := time.Now().Add(patience); len(w.under("packs/")) == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("no pack came")
 		}
 	}
-	peak := int64(0)
-	if after != nil {
-		peak = after()
+	if peak := derivation(); peak < pinionMemory {
+		t.Errorf("deriving the key took %d MiB: nothing was there to give back", peak>>20)
 	}
-	if err := cmd.Wait(); err != nil {
-		t.Fatal(err)
-	}
+	after := watch(r.cmd.Process.Pid)
+	w.wait(r).expect(0)
+	peak := after()
 	if peak == 0 {
-		t.Fatal("no progress was seen")
+		t.Fatal("the backup was over before it was looked at")
 	}
 	if peak > pinionMemory {
 		t.Errorf("after the key was derived pinion had %d MiB resident, and %d are allowed", peak>>20, pinionMemory>>20)
