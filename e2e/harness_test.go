@@ -365,18 +365,19 @@ type (
 			ID, Time string
 			Seq      uint64
 		}
-		Volumes []struct {
-			Name, Mode   string
-			Size         int64
-			ReadBytes    int64  `json:"read_bytes"`
-			ChangedBytes int64  `json:"changed_bytes"`
-			NewChunks    uint64 `json:"new_chunks"`
-			StoredBytes  int64  `json:"stored_bytes"`
-		}
+		Volumes []backupVolume
 		Failed []struct{ Name, Message string }
 		Sent   int64   `json:"sent_bytes"`
 		KDF    float64 `json:"kdf_seconds"`
 		Error  *errorDoc
+	}
+	backupVolume struct {
+		Name, Mode   string
+		Size         int64
+		ReadBytes    int64  `json:"read_bytes"`
+		ChangedBytes int64  `json:"changed_bytes"`
+		NewChunks    uint64 `json:"new_chunks"`
+		StoredBytes  int64  `json:"stored_bytes"`
 	}
 	listDoc struct {
 		Archive struct {
