@@ -366,10 +366,10 @@ type (
 			Seq      uint64
 		}
 		Volumes []backupVolume
-		Failed []struct{ Name, Message string }
-		Sent   int64   `json:"sent_bytes"`
-		KDF    float64 `json:"kdf_seconds"`
-		Error  *errorDoc
+		Failed  []struct{ Name, Message string }
+		Sent    int64   `json:"sent_bytes"`
+		KDF     float64 `json:"kdf_seconds"`
+		Error   *errorDoc
 	}
 	backupVolume struct {
 		Name, Mode   string
