@@ -1,11 +1,12 @@
-// Package tree builds and walks the Merkle trees of volumes and of the session
-// list.
+// Package tree builds, updates and walks the Merkle trees of volumes and of
+// the session list.
 //
 // A tree maps addresses 0, 1, 2, … to blob ids. A stretch without entries
 // costs nothing, however long. Inner nodes are blobs of type BlobNode, so equal
 // subtrees are one blob. The package owns the shape of trees. It promises a
 // canonical shape: the same entries always give the same top. It never reads
-// or writes a blob itself, and never holds more than a few hundred nodes.
+// or writes a blob itself, and never holds more than a few hundred nodes of a
+// level.
 package tree
 
 import (
@@ -47,6 +48,23 @@ func (b *Builder) Add(index uint64, id format.BlobID) error {
 	}
 	b.next = index + 1
 	return b.add(0, index, id)
+}
+
+// Take enters a whole subtree of entries above all earlier ones, no higher than
+// the tree: it is what a Builder would have made of those entries.
+func (b *Builder) Take(it Item) error {
+	if it.First() < b.next || it.First() >= b.count || it.Level > b.level || it.ID.IsZero() {
+		panic(fmt.Sprintf("tree: a subtree at %d of level %d after %d of %d", it.Index, it.Level, b.next, b.count))
+	}
+	b.next = it.First() + it.Span()
+	// What is open below can't grow any more, and has to be in the node that
+	// the subtree goes to before that one is closed.
+	for level := uint8(1); level <= it.Level; level++ {
+		if err := b.close(level); err != nil {
+			return err
+		}
+	}
+	return b.add(it.Level, it.Index, it.ID)
 }
 
 // add enters a child of the given level into the open node above it, closing

@@ -27,12 +27,33 @@ func (it Item) Span() uint64 {
 	return span
 }
 
+// child is what the item, a node, holds in one of its places.
+func (it Item) child(place int, id format.BlobID) Item {
+	return Item{Level: it.Level - 1, Index: it.Index*format.Fanout + uint64(place), ID: id}
+}
+
+// A Fetch reads nodes. It calls deliver once for every item, with the
+// plaintext or an error, from any goroutine but never two at a time for one
+// item, and returns after the last of them.
+type Fetch func(ctx context.Context, items []Item, deliver func(i int, plain []byte, err error)) error
+
+// nodes reads a group of nodes of one level: each, or what is wrong with it.
+func (f Fetch) nodes(ctx context.Context, level uint8, group []Item) ([]*format.Node, []error, error) {
+	nodes := make([]*format.Node, len(group))
+	errs := make([]error, len(group))
+	err := f(ctx, group, func(i int, plain []byte, err error) {
+		if err == nil {
+			nodes[i], err = format.ParseNode(plain, level)
+		}
+		errs[i] = err
+	})
+	return nodes, errs, err
+}
+
 // A Walker visits the entries of a tree in ascending order.
 type Walker struct {
-	// Fetch reads nodes. It calls deliver once for every item, with the
-	// plaintext or an error, from any goroutine but never two at a time for
-	// one item, and returns after the last of them.
-	Fetch func(ctx context.Context, items []Item, deliver func(i int, plain []byte, err error)) error
+	// Fetch reads nodes.
+	Fetch Fetch
 
 	// Entries gets entries in ascending order, at most GroupEntries at a
 	// time; the slice is valid during the call only.
@@ -107,14 +128,7 @@ func (w *Walker) unskipped(group []Item) []Item {
 
 // children reads a group of nodes and lists what they hold, in order.
 func (w *Walker) children(ctx context.Context, level uint8, group []Item) ([]Item, error) {
-	nodes := make([]*format.Node, len(group))
-	errs := make([]error, len(group))
-	err := w.Fetch(ctx, group, func(i int, plain []byte, err error) {
-		if err == nil {
-			nodes[i], err = format.ParseNode(plain, level)
-		}
-		errs[i] = err
-	})
+	nodes, errs, err := w.Fetch.nodes(ctx, level, group)
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +144,7 @@ func (w *Walker) children(ctx context.Context, level uint8, group []Item) ([]Ite
 			continue
 		}
 		for c, id := range nodes[i].Children {
-			child := Item{Level: level - 1, Index: it.Index*format.Fanout + uint64(c), ID: id}
+			child := it.child(c, id)
 			if !id.IsZero() && (w.Want == nil || w.Want(child.First(), child.Span())) {
 				children = append(children, child)
 			}
