@@ -40,7 +40,16 @@ type replacement struct {
 // The bytes go to path with ".pinion-partial" behind it, in the same
 // directory. What a killed run left there is removed first; one that a live
 // run is writing gives ErrInUse.
-func Create(path string, size int64) (*Target, error) {
+func Create(path string, size int64) (*Target, error) { return create(path, size, nil) }
+
+// CreateFrom is Create with a file that holds what base holds, up to size
+// bytes, and shares its blocks: base, which stays the caller's, is a regular
+// file of the same file system, and that has to be able to share.
+func CreateFrom(path string, size int64, base *os.File) (*Target, error) {
+	return create(path, size, base)
+}
+
+func create(path string, size int64, base *os.File) (*Target, error) {
 	if size < 0 {
 		return nil, fmt.Errorf("create %s: negative size %d", path, size)
 	}
@@ -49,7 +58,7 @@ func Create(path string, size int64) (*Target, error) {
 		return nil, fmt.Errorf("create %s: %w", path, source.Cause(err))
 	}
 	t := &Target{path: filepath.Join(r.dirIs, r.name), kind: freshFile, size: size, fresh: r}
-	if err := t.start(); err != nil {
+	if err := t.start(base); err != nil {
 		r.dir.Close()
 		return nil, fmt.Errorf("create %s: %w", path, source.Cause(err))
 	}
@@ -73,8 +82,8 @@ func openReplacement(path string) (*replacement, error) {
 	return &replacement{dir: dir, dirIs: dirIs, name: name, temp: partialName(name)}, nil
 }
 
-// start makes the temporary file, empty but of the volume's size.
-func (t *Target) start() error {
+// start makes the temporary file, empty, or a clone, but of the volume's size.
+func (t *Target) start(base *os.File) error {
 	if err := t.checkReplaceable(); err != nil {
 		return err
 	}
@@ -82,12 +91,30 @@ func (t *Target) start() error {
 	if err != nil {
 		return err
 	}
-	t.fresh.copyNoCow(f)
-	if err := f.Truncate(t.size); err != nil {
+	err = nil
+	if base == nil {
+		t.fresh.copyNoCow(f)
+	} else {
+		err = clone(f, base)
+	}
+	if err == nil {
+		err = f.Truncate(t.size)
+	}
+	if err != nil {
 		err = fmt.Errorf("make a file of %d bytes: %w", t.size, source.Cause(err))
 		return both(both(err, t.fresh.remove(f)), f.Close())
 	}
 	t.f = f
+	return nil
+}
+
+// clone makes the still empty f share all blocks of base.
+func clone(f, base *os.File) error {
+	// Files that differ in this flag share no blocks.
+	copyNoCow(f, base)
+	if err := unix.IoctlFileClone(int(f.Fd()), int(base.Fd())); err != nil {
+		return fmt.Errorf("share the blocks of %s: %w", base.Name(), err)
+	}
 	return nil
 }
 
@@ -229,6 +256,11 @@ func (r *replacement) copyNoCow(f *os.File) {
 		return
 	}
 	defer old.Close()
+	copyNoCow(f, old)
+}
+
+// copyNoCow gives the still empty f the flag of another file.
+func copyNoCow(f, old *os.File) {
 	want, err := unix.IoctlGetUint32(int(old.Fd()), unix.FS_IOC_GETFLAGS)
 	if err != nil {
 		return
