@@ -29,6 +29,9 @@ var ErrAdopt = errors.New("writing here needs --adopt")
 // ErrNotEmpty says that init was asked to make an archive where something is.
 var ErrNotEmpty = errors.New("something is stored there already")
 
+// ErrNoSession says that the session list has no session of that number.
+var ErrNoSession = errors.New("there is no such session")
+
 // A DamageError says that an object of the archive is damaged, forged or gone.
 type DamageError struct {
 	Object string // name in the store, or what it is

@@ -1,8 +1,10 @@
 package archive
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/tree"
@@ -63,22 +65,44 @@ func (a *Archive) ReadSessions(ctx context.Context, entries []format.SessionEntr
 	return sessions, errs, err
 }
 
+// SessionAt reads the session with that sequence number, and its line in the
+// list. It reads what leads there, however many sessions there are. The error
+// is ErrNoSession if the list is whole there and has none.
+func (a *Archive) SessionAt(ctx context.Context, seq uint64) (*format.SessionEntry, *format.Session, error) {
+	entries, err := a.sessions(ctx, nil, func(first, count uint64) bool {
+		return first <= seq/format.Fanout && seq/format.Fanout < first+count
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	at, ok := slices.BinarySearchFunc(entries, seq, func(e format.SessionEntry, seq uint64) int { return cmp.Compare(e.Seq, seq) })
+	if !ok {
+		return nil, nil, fmt.Errorf("session #%d: %w", seq, ErrNoSession)
+	}
+	sessions, errs, err := a.ReadSessions(ctx, entries[at:at+1])
+	if err != nil {
+		return nil, nil, err
+	}
+	return &entries[at], sessions[0], errs[0]
+}
+
 // Sessions lists all sessions, oldest first. Damage to the list itself goes to
 // damaged, if it is set, and the list goes on behind it; else it is returned.
 func (a *Archive) Sessions(ctx context.Context, damaged func(first, last uint64, err error) error) ([]format.SessionEntry, error) {
 	if damaged == nil {
-		return a.sessions(ctx, nil)
+		return a.sessions(ctx, nil, nil)
 	}
 	return a.sessions(ctx, func(it tree.Item, err error) error {
 		return damaged(it.First()*format.Fanout, (it.First()+it.Span())*format.Fanout-1, err)
-	})
+	}, nil)
 }
 
-// sessions is Sessions, with the node or leaf that is damaged.
-func (a *Archive) sessions(ctx context.Context, damaged func(tree.Item, error) error) ([]format.SessionEntry, error) {
+// sessions is Sessions, with the node or leaf that is damaged, and of the list
+// only what want accepts, if it is set: leaves, by their index.
+func (a *Archive) sessions(ctx context.Context, damaged func(tree.Item, error) error, want func(first, count uint64) bool) ([]format.SessionEntry, error) {
 	var all []format.SessionEntry
 	w := a.Walker()
-	w.Damaged = damaged
+	w.Damaged, w.Want = damaged, want
 	w.Entries = func(items []tree.Item) error {
 		leaves, errs, err := a.sessionLeaves(ctx, items)
 		if err != nil {

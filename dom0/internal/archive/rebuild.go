@@ -224,7 +224,7 @@ func (a *Archive) markList(ctx context.Context, bad map[format.BlobID]bool) erro
 	_, err := a.sessions(ctx, func(it tree.Item, err error) error {
 		bad[it.ID] = true
 		return nil
-	})
+	}, nil)
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,9 @@
 package archive_test
 
 import (
+	"errors"
 	"fmt"
+	"math"
 	"reflect"
 	"testing"
 
@@ -74,6 +76,24 @@ func checkSessions(t *testing.T, a *archive.Archive, want []format.SessionEntry)
 	if err != nil || errs[0] != nil || sessions[0].ID != want[len(want)-1].ID {
 		t.Fatalf("the newest session: %v, %v", errs, err)
 	}
+	checkSessionAt(t, a, want)
+}
+
+// checkSessionAt looks sessions up one by one: first, last, and between.
+func checkSessionAt(t *testing.T, a *archive.Archive, want []format.SessionEntry) {
+	t.Helper()
+	n := uint64(len(want))
+	for _, seq := range []uint64{1, n/2 + 1, n} {
+		e, s, err := a.SessionAt(ctx, seq)
+		if err != nil || e.Seq != seq || s.Seq != seq || e.ID != want[seq-1].ID || s.ID != e.ID {
+			t.Fatalf("session #%d of %d: %+v, %+v, %v", seq, n, e, s, err)
+		}
+	}
+	for _, seq := range []uint64{0, n + 1, n + 32, n * 1024, math.MaxUint64} {
+		if e, s, err := a.SessionAt(ctx, seq); !errors.Is(err, archive.ErrNoSession) || e != nil || s != nil {
+			t.Fatalf("session #%d of %d: %+v, %+v, %v", seq, n, e, s, err)
+		}
+	}
 }
 
 // TestDamagedSessionList: a leaf or a session that is lost is named with its
@@ -109,6 +129,13 @@ func TestDamagedSessionList(t *testing.T) {
 		}
 		return nil
 	})
+	if _, _, err := a.SessionAt(ctx, 40); !isDamage(err) || errors.Is(err, archive.ErrNoSession) {
+		t.Errorf("a session of a lost leaf: %v", err)
+	}
+	// Nothing but the way to a session is read.
+	if _, s, err := a.SessionAt(ctx, 70); err != nil || s.Seq != 70 {
+		t.Errorf("a session beside a lost leaf: %v", err)
+	}
 	if err != nil || times != 1 || first != 32 || last != 63 || len(got) != 70-32 {
 		t.Errorf("%d sessions, #%d to #%d lost, %d times, %v", len(got), first, last, times, err)
 	}

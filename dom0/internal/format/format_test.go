@@ -114,7 +114,7 @@ func TestRefused(t *testing.T) {
 		"more data than size":    {Size: 9, Data: 10, Source: 1, Top: ft.Blob(1)},
 		"negative size":          {Size: -1, Source: 1},
 		"a source of no kind":    {Size: 10},
-		"a source of a new kind": {Size: 10, Source: 3},
+		"a source of a new kind": {Size: 10, Source: 5},
 	} {
 		refuse("volume record with "+name, &r, parser(format.ParseVolumeRecord))
 	}

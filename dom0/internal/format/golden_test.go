@@ -158,6 +158,12 @@ func vectors() []vector {
 			Volume: ft.ID(0x50), Size: 1 << 30, Data: 3 << 17, Source: format.SourceDevice, Top: ft.Blob(0x20),
 		}, parser(format.ParseVolumeRecord), nil},
 		{"volume-record-empty", &format.VolumeRecord{Volume: ft.ID(0x51), Source: format.SourceFile}, parser(format.ParseVolumeRecord), nil},
+		{"volume-record-thin", &format.VolumeRecord{
+			Volume: ft.ID(0x52), Size: 20 << 30, Data: 1 << 17, Source: format.SourceLVMThin, Top: ft.Blob(0x21),
+		}, parser(format.ParseVolumeRecord), nil},
+		{"volume-record-reflink", &format.VolumeRecord{
+			Volume: ft.ID(0x53), Size: 10<<30 + 1, Data: 1, Source: format.SourceReflink, Top: ft.Blob(0x22),
+		}, parser(format.ParseVolumeRecord), nil},
 		{"volume-table", &format.VolumeTable{Volumes: []format.NamedVolume{
 			{ID: ft.ID(0x51), Name: "home"}, {ID: ft.ID(0x50), Name: "work:private"}, {ID: ft.ID(0x52), Name: "übung"},
 		}}, parser(format.ParseVolumeTable), nil},
@@ -236,7 +242,7 @@ func checkOneReading(t *testing.T, v vector, in []byte) {
 func TestNewerVersions(t *testing.T) {
 	versionAt := map[string]int{
 		"key-slot-passphrase": 7, "key-slot-key-file": 7, "pack-trailer": 11, "tree-node": 0, "volume-record": 0,
-		"volume-record-empty": 0, "volume-table": 0, "session": 0, "session-leaf": 0,
+		"volume-record-empty": 0, "volume-record-thin": 0, "volume-record-reflink": 0, "volume-table": 0, "session": 0, "session-leaf": 0,
 	}
 	for _, v := range vectors() {
 		at, ok := versionAt[v.name]

@@ -14,8 +14,10 @@ type SourceKind uint8
 
 // The kinds of sources. Numbers are never reused.
 const (
-	SourceFile   SourceKind = 1 // a regular file
-	SourceDevice SourceKind = 2 // a block device
+	SourceFile    SourceKind = 1 // a regular file
+	SourceDevice  SourceKind = 2 // a block device
+	SourceLVMThin SourceKind = 3 // a thin logical volume
+	SourceReflink SourceKind = 4 // a file on a file system that shares blocks between files
 )
 
 // A VolumeRecord is a volume as it was in a session. Sessions between which
@@ -54,7 +56,7 @@ func ParseVolumeRecord(untrusted []byte) (*VolumeRecord, error) {
 	if d.Err() == nil && r.Top.IsZero() != (r.Data == 0) {
 		d.Failf("has %d bytes of data and a tree that says otherwise", r.Data)
 	}
-	if d.Err() == nil && r.Source != SourceFile && r.Source != SourceDevice {
+	if d.Err() == nil && (r.Source < SourceFile || r.Source > SourceReflink) {
 		d.Failf("has unknown source kind %d: %w", r.Source, ErrNewer)
 	}
 	if err := d.Finish(); err != nil {
