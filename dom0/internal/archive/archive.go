@@ -56,9 +56,10 @@ type Archive struct {
 	keys *crypt.Keys
 
 	root     *format.Root
-	rootHash [32]byte // SHA-256 of the sealed root: what a swap expects
-	fresh    bool     // nothing was known of this branch before
-	highest  uint64   // the highest generation ever seen of this branch
+	rootHash [32]byte        // SHA-256 of the sealed root: what a swap expects
+	fresh    bool            // nothing was known of this branch before
+	highest  uint64          // the highest generation ever seen of this branch
+	branch   format.ObjectID // that writes go to; zero: not decided yet
 	index    *index.Table
 
 	window  *semaphore.Weighted // bytes of gets under way

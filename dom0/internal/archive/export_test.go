@@ -12,9 +12,6 @@ import (
 // SealRoot seals a root as a commit would.
 func (a *Archive) SealRoot(r *format.Root) ([]byte, error) { return a.sealRoot(r) }
 
-// MayWrite is mayWrite.
-func (a *Archive) MayWrite() (format.ObjectID, error) { return a.mayWrite() }
-
 // WindowFree reports whether nothing of the fetch window is taken.
 func (a *Archive) WindowFree() bool {
 	ok := a.window.TryAcquire(fetchWindow)

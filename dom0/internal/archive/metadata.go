@@ -69,9 +69,7 @@ func (a *Archive) ReadSessions(ctx context.Context, entries []format.SessionEntr
 // list. It reads what leads there, however many sessions there are. The error
 // is ErrNoSession if the list is whole there and has none.
 func (a *Archive) SessionAt(ctx context.Context, seq uint64) (*format.SessionEntry, *format.Session, error) {
-	entries, err := a.sessions(ctx, nil, func(first, count uint64) bool {
-		return first <= seq/format.Fanout && seq/format.Fanout < first+count
-	})
+	entries, err := a.sessionsBeside(ctx, seq)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -84,6 +82,15 @@ func (a *Archive) SessionAt(ctx context.Context, seq uint64) (*format.SessionEnt
 		return nil, nil, err
 	}
 	return &entries[at], sessions[0], errs[0]
+}
+
+// sessionsBeside reads the leaf of the session list that the sequence number
+// belongs to, and no more than leads to it.
+func (a *Archive) sessionsBeside(ctx context.Context, seq uint64) ([]format.SessionEntry, error) {
+	at := seq / format.Fanout
+	entries, err := a.sessions(ctx, nil, func(first, count uint64) bool { return first <= at && at < first+count })
+	// A list without nodes is its one leaf, whichever was wanted.
+	return slices.DeleteFunc(entries, func(e format.SessionEntry) bool { return e.Seq/format.Fanout != at }), err
 }
 
 // Sessions lists all sessions, oldest first. Damage to the list itself goes to

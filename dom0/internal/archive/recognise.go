@@ -180,9 +180,21 @@ func (a *Archive) follows(b state.Branch, hash string, parent *[32]byte) (newest
 	return true, a.descends(b)
 }
 
-// mayWrite decides whether this host may write here, and under which branch.
-// The last writer goes on freely; another host, or a copy at another place,
-// needs Adopt and gets a new branch, so that the two never look alike.
+// Branch decides whether this host may write here, and under which branch. The
+// last writer goes on freely; another host, or a copy at another place, needs
+// Adopt and gets a new branch, so that the two never look alike. Once given,
+// the answer stays. It belongs to the goroutine that writes.
+func (a *Archive) Branch() (format.ObjectID, error) {
+	if !a.branch.IsZero() {
+		return a.branch, nil
+	}
+	branch, err := a.mayWrite()
+	if err == nil {
+		a.branch = branch
+	}
+	return branch, err
+}
+
 func (a *Archive) mayWrite() (branch format.ObjectID, err error) {
 	host, _ := Host()
 	memory, err := a.opts.State.Memory(a.keys.Archive)

@@ -269,7 +269,7 @@ func TestMayWrite(t *testing.T) {
 	p := archivetest.New(t).Init(t)
 	p.Commit(t)
 	a := p.Open(t, protocol.LockRead)
-	if branch, err := a.MayWrite(); err != nil || branch != a.Root().Branch {
+	if branch, err := a.Branch(); err != nil || branch != a.Root().Branch {
 		t.Errorf("the writer itself: %s, %v", branch, err)
 	}
 	archiveID := a.Root().Archive
@@ -277,7 +277,7 @@ func TestMayWrite(t *testing.T) {
 
 	p.Forget(t) // lost state on the same host and destination just works
 	a = p.Open(t, protocol.LockRead)
-	if branch, err := a.MayWrite(); err != nil || branch != a.Root().Branch {
+	if branch, err := a.Branch(); err != nil || branch != a.Root().Branch {
 		t.Errorf("the writer without its state: %s, %v", branch, err)
 	}
 	a.Close()

@@ -57,7 +57,7 @@ func (a *Archive) Repair(ctx context.Context, r Repair, c format.Compression) er
 		return err
 	}
 	w := &Writer{a: a}
-	if w.branch, err = a.mayWrite(); err == nil {
+	if w.branch, err = a.Branch(); err == nil {
 		w.sealer, err = blob.NewSealer(a.keys, c, format.MaxMetadata)
 	}
 	if err != nil {

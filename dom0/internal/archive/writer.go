@@ -37,7 +37,7 @@ const packsInFlight = 3
 // interrupted backup left in the store is found and used; with tryAll, only
 // after it was read and opened.
 func (a *Archive) NewWriter(ctx context.Context, c format.Compression, tryAll bool) (*Writer, error) {
-	branch, err := a.mayWrite()
+	branch, err := a.Branch()
 	if err != nil {
 		return nil, err
 	}

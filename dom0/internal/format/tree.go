@@ -16,6 +16,9 @@ type Node struct {
 	Children [Fanout]BlobID
 }
 
+// MaxNode is the encoded length of a node that has all its children.
+const MaxNode = nodeHead + Fanout*32
+
 // nodeHead is the encoded length of a node without its children.
 const nodeHead = 1 + 1 + 4
 

@@ -57,6 +57,26 @@ func (t *Table) Flush(ctx context.Context, put Put) (list []Ref, superseded []fo
 	return t.List(), superseded, nil
 }
 
+// FlushBound is the most that Flush would put after n more additions: the bytes
+// of all bodies together, and the number of objects.
+func (t *Table) FlushBound(n uint64) (bytes int64, objects int) {
+	t.change.Lock()
+	defer t.change.Unlock()
+	n += uint64(t.Added())
+	if n == 0 {
+		return 0, 0
+	}
+	// Fewer additions would merge the same runs, or fewer.
+	_, merge := planMerge(t.runs, n, t.tune.levelBase)
+	for _, r := range t.runs[:merge] {
+		n += r.entries()
+	}
+	const entry = bodyEntryBytes + packIDBytes // as if each had a pack of its own
+	bytes = int64(n) * entry
+	objects = int(bytes/int64(t.tune.bodyBytes-entry)) + 1 // all but the last have no room for one more
+	return bytes + int64(objects)*bodyFixedBytes, objects
+}
+
 // replace puts r in the place of the additions and of the newest n runs, and
 // numbers the runs anew. It returns the spills that are not needed any more.
 func (t *Table) replace(r *run, n int) []*spill {

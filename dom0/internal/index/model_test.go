@@ -50,9 +50,19 @@ func (m *model) add(rt *rapid.T) {
 // flush commits, or writes everything and fails before the root is swapped.
 func (m *model) flush(rt *rapid.T) {
 	before := m.tab.List()
+	most, mostObjects := m.tab.FlushBound(rapid.Uint64Range(0, 100).Draw(rt, "more"))
 	list, superseded, err := m.tab.Flush(m.t.Context(), m.store.put)
 	if err != nil {
 		rt.Fatalf("flush: %v", err)
+	}
+	put, objects := int64(0), 0
+	for _, ref := range list {
+		if !slices.ContainsFunc(before, func(r Ref) bool { return r.Object == ref.Object }) {
+			put, objects = put+int64(len(m.store.bodies[ref.Object])), objects+1
+		}
+	}
+	if put > most || objects > mostObjects {
+		rt.Fatalf("put %d bytes in %d objects, where %d in %d were to be the most", put, objects, most, mostObjects)
 	}
 	var gone []format.ObjectID
 	for _, ref := range before {

@@ -52,6 +52,9 @@ func TestPlanMergeArithmetic(t *testing.T) {
 				size := c.size(r, n)
 				added += size
 				level, merge := planMerge(runs, size, levelBase)
+				if _, fewer := planMerge(runs, 1+r.Uint64N(size), levelBase); fewer > merge {
+					t.Fatalf("session %d: %d runs are merged for fewer than %d additions, where those merge %d", n, fewer, size, merge)
+				}
 				for _, x := range runs[:merge] {
 					size += x.entries()
 				}
