@@ -9,14 +9,23 @@ import (
 	"testing"
 	"time"
 
-	"pinion/dom0/internal/testenv"
-	"pinion/dom0/internal/umltest"
+	"pinion/e2e/umltest"
 )
 
 func TestInUML(t *testing.T) {
 	umltest.Run(t, umltest.Options{
 		Disks: []int64{64 << 20, 8 << 20}, Env: []string{"SAID=it's $HOME"}, Programs: umltest.Programs(t),
 	}, "TestReal.*")
+}
+
+// output runs a program, which has to succeed.
+func output(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", name, err, out)
+	}
+	return string(out)
 }
 
 func TestRealKernel(t *testing.T) {
@@ -27,7 +36,7 @@ func TestRealKernel(t *testing.T) {
 	if got := os.Getenv("SAID"); got != "it's $HOME" {
 		t.Errorf("the environment has %q", got)
 	}
-	targets := testenv.Run(t, testenv.Tool(t, "dmsetup", "dmsetup"), "targets")
+	targets := output(t, "dmsetup", "targets")
 	for _, want := range []string{"thin-pool", "snapshot", "linear"} {
 		if !strings.Contains(targets, want) {
 			t.Errorf("device-mapper has no target %s:\n%s", want, targets)
@@ -63,7 +72,7 @@ func TestRealHost(t *testing.T) {
 	if dir := t.TempDir(); !strings.HasPrefix(dir, "/run/tmp/") {
 		t.Errorf("temporary files go to %s", dir)
 	}
-	out := testenv.Run(t, filepath.Join(umltest.Programs(t), "pinion"), "version")
+	out := output(t, filepath.Join(umltest.Programs(t), "pinion"), "version")
 	if !strings.Contains(out, "pinion") {
 		t.Errorf("pinion version says %q", out)
 	}
