@@ -15,7 +15,9 @@ import (
 
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/damage"
+	"pinion/dom0/internal/dirty"
 	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/source"
 	"pinion/dom0/internal/target"
 	"pinion/dom0/internal/tree"
 )
@@ -23,6 +25,11 @@ import (
 // Options say how to restore.
 type Options struct {
 	Salvage bool // write what is whole, list what is not
+
+	// Only, if set, says where an existing target may differ from the volume.
+	// What isn't in it is neither looked at nor written, and the cost follows
+	// what is in it.
+	Only *dirty.Map
 
 	Begin func(phase string, total int64) // bytes that the phase goes through
 	Bytes func(n int64)
@@ -70,7 +77,7 @@ func Existing(ctx context.Context, a *archive.Archive, name string, seq uint64, 
 	j := &job{a: a, name: name, seq: seq, record: r, t: t, o: o, res: &Result{}, lost: map[tree.Item]bool{}}
 	start := a.FetchedChunks()
 	defer func() { j.res.Fetched, j.res.Written = a.FetchedChunks()-start, j.written.Load() }()
-	o.Begin("comparing", r.Data)
+	o.Begin("comparing", o.toCompare(r))
 	err := j.walk(ctx, func(items []tree.Item) error {
 		different, err := j.compare(ctx, items)
 		if err != nil {
@@ -99,8 +106,40 @@ func Existing(ctx context.Context, a *archive.Archive, name string, seq uint64, 
 			}
 		}
 		return j.fetch(ctx, needed, j.write)
-	}, j.t.Zero)
+	}, j.zero)
 	return j.res, err
+}
+
+// toCompare is about how many bytes there are to look at.
+func (o *Options) toCompare(r *format.VolumeRecord) int64 {
+	if o.Only == nil {
+		return r.Data
+	}
+	return min(r.Data, o.Only.Within(r.Size))
+}
+
+// zero makes a range zero where it may be anything else.
+func (j *job) zero(off, length int64) error {
+	if j.o.Only == nil {
+		return j.t.Zero(off, length)
+	}
+	for end := off + length; off < end; {
+		r, ok := j.o.Only.Next(off)
+		if !ok || r.Start >= end {
+			return nil
+		}
+		off = min(r.End, end)
+		if err := j.t.Zero(r.Start, off-r.Start); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// wanted says whether any of some chunks may have to be written.
+func (j *job) wanted(first, count uint64) bool {
+	off, length := span(first, count, j.record.Size, j.a.ChunkSize())
+	return length > 0 && j.o.Only.Overlaps(source.Range{Start: off, End: off + length})
 }
 
 // walk visits all chunks that are not holes, group by group. zero, if set, gets
@@ -117,6 +156,9 @@ func (j *job) walk(ctx context.Context, entries func([]tree.Item) error, zero fu
 		return nil
 	}
 	w := j.a.Walker()
+	if j.o.Only != nil {
+		w.Want = j.wanted
+	}
 	w.Damaged = func(it tree.Item, err error) error {
 		off, length := Extent(it, j.record.Size, j.a.ChunkSize())
 		if err := gap(off, off+length); err != nil {
@@ -146,11 +188,16 @@ func (j *job) walk(ctx context.Context, entries func([]tree.Item) error, zero fu
 // Extent is the range of a volume of size bytes that an item of its tree
 // covers.
 func Extent(it tree.Item, size int64, chunkSize int) (off, length int64) {
-	first, chunks := it.First(), format.Chunks(size, chunkSize)
+	return span(it.First(), it.Span(), size, chunkSize)
+}
+
+// span is the range of a volume of size bytes that some chunks cover.
+func span(first, count uint64, size int64, chunkSize int) (off, length int64) {
+	chunks := format.Chunks(size, chunkSize)
 	if first >= chunks {
 		return size, 0
 	}
-	end := min(first+it.Span(), chunks)
+	end := min(first+count, chunks)
 	off = int64(first) * int64(chunkSize)
 	if end == chunks {
 		return off, size - off

@@ -1,0 +1,68 @@
+package restore_test
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+
+	"pinion/dom0/internal/dirty"
+	"pinion/dom0/internal/restore"
+	"pinion/dom0/internal/source"
+	"pinion/dom0/internal/target"
+)
+
+// TestOnly: of what isn't named, nothing is read, fetched, written or zeroed;
+// what is named is as the volume wants it, holes too.
+func TestOnly(t *testing.T) {
+	s := save(t, image("abcdef.h..kl"))
+	old := image("aXcXXfgX.YZl")
+	for name, c := range map[string]struct {
+		only    []source.Range // chunks
+		want    string
+		written int64 // chunks
+	}{
+		"nothing":    {nil, "aXcXXfgX.YZl", 0},
+		"one":        {[]source.Range{{Start: 3, End: 4}}, "aXcdXfgX.YZl", 1},
+		"right ones": {[]source.Range{{Start: 0, End: 1}, {Start: 11, End: 12}}, "aXcXXfgX.YZl", 0},
+		"a hole":     {[]source.Range{{Start: 6, End: 7}}, "aXcXXf.X.YZl", 0},
+		"holes":      {[]source.Range{{Start: 5, End: 7}, {Start: 9, End: 11}}, "aXcXXf.X..kl", 1},
+		"everything": {[]source.Range{{Start: 0, End: 12}}, "abcdef.h..kl", 5},
+	} {
+		var only dirty.Map
+		for _, r := range c.only {
+			only.Add(source.Range{Start: r.Start * chunkSize, End: r.End * chunkSize})
+		}
+		path := filepath.Join(t.TempDir(), "existing")
+		if err := os.WriteFile(path, old, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		to, err := target.OpenInPlace(path, s.record.Size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer to.Abort()
+		o := options(false)
+		o.Only = &only
+		var looked atomic.Int64
+		o.Bytes = func(n int64) { looked.Add(n) }
+		res, err := restore.Existing(ctx, s.a, "volume", s.seq, s.record, to, o)
+		if err == nil {
+			err = to.Commit()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(path)
+		if err != nil || !bytes.Equal(got, image(c.want)) {
+			t.Errorf("%s: the file is not as wanted (%v)", name, err)
+		}
+		if res.Written != c.written*chunkSize {
+			t.Errorf("%s: %d bytes were written", name, res.Written)
+		}
+		if looked.Load() > 2*only.Bytes() {
+			t.Errorf("%s: %d bytes were looked at, for %d that are named", name, looked.Load(), only.Bytes())
+		}
+	}
+}
