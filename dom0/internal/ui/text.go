@@ -84,6 +84,22 @@ func Duration(d time.Duration) string {
 	return fmt.Sprintf("%d:%02d", s/60, s%60)
 }
 
+// Age formats how long ago something was, in the one unit that says enough: "45 s", "12 min", "7 h", "12 days".
+func Age(d time.Duration) string {
+	d = max(d, 0)
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%d s", d/time.Second)
+	case d < time.Hour:
+		return fmt.Sprintf("%d min", d/time.Minute)
+	case d < 2*day:
+		return fmt.Sprintf("%d h", d/time.Hour)
+	}
+	return fmt.Sprintf("%d days", d/day)
+}
+
+const day = 24 * time.Hour
+
 // clip shortens s to the given number of columns. Characters beyond the first blocks count for two columns, which
 // some of them take: a line that is too short does no harm, one that wraps can't be erased.
 func clip(s string, columns int) string {
