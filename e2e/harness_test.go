@@ -23,6 +23,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"pinion/e2e/umltest"
 )
 
 // TestMain is also the way in for the stand-ins: a copy of this program that
@@ -65,6 +67,9 @@ var builds struct {
 // programs returns the directory of the two programs.
 func programs(t testing.TB, b build) string {
 	t.Helper()
+	if umltest.Inside() {
+		return umltest.Programs(t)
+	}
 	builds.Lock()
 	defer builds.Unlock()
 	if dir := builds.done[b]; dir != "" {
@@ -189,6 +194,11 @@ func (w *world) command(args ...string) *exec.Cmd {
 	cmd.Env = append([]string{
 		"PATH=" + w.bin + ":/usr/bin:/bin:/usr/sbin:/sbin", "HOME=" + w.dir, "TZ=UTC", "GORACE=" + goRace,
 	}, w.env...)
+	if umltest.Inside() {
+		for _, name := range []string{"LVM_SYSTEM_DIR", "DM_DISABLE_UDEV", "LVM_SUPPRESS_FD_WARNINGS"} {
+			cmd.Env = append(cmd.Env, name+"="+os.Getenv(name))
+		}
+	}
 	cmd.SysProcAttr = w.cred
 	return cmd
 }
