@@ -1,0 +1,96 @@
+package lvm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"pinion/dom0/internal/source"
+)
+
+// ErrExists says that there is a logical volume of that name already.
+var ErrExists = errors.New("there is such a logical volume already")
+
+// CreateThin makes an active thin volume of size bytes, rounded up to whole
+// extents of its group, in a pool that is there. All of it reads as zeros. A
+// volume that has the name gives ErrExists and stays as it is.
+func CreateThin(ctx context.Context, vg, pool, lv string, size int64) (*Volume, error) {
+	if err := checkNew(ctx, vg, pool, lv); err != nil {
+		return nil, err
+	}
+	_, err := Run(ctx, "lvcreate", "--yes", "--quiet", "--type", "thin", "--virtualsize", strconv.FormatInt(max(size, 1), 10)+"b",
+		"--thinpool", pool, "--name", lv, vg)
+	return created(ctx, vg, pool, lv, err)
+}
+
+// CreateThinFrom makes an active, writable thin volume that shares all blocks
+// of another one of its group, by name. A volume that has the new name gives
+// ErrExists and stays as it is.
+func CreateThinFrom(ctx context.Context, vg, pool, lv, base string) (*Volume, error) {
+	if err := errors.Join(CheckName(base), checkNew(ctx, vg, pool, lv)); err != nil {
+		return nil, err
+	}
+	_, err := Run(ctx, "lvcreate", "--yes", "--quiet", "--snapshot", "--setactivationskip", "n", "--permission", "rw",
+		"--name", lv, vg+"/"+base)
+	return created(ctx, vg, pool, lv, err)
+}
+
+// checkNew checks the three names, and that the pool is there and the volume
+// is not.
+func checkNew(ctx context.Context, vg, pool, lv string) error {
+	if err := errors.Join(CheckName(vg), CheckName(pool), CheckName(lv)); err != nil {
+		return err
+	}
+	all, err := List(ctx, vg)
+	if err != nil {
+		return fmt.Errorf("look for the pool %s/%s: %w", vg, pool, err)
+	}
+	found := false
+	for _, v := range all {
+		if v.Name == lv {
+			return fmt.Errorf("make %s: %w", v.FullName(), ErrExists)
+		}
+		found = found || (v.Name == pool && v.Segment == "thin-pool")
+	}
+	if !found {
+		return fmt.Errorf("make %s/%s: there is no thin pool %s/%s", vg, lv, vg, pool)
+	}
+	return nil
+}
+
+// created returns what a command has made; if it isn't what was wanted it is
+// removed again.
+func created(ctx context.Context, vg, pool, lv string, err error) (*Volume, error) {
+	if err != nil {
+		return nil, fmt.Errorf("make %s/%s: %w", vg, lv, err)
+	}
+	v, err := Find(ctx, vg, lv)
+	if err != nil {
+		return nil, fmt.Errorf("make %s/%s: %w", vg, lv, err)
+	}
+	if v.Kind != source.LVMThin || v.Pool != pool || v.Path == "" {
+		err = fmt.Errorf("make %s: it came out as another kind of volume, or in another pool", v.FullName())
+		return nil, errors.Join(err, RemoveNew(ctx, v))
+	}
+	return v, nil
+}
+
+// RemoveNew removes a volume that CreateThin or CreateThinFrom has made, with all
+// that is in it. It looks first whether the name still is of that volume.
+func RemoveNew(ctx context.Context, v *Volume) error {
+	now, err := Find(ctx, v.VG, v.Name)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove %s: %w", v.FullName(), err)
+	}
+	if now.UUID != v.UUID || now.VGUUID != v.VGUUID {
+		return fmt.Errorf("remove %s: the name is another volume's now", v.FullName())
+	}
+	if _, err := Run(ctx, "lvremove", "--yes", "--quiet", now.FullName()); err != nil {
+		return fmt.Errorf("remove %s: %w", v.FullName(), err)
+	}
+	return nil
+}
