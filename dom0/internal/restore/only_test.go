@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"pinion/dom0/internal/dirty"
+	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/restore"
 	"pinion/dom0/internal/source"
 	"pinion/dom0/internal/target"
@@ -64,5 +65,33 @@ func TestOnly(t *testing.T) {
 		if looked.Load() > 2*only.Bytes() {
 			t.Errorf("%s: %d bytes were looked at, for %d that are named", name, looked.Load(), only.Bytes())
 		}
+	}
+}
+
+// TestSalvageLeavesNeighbours: what stands in front of a lost node is neither
+// zeroed nor left out, whatever order the nodes are read in.
+func TestSalvageLeavesNeighbours(t *testing.T) {
+	content := append(image("abcdefghijklmnopqrstuvwxyzABCD.F"+"GHIJ"), 1, 2, 3)
+	s := save(t, content)
+	nodes := s.packs(t)[0]
+	var res *restore.Result
+	// Somewhere behind the first node there is the second.
+	for at := format.HeaderSize + 40; res == nil; at += 400 {
+		old := bytes.Clone(content)
+		clear(old[2*chunkSize : 3*chunkSize])
+		old[30*chunkSize] = 7
+		s.place.Damage(t, nodes, func(b []byte) []byte { b[at] ^= 1; return b })
+		got, r, err := s.existing(t, old, true)
+		s.place.Damage(t, nodes, func(b []byte) []byte { b[at] ^= 1; return b })
+		ranges, _ := r.Damage.Ranges()
+		if err != nil || len(ranges) != 1 || ranges[0].Offset == 0 {
+			continue
+		}
+		if res = r; !bytes.Equal(got, content) {
+			t.Error("the volume is not as it was to be")
+		}
+	}
+	if res.Written != chunkSize {
+		t.Errorf("%d bytes were written", res.Written)
 	}
 }

@@ -8,9 +8,11 @@
 package restore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	"pinion/dom0/internal/archive"
@@ -143,27 +145,18 @@ func (j *job) wanted(first, count uint64) bool {
 }
 
 // walk visits all chunks that are not holes, group by group. zero, if set, gets
-// the ranges of the volume between them, but not those that are damaged.
+// the ranges of the volume between them, but not those that are damaged. It
+// gets those around a group after the group: a thin pool that doesn't zero what
+// it hands out shows old bytes beside the first that are written.
 func (j *job) walk(ctx context.Context, entries func([]tree.Item) error, zero func(off, length int64) error) error {
-	next := int64(0) // where the last chunk, or damage, ended
-	gap := func(off, end int64) error {
-		if zero != nil && off > next {
-			if err := zero(next, off-next); err != nil {
-				return err
-			}
-		}
-		next = max(next, end)
-		return nil
-	}
+	g := &gaps{zero: zero}
 	w := j.a.Walker()
 	if j.o.Only != nil {
 		w.Want = j.wanted
 	}
 	w.Damaged = func(it tree.Item, err error) error {
 		off, length := Extent(it, j.record.Size, j.a.ChunkSize())
-		if err := gap(off, off+length); err != nil {
-			return err
-		}
+		g.leaveOut(source.Range{Start: off, End: off + length})
 		if j.lost[it] {
 			return nil // met in the first pass
 		}
@@ -171,18 +164,55 @@ func (j *job) walk(ctx context.Context, entries func([]tree.Item) error, zero fu
 		return j.damaged(off, length, err)
 	}
 	w.Entries = func(items []tree.Item) error {
+		if err := entries(items); err != nil {
+			return err
+		}
 		for _, it := range items {
 			off, length := Extent(it, j.record.Size, j.a.ChunkSize())
-			if err := gap(off, off+length); err != nil {
+			if err := g.upTo(off, off+length); err != nil {
 				return err
 			}
 		}
-		return entries(items)
+		return nil
 	}
 	if err := j.a.WalkVolume(ctx, j.record, w); err != nil {
 		return err
 	}
-	return gap(j.record.Size, j.record.Size)
+	return g.upTo(j.record.Size, j.record.Size)
+}
+
+// gaps finds the ranges between chunks.
+type gaps struct {
+	zero func(off, length int64) error // nil: they don't matter
+	next int64                         // where the last chunk ended
+	out  []source.Range                // damaged ones, ascending; some lie behind chunks to come
+}
+
+// leaveOut makes a range no gap. Nodes that can't be read are met before the
+// chunks of those beside them.
+func (g *gaps) leaveOut(r source.Range) {
+	i, _ := slices.BinarySearchFunc(g.out, r, func(a, b source.Range) int { return cmp.Compare(a.Start, b.Start) })
+	g.out = slices.Insert(g.out, i, r)
+}
+
+// upTo gives away the gap in front of a chunk from off to end.
+func (g *gaps) upTo(off, end int64) error {
+	for g.zero != nil && g.next < off {
+		stop := off
+		skip := off
+		if len(g.out) > 0 && g.out[0].Start < off {
+			stop, skip = g.out[0].Start, max(g.next, g.out[0].End)
+			g.out = g.out[1:]
+		}
+		if stop > g.next {
+			if err := g.zero(g.next, stop-g.next); err != nil {
+				return err
+			}
+		}
+		g.next = skip
+	}
+	g.next = max(g.next, end)
+	return nil
 }
 
 // Extent is the range of a volume of size bytes that an item of its tree
