@@ -95,3 +95,38 @@ func TestSalvageLeavesNeighbours(t *testing.T) {
 		t.Errorf("%d bytes were written", res.Written)
 	}
 }
+
+// TestFreshBeside: a new volume whose pool hands out blocks with old bytes in
+// them, which show as soon as something is written beside.
+func TestFreshBeside(t *testing.T) {
+	const block = 4 * chunkSize
+	content := image("ab......c.................d...e.")
+	s := save(t, content)
+	path := filepath.Join(t.TempDir(), "device")
+	old := make([]byte, len(content))
+	for off := 0; off < len(content); off += block {
+		// What shows in a block that has data: all of it, but for what is written.
+		if !bytes.Equal(content[off:off+block], make([]byte, block)) {
+			copy(old[off:off+block], bytes.Repeat([]byte{7}, block))
+		}
+	}
+	if err := os.WriteFile(path, old, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	to, err := target.OpenInPlace(path, s.record.Size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer to.Abort()
+	o := options(false)
+	o.Beside = block
+	if _, err = restore.Fresh(ctx, s.a, "volume", s.seq, s.record, to, o); err == nil {
+		err = to.Commit()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("the volume is not as it was to be (%v)", err)
+	}
+}

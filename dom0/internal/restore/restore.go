@@ -28,6 +28,11 @@ import (
 type Options struct {
 	Salvage bool // write what is whole, list what is not
 
+	// Beside is how far from what is written a fresh target may hold anything
+	// but zeros, in bytes; 0: nowhere. A thin pool that doesn't zero what it
+	// hands out shows old bytes in the rest of each of its chunks.
+	Beside int64
+
 	// Only, if set, says where an existing target may differ from the volume.
 	// What isn't in it is neither looked at nor written, and the cost follows
 	// what is in it.
@@ -65,7 +70,11 @@ func Fresh(ctx context.Context, a *archive.Archive, name string, seq uint64, r *
 	j := &job{a: a, name: name, seq: seq, record: r, t: t, o: o, res: &Result{}, lost: map[tree.Item]bool{}}
 	start := a.FetchedChunks()
 	o.Begin("restoring", r.Data)
-	err := j.walk(ctx, func(items []tree.Item) error { return j.fetch(ctx, items, j.write) }, nil)
+	zero := j.zeroBeside
+	if o.Beside == 0 {
+		zero = nil
+	}
+	err := j.walk(ctx, func(items []tree.Item) error { return j.fetch(ctx, items, j.write) }, zero)
 	j.res.Fetched, j.res.Written = a.FetchedChunks()-start, j.written.Load()
 	return j.res, err
 }
@@ -136,6 +145,18 @@ func (j *job) zero(off, length int64) error {
 		}
 	}
 	return nil
+}
+
+// zeroBeside makes the ends of a range zero, where they are near to what was
+// written.
+func (j *job) zeroBeside(off, length int64) error {
+	if length <= 2*j.o.Beside {
+		return j.t.Zero(off, length)
+	}
+	if err := j.t.Zero(off, j.o.Beside); err != nil {
+		return err
+	}
+	return j.t.Zero(off+length-j.o.Beside, j.o.Beside)
 }
 
 // wanted says whether any of some chunks may have to be written.
