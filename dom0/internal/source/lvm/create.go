@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"pinion/dom0/internal/source"
 )
@@ -93,4 +94,19 @@ func RemoveNew(ctx context.Context, v *Volume) error {
 		return fmt.Errorf("remove %s: %w", v.FullName(), err)
 	}
 	return nil
+}
+
+// PoolChunk returns the size of the pieces that the pool of a thin volume hands
+// out, in bytes. In a piece that was written to in part, the rest may be
+// anything, unless the pool zeroes them.
+func PoolChunk(ctx context.Context, v *Volume) (int64, error) {
+	out, err := Run(ctx, "lvs", "--noheadings", "--units", "b", "--nosuffix", "--options", "chunk_size", v.VG+"/"+v.Pool)
+	if err != nil {
+		return 0, fmt.Errorf("ask for the chunk size of %s/%s: %w", v.VG, v.Pool, err)
+	}
+	n, err := strconv.ParseInt(strings.TrimSpace(string(out)), 10, 64)
+	if err != nil || n <= 0 {
+		return 0, fmt.Errorf("ask for the chunk size of %s/%s: lvs says %q", v.VG, v.Pool, strings.TrimSpace(string(out)))
+	}
+	return n, nil
 }
