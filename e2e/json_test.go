@@ -95,4 +95,3 @@ func (w *world) list() listDoc {
 	w.t.Helper()
 	return document[listDoc](w.ok("list", "--json"))
 }
-
