@@ -2,6 +2,7 @@ package thinmeta
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -15,6 +16,10 @@ const (
 	oldestVersion = 1
 	newestVersion = 2
 )
+
+// ErrFormat says that the metadata may be whole, but is of a version or has
+// features that the kernel got later.
+var ErrFormat = errors.New("which this program doesn't know")
 
 // Limits of the data block size in sectors of 512 bytes: 64 KiB and 1 GiB, in
 // steps of 64 KiB. The kernel takes no other.
@@ -113,10 +118,10 @@ func parseSuperblock(block uint64, untrusted []byte) (Superblock, error) {
 		DetailsRoot:    u64(superDetailsRoot),
 	}
 	if s.Version < oldestVersion || s.Version > newestVersion {
-		return Superblock{}, fmt.Errorf("the pool metadata is of version %d, which this program doesn't know", s.Version)
+		return Superblock{}, fmt.Errorf("the pool metadata is of version %d, %w", s.Version, ErrFormat)
 	}
 	if features := u32(superIncompat); features != 0 {
-		return Superblock{}, fmt.Errorf("the pool metadata has features %#x, which this program doesn't know", features)
+		return Superblock{}, fmt.Errorf("the pool metadata has features %#x, %w", features, ErrFormat)
 	}
 	if n := u32(superMetaBlockSize); n != BlockSize/512 {
 		return Superblock{}, damagedf(block, "metadata blocks of %d sectors", n)
