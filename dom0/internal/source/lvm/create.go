@@ -20,7 +20,12 @@ func CreateThin(ctx context.Context, vg, pool, lv string, size int64) (*Volume, 
 	if err := checkNew(ctx, vg, pool, lv); err != nil {
 		return nil, err
 	}
-	_, err := Run(ctx, "lvcreate", "--yes", "--quiet", "--type", "thin", "--virtualsize", strconv.FormatInt(max(size, 1), 10)+"b",
+	const sector = 512 // what LVM takes as a size is whole sectors, and more than none
+	sectors := max(1, size/sector)
+	if sectors*sector < size {
+		sectors++
+	}
+	_, err := Run(ctx, "lvcreate", "--yes", "--quiet", "--type", "thin", "--virtualsize", strconv.FormatInt(sectors, 10)+"s",
 		"--thinpool", pool, "--name", lv, vg)
 	return created(ctx, vg, pool, lv, err)
 }
