@@ -20,8 +20,19 @@ func Batch(ctx context.Context, commands [][]string) error {
 		}
 		input.WriteString(line + "\n")
 	}
-	_, err := run(ctx, input.String(), "lvm")
-	return err
+	path, err := Program("lvm")
+	if err != nil {
+		return err
+	}
+	cmd := Command(ctx, path)
+	// LVM's shell would add the commands to the history that a person left
+	// in the home directory.
+	cmd.Env = append(cmd.Env, "HOME=/dev/null")
+	cmd.Stdin = strings.NewReader(input.String())
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("lvm: %w", err)
+	}
+	return nil
 }
 
 // Activate makes the device of a volume, also of one that is skipped when

@@ -31,18 +31,13 @@ var ErrNoTools = errors.New("is not installed")
 // its standard output. An error names the command and the first thing that the
 // program complained about. Messages are English, whatever the locale.
 func Run(ctx context.Context, program string, args ...string) ([]byte, error) {
-	return run(ctx, "", program, args...)
-}
-
-// run gives input to the program.
-func run(ctx context.Context, input, program string, args ...string) ([]byte, error) {
 	path, err := Program(program)
 	if err != nil {
 		return nil, err
 	}
 	cmd := Command(ctx, path, args...)
 	out, said := &bounded{}, &bounded{}
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), out, said
+	cmd.Stdout, cmd.Stderr = out, said
 	err = cmd.Run()
 	switch {
 	case ctx.Err() != nil:

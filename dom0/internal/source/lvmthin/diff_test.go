@@ -1,0 +1,235 @@
+package lvmthin_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"pinion/dom0/internal/source"
+)
+
+// TestRealUnchanged: a write that has just ended, without a flush, is seen.
+func TestRealUnchanged(t *testing.T) {
+	w := newWorld(t, "128M", "64k")
+	a, b := w.thin("a", 16<<20), w.thin("b", 16<<20)
+	write(t, a, 0, 1<<20)
+	p := w.pool(a)
+	bases := takeAll(t, p, a, b)
+	unchanged := func(s *source.Source, b *source.Base) bool {
+		t.Helper()
+		var same bool
+		compare(t, p, func(c source.Comparison) {
+			var err error
+			if same, err = c.Unchanged(t.Context(), s, b); err != nil {
+				t.Error(err)
+			}
+		})
+		return same
+	}
+	if !unchanged(a, bases[0]) || !unchanged(b, bases[1]) {
+		t.Error("volumes that nobody touched are not known to be unchanged")
+	}
+	if unchanged(a, bases[1]) {
+		t.Error("a volume is another one's snapshot")
+	}
+	write(t, a, 64<<10, 4096)
+	if unchanged(a, bases[0]) {
+		t.Error("a volume that was written to is called unchanged")
+	}
+	discard(t, b, 0, 1<<20) // of what maps nothing
+	run(t, "lvextend", "-q", "-L", "20M", vg+"/b")
+	if unchanged(b, bases[1]) {
+		t.Error("a volume of another size is called unchanged")
+	}
+}
+
+// TestRealDiff writes, discards, resizes and makes snapshots of snapshots at
+// random, and compares the difference with that of the bytes, and with what
+// the tools say.
+func TestRealDiff(t *testing.T) {
+	for _, chunk := range []int{64, 192, 1024} {
+		t.Run(fmt.Sprintf("%dK", chunk), func(t *testing.T) { testDiff(t, chunk<<10, 6) })
+	}
+}
+
+func testDiff(t *testing.T, chunk, rounds int) {
+	w := newWorld(t, "512M", fmt.Sprintf("%dk", chunk>>10))
+	r := rand.New(rand.NewPCG(1, uint64(chunk)))
+	size := int64(24 << 20)
+	a := w.thin(fmt.Sprintf("a%d", chunk), size)
+	p, tools := w.pool(a), w.pool(a)
+	tools.UseTools()
+	write(t, a, 0, 2<<20)
+	old := take(t, p, a)
+	for range rounds {
+		for range 1 + r.IntN(6) {
+			off := r.Int64N(size>>12) << 12
+			n := min(size-off, int64(1+r.IntN(100))<<12)
+			if r.IntN(3) == 0 {
+				discard(t, a, off, n)
+			} else {
+				write(t, a, off, int(n))
+			}
+		}
+		switch r.IntN(4) {
+		case 0: // the volume is replaced by a snapshot of its snapshot
+			a = again(t, a, take(t, p, a))
+			write(t, a, r.Int64N(size>>12)<<12, 4096)
+		case 1:
+			size += 4 << 20
+			run(t, "lvextend", "-q", "-L", fmt.Sprintf("%db", size), vg+a.Path[len("/dev/"+vg):])
+		case 2:
+			size -= 4 << 20
+			run(t, "lvreduce", "-q", "-f", "-L", fmt.Sprintf("%db", size), vg+a.Path[len("/dev/"+vg):])
+		}
+		now := take(t, p, a)
+		checkDiff(t, p, tools, old, now)
+		if err := p.Drop(t.Context(), owner, old.Name); err != nil {
+			t.Fatal(err)
+		}
+		old = now
+	}
+}
+
+// again replaces a volume by a writable snapshot of one of its snapshots.
+func again(t *testing.T, s *source.Source, b *source.Base) *source.Source {
+	t.Helper()
+	name := fmt.Sprintf("again%d", counter.Add(1))
+	run(t, "lvcreate", "-q", "-s", "-kn", "-prw", "-n", name, b.Name)
+	run(t, "lvremove", "-q", "-f", vg+s.Path[len("/dev/"+vg):])
+	return src(name)
+}
+
+// checkDiff compares what is said of two snapshots with their bytes.
+func checkDiff(t *testing.T, p, tools interface {
+	Compare(context.Context) (source.Comparison, error)
+	Open(context.Context, *source.Base) (source.Volume, error)
+}, old, now *source.Base) {
+	t.Helper()
+	var changed, data [2][]source.Range
+	for i, by := range []interface {
+		Compare(context.Context) (source.Comparison, error)
+	}{p, tools} {
+		c, err := by.Compare(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		changed[i] = diff(t, c, old, now)
+		data[i] = ranges(t, func(yield func(source.Range) error) error { return c.Data(t.Context(), now, yield) })
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if !slices.Equal(changed[0], changed[1]) || !slices.Equal(data[0], data[1]) {
+		t.Errorf("changed %v, by the tools %v; data %v, by the tools %v", changed[0], changed[1], data[0], data[1])
+	}
+	before, after := contentOf(t, p, old), contentOf(t, p, now)
+	covered(t, "difference", before, after, changed[0])
+	covered(t, "data", make([]byte, len(after)), after, data[0])
+	if n := len(changed[0]); n > 0 && changed[0][n-1].End > min(old.Size, now.Size) {
+		t.Errorf("a difference up to %d of %d and %d bytes", changed[0][n-1].End, old.Size, now.Size)
+	}
+}
+
+func contentOf(t *testing.T, p interface {
+	Open(context.Context, *source.Base) (source.Volume, error)
+}, b *source.Base) []byte {
+	t.Helper()
+	v, err := p.Open(t.Context(), b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	all := make([]byte, v.Size())
+	if _, err := v.ReadAt(all, 0); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// TestRealLargestChunk: a pool with chunks of 1 GiB.
+func TestRealLargestChunk(t *testing.T) {
+	w := newWorld(t, "4G", "1g", "-Zn")
+	a := w.thin("huge", 3<<30)
+	p := w.pool(a)
+	old := take(t, p, a)
+	write(t, a, 2<<30+4096, 4096)
+	now := take(t, p, a)
+	compare(t, p, func(c source.Comparison) {
+		want := []source.Range{{Start: 2 << 30, End: 3 << 30}}
+		if got := diff(t, c, old, now); !slices.Equal(got, want) {
+			t.Errorf("difference %v", got)
+		}
+		if got, err := c.Held(t.Context(), a, old); got != 0 || err != nil {
+			t.Errorf("an empty snapshot holds %d bytes (%v)", got, err)
+		}
+	})
+}
+
+func TestRealHeld(t *testing.T) {
+	w := newWorld(t, "128M", "64k")
+	a := w.thin("a", 16<<20)
+	write(t, a, 0, 4<<20)
+	p := w.pool(a)
+	b := take(t, p, a)
+	held := func() int64 {
+		t.Helper()
+		var n int64
+		compare(t, p, func(c source.Comparison) {
+			var err error
+			if n, err = c.Held(t.Context(), a, b); err != nil {
+				t.Error(err)
+			}
+		})
+		return n
+	}
+	if n := held(); n != 0 {
+		t.Errorf("a snapshot that shares everything holds %d bytes", n)
+	}
+	write(t, a, 0, 64<<10)
+	discard(t, a, 1<<20, 1<<20)
+	write(t, a, 8<<20, 1<<20) // is no block of the snapshot's
+	if n := held(); n != 64<<10+1<<20 {
+		t.Errorf("the snapshot holds %d bytes", n)
+	}
+}
+
+func TestRealKin(t *testing.T) {
+	w := newWorld(t, "256M", "64k")
+	a, stranger := w.thin("a", 16<<20), w.thin("stranger", 16<<20)
+	write(t, a, 0, 8<<20)
+	write(t, stranger, 0, 8<<20)
+	p := w.pool(a)
+	run(t, "lvcreate", "-q", "-s", "-kn", "-n", "clone", vg+"/a")
+	clone := src("clone")
+	write(t, clone, 0, 1<<20)
+	b := takeAll(t, p, a, stranger, clone)
+	kin := func(of *source.Base, others ...*source.Base) int {
+		t.Helper()
+		n := -2
+		compare(t, p, func(c source.Comparison) {
+			var err error
+			if n, err = c.Kin(t.Context(), of, others); err != nil {
+				t.Error(err)
+			}
+		})
+		return n
+	}
+	if n := kin(b[2], b[1], b[0]); n != 1 {
+		t.Errorf("a clone's relative is %d", n)
+	}
+	if n := kin(b[2], b[1]); n != -1 {
+		t.Errorf("a stranger is a relative: %d", n)
+	}
+	run(t, "lvremove", "-q", "-f", vg+"/a") // LVM knows of no origin now
+	late := take(t, p, clone)
+	if n := kin(late, b[1], b[0]); n != 1 {
+		t.Errorf("without its origin, a clone's relative is %d", n)
+	}
+	discard(t, clone, 0, 16<<20)
+	if n := kin(take(t, p, clone), b[0], b[1]); n != -1 {
+		t.Errorf("an empty volume has the relative %d", n)
+	}
+}
