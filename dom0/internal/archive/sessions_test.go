@@ -173,3 +173,62 @@ func newest(t *testing.T, a *archive.Archive, p *archivetest.Place, packs []stri
 	}
 	return protocol.PackName(id)
 }
+
+// TestRenewMetadata: a lost blob that is known is stored again, once, and found
+// from then on.
+func TestRenewMetadata(t *testing.T) {
+	p := archivetest.New(t).Init(t)
+	node := &format.Node{Level: 1}
+	node.Children[3] = format.BlobID{1}
+	plain := node.Append(nil)
+	commit := func(add func(w *archive.Writer) (format.BlobID, int64, error)) (id format.BlobID, stored int64) {
+		t.Helper()
+		a := p.Open(t, protocol.LockAppend)
+		defer a.Close()
+		w, err := a.NewWriter(ctx, archivetest.Params().Compression, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if id, stored, err = add(w); err == nil {
+			err = w.CommitSession(ctx, archive.Draft{Session: &format.Session{ID: format.NewObjectID()}, Table: &format.VolumeTable{}}, nil)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id, stored
+	}
+	add := func(w *archive.Writer) (format.BlobID, int64, error) { return w.AddMetadata(ctx, format.BlobNode, plain) }
+	id, _ := commit(func(w *archive.Writer) (format.BlobID, int64, error) {
+		id, stored, err := add(w)
+		return id, stored, errors.Join(err, w.Flush(ctx)) // into a pack of its own
+	})
+	a := p.Open(t, protocol.LockRead)
+	pack, ok, err := a.Locate(ctx, id)
+	if err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	a.Close()
+	p.Damage(t, protocol.PackName(pack), func(b []byte) []byte { return b[:20] })
+	if _, stored := commit(add); stored != 0 {
+		t.Errorf("what is known was stored in %d bytes", stored)
+	}
+	commit(func(w *archive.Writer) (format.BlobID, int64, error) {
+		again, stored, err := w.RenewMetadata(ctx, format.BlobNode, plain)
+		if again != id || stored == 0 || err != nil {
+			t.Errorf("%s was stored anew as %s in %d bytes, %v", id, again, stored, err)
+		}
+		return w.RenewMetadata(ctx, format.BlobNode, plain)
+	})
+	if got, err := p.Open(t, protocol.LockRead).Read(ctx, format.BlobNode, id); err != nil || !reflect.DeepEqual(got, plain) {
+		t.Errorf("%x, %v", got, err)
+	}
+	commit(func(w *archive.Writer) (format.BlobID, int64, error) {
+		id, stored, err := w.RenewMetadata(ctx, format.BlobNode, plain)
+		if err == nil && stored > 0 {
+			if _, stored, _ = w.RenewMetadata(ctx, format.BlobNode, plain); stored > 0 {
+				t.Error("a run stored the same twice")
+			}
+		}
+		return id, stored, err
+	})
+}

@@ -22,10 +22,11 @@ type Writer struct {
 	sealer *blob.Sealer // of metadata
 	data   packStream
 	meta   packStream
-	stored int64       // sealed bytes of packs, this run's and adopted ones
-	packs  []newPack   // the same packs, to be read back by Verify
-	index  []newObject // this run's index objects, likewise
-	sealed []byte      // scratch
+	own    map[format.ObjectID]bool // the packs that this run began
+	stored int64                    // sealed bytes of packs, this run's and adopted ones
+	packs  []newPack                // the same packs, to be read back by Verify
+	index  []newObject              // this run's index objects, likewise
+	sealed []byte                   // scratch
 }
 
 // packsInFlight is how many finished packs of a kind may be on their way to
@@ -48,7 +49,7 @@ func (a *Archive) NewWriter(ctx context.Context, c format.Compression, tryAll bo
 	if err != nil {
 		return nil, err
 	}
-	w := &Writer{a: a, branch: branch, sealer: sealer}
+	w := &Writer{a: a, branch: branch, sealer: sealer, own: map[format.ObjectID]bool{}}
 	w.data = packStream{w: w, kind: format.PackData, size: pack.Capacity(a.ChunkSize())}
 	w.meta = packStream{w: w, kind: format.PackMetadata}
 	if err := w.adopt(ctx, tryAll); err != nil {
@@ -76,6 +77,21 @@ func (w *Writer) AddMetadata(ctx context.Context, t format.BlobType, plain []byt
 	if err != nil || known {
 		return id, 0, err
 	}
+	return w.addMetadata(ctx, t, id, plain)
+}
+
+// RenewMetadata is AddMetadata where what the archive has is in doubt: only a
+// blob that this run stored is known. From the commit on, the new one is found.
+func (w *Writer) RenewMetadata(ctx context.Context, t format.BlobType, plain []byte) (id format.BlobID, stored int64, err error) {
+	id = w.sealer.ID(t, plain)
+	e, ok, err := w.a.index.Lookup(ctx, id)
+	if err != nil || ok && w.own[e.Pack] {
+		return id, 0, err
+	}
+	return w.addMetadata(ctx, t, id, plain)
+}
+
+func (w *Writer) addMetadata(ctx context.Context, t format.BlobType, id format.BlobID, plain []byte) (format.BlobID, int64, error) {
 	w.sealed = w.sealer.Seal(w.sealed, t, id, plain)
 	return id, int64(len(w.sealed)), w.meta.add(ctx, t, id, w.sealed)
 }
@@ -115,6 +131,7 @@ func (s *packStream) add(ctx context.Context, t format.BlobType, id format.BlobI
 			return err
 		}
 		s.builder = pack.NewBuilder(s.w.a.keys, s.kind, s.w.a.root.Generation, buf)
+		s.w.own[s.builder.ID()] = true
 	}
 	at := s.builder.Add(t, id, sealed)
 	err := s.w.a.index.Add(index.Entry{ID: id, Type: t, Pack: at.Pack, Offset: at.Offset, Length: at.Length})
