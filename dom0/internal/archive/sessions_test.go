@@ -197,7 +197,9 @@ func TestRenewMetadata(t *testing.T) {
 		}
 		return id, stored
 	}
-	add := func(w *archive.Writer) (format.BlobID, int64, error) { return w.AddMetadata(ctx, format.BlobNode, plain) }
+	add := func(w *archive.Writer) (format.BlobID, int64, error) {
+		return w.AddMetadata(ctx, format.BlobNode, plain)
+	}
 	id, _ := commit(func(w *archive.Writer) (format.BlobID, int64, error) {
 		id, stored, err := add(w)
 		return id, stored, errors.Join(err, w.Flush(ctx)) // into a pack of its own
