@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"pinion/dom0/internal/testenv"
@@ -16,8 +17,7 @@ const (
 
 // grown makes a pool with a device of so many GiB, and snapshots of it: 2, then
 // 3 with 10 MiB changed in one place, then 4 with 10 MiB changed all over.
-func grown(t testing.TB, gib int) []byte {
-	t.Helper()
+func grown(gib int) *maker {
 	p := newMaker(252)
 	origin := p.create(1)
 	origin.mapped = nil
@@ -36,7 +36,7 @@ func grown(t testing.TB, gib int) []byte {
 		p.write(origin, uint64(i)*part+rng.Uint64N(part))
 	}
 	p.snapshot(4, 1).mapped = nil
-	return p.image(t, false)
+	return p
 }
 
 // costs compares two devices of a pool from scratch, and returns how many
@@ -65,7 +65,8 @@ func TestCost(t *testing.T) {
 		if gib == 100 && testing.Short() {
 			continue
 		}
-		raw := grown(t, gib)
+		p := grown(gib)
+		raw := p.image(t, false)
 		all, err := countAll(t, raw)
 		if err != nil {
 			t.Fatal(err)
@@ -76,7 +77,7 @@ func TestCost(t *testing.T) {
 		}{
 			// Three levels, and two or three leaves, on both sides.
 			{"in one place", 2, 3, 2 * (3 + 3)},
-			// A leaf for each and the nodes above, on both sides.
+			// A leaf for each and the node above, on both sides.
 			{"all over", 3, 4, 2 * (2*changed + 3)},
 			{"nothing", 1, 4, 0},
 		} {
@@ -87,6 +88,9 @@ func TestCost(t *testing.T) {
 			}
 			if blocks != want || reads > c.most {
 				t.Errorf("%d GiB, %s: %d blocks differ, %d reads, want %d and at most %d", gib, c.name, blocks, reads, want, c.most)
+			}
+			if least := p.unshared(p.devices[c.left], p.devices[c.right]); reads > least {
+				t.Errorf("%d GiB, %s: %d reads, where the devices have %d nodes that they don't share", gib, c.name, reads, least)
 			}
 			t.Logf("%d GiB, changed %s: %d reads, where all mappings of a device take %d", gib, c.name, reads, all)
 		}
@@ -100,18 +104,60 @@ func TestCost(t *testing.T) {
 	}
 }
 
+// TestCostOfHeights: trees of different heights share nodes as well, and
+// neither side looks into them.
+func TestCostOfHeights(t *testing.T) {
+	for _, end := range []bool{true, false} { // where the tree grows
+		p := newMaker(6)
+		d := p.create(1)
+		key := func(i int) uint64 {
+			if end {
+				return uint64(i)
+			}
+			return 1<<30 - uint64(i)
+		}
+		for p.height(d) < 7 || len(p.nodes[d.root].keys) < 6 {
+			p.write(d, key(len(d.mapped)))
+		}
+		before := p.snapshot(2, 1)
+		for p.height(d) == p.height(before) {
+			p.write(d, key(len(d.mapped)))
+		}
+		added := len(d.mapped) - len(before.mapped)
+		raw := p.image(t, false)
+		m := open(t, raw)
+		left, right := deviceOf(t, m, 2), deviceOf(t, m, 1)
+		for _, pair := range [][2]Device{{left, right}, {right, left}} {
+			m := open(t, raw)
+			reads := m.Reads()
+			got, _ := diffOf(t, m, pair[0], pair[1])
+			if want := plainDiff(p.devices[pair[0].ID].mapped, p.devices[pair[1].ID].mapped); !slices.Equal(got, want) {
+				t.Fatalf("got %v, want %v", got, want)
+			}
+			reads = m.Reads() - reads
+			t.Logf("%d blocks added to %d: %d reads", added, len(before.mapped), reads)
+			if most := p.unshared(d, before); reads > most {
+				t.Errorf("%d blocks added to %d: %d reads, more than %d", added, len(before.mapped), reads, most)
+			}
+		}
+	}
+}
+
 // countAll counts the reads that a walk over a whole device takes.
 func countAll(t testing.TB, raw []byte) (uint64, error) {
 	m := open(t, raw)
 	d := deviceOf(t, m, 1)
 	before := m.Reads()
 	err := m.Mapped(t.Context(), d, func(Run) error { return nil })
+	if len(m.cached) > maxCached || m.recent.Len() > maxCached {
+		t.Errorf("%d nodes are kept", len(m.cached))
+	}
 	return m.Reads() - before, err
 }
 
 func BenchmarkDiff(b *testing.B) {
 	for _, gib := range []int{1, 10, 100} {
-		raw := grown(b, gib)
+		raw := grown(gib).image(b, false)
 		for _, c := range []struct {
 			name        string
 			left, right uint64
@@ -129,7 +175,7 @@ func BenchmarkDiff(b *testing.B) {
 
 // BenchmarkMapped is what a difference would take without skipping nodes.
 func BenchmarkMapped(b *testing.B) {
-	raw := grown(b, 10)
+	raw := grown(10).image(b, false)
 	for b.Loop() {
 		m, err := Open(bytes.NewReader(raw), int64(len(raw)))
 		if err != nil {
@@ -142,7 +188,7 @@ func BenchmarkMapped(b *testing.B) {
 }
 
 func TestShared(t *testing.T) {
-	raw := grown(t, 10)
+	raw := grown(10).image(t, false)
 	p := newMaker(9)
 	few := p.create(1)
 	for key := range uint64(40) {

@@ -89,6 +89,9 @@ func bothOf(ctx context.Context, m *Metadata, d, other Device) error {
 	if err != nil {
 		return err
 	}
+	if d.ID <= other.ID {
+		return nil // a sample takes longest
+	}
 	s, err := m.Shared(ctx, d, other)
 	if err == nil && (s.Shared > s.Looked || s.Looked > maxSampled) {
 		err = errors.New("the sample is too large")
@@ -301,7 +304,7 @@ func TestMutations(t *testing.T) {
 	rng := seeded(t)
 	whole, _ := smallPool(t, false)
 	found := 0
-	for range 6_000 {
+	for range 2_000 {
 		raw, changes := bytes.Clone(whole), make([]byte, 10*(1+rng.IntN(3)))
 		for i := range changes {
 			changes[i] = byte(rng.IntN(256))
@@ -315,8 +318,8 @@ func TestMutations(t *testing.T) {
 			found++
 		}
 	}
-	t.Logf("%d of 6000 damages were found", found)
-	if found < 600 {
+	t.Logf("%d of 2000 damages were found", found)
+	if found < 200 {
 		t.Error("damage isn't found")
 	}
 }

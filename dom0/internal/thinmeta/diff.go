@@ -43,12 +43,6 @@ func (m *Metadata) Diff(ctx context.Context, left, right Device, yield func(Chan
 		since: left.Created,
 		yield: yield,
 	}
-	if err := d.left.measure(ctx); err != nil {
-		return false, err
-	}
-	if err := d.right.measure(ctx); err != nil {
-		return false, err
-	}
 	if err := d.run(ctx); err != nil {
 		return false, err
 	}
@@ -65,11 +59,11 @@ type differ struct {
 }
 
 // run compares item by item. Nodes are only looked into where the other side
-// has something else at the same keys. Then the higher of two nodes is the one
-// to look into, and of two on one level the one that begins first: so both
-// sides come to the nodes that they share at the same time, also if they began
-// on different levels, or if one tree has split or merged nodes in between.
-// Which one is chosen changes what is read, never what is found.
+// has something else at the same keys. Then of two nodes the one with the wider
+// range is the one to look into, which mostly is the higher one: so both sides
+// come to the nodes that they share at the same time, also if the trees are not
+// of one height, or if one has split or merged nodes since. Which one is chosen
+// changes what is read, never what is found.
 func (d *differ) run(ctx context.Context) error {
 	for {
 		l, hasLeft := d.left.item()
@@ -85,7 +79,7 @@ func (d *differ) run(ctx context.Context) error {
 			err = d.alone(ctx, &d.left, l, OnlyLeft)
 		case !hasLeft || r.last < l.low:
 			err = d.alone(ctx, &d.right, r, OnlyRight)
-		case l.node && (!r.node || l.level > r.level || l.level == r.level && l.low <= r.low):
+		case l.node && (!r.node || l.wide() >= r.wide()):
 			err = d.enter(ctx, &d.left)
 		case r.node:
 			err = d.enter(ctx, &d.right)

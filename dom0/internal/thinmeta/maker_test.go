@@ -164,6 +164,37 @@ func (m *maker) remove(n *made, key uint64) {
 	n.keys[at+1] = keys[half]
 }
 
+// unshared counts the nodes of two trees that are in only one of them, in
+// either: what a difference can't do without.
+func (m *maker) unshared(left, right *madeDevice) (count uint64) {
+	in := map[uint64]int{}
+	var mark func(b uint64, bit int)
+	mark = func(b uint64, bit int) {
+		in[b] |= bit
+		if n := m.nodes[b]; !n.leaf {
+			for _, c := range n.vals {
+				mark(c, bit)
+			}
+		}
+	}
+	mark(left.root, 1)
+	mark(right.root, 2)
+	for _, bits := range in {
+		if bits != 3 {
+			count++
+		}
+	}
+	return count
+}
+
+// height is how many levels are above the leaves of a device's tree.
+func (m *maker) height(d *madeDevice) (levels uint64) {
+	for b := d.root; !m.nodes[b].leaf; b = m.nodes[b].vals[0] {
+		levels++
+	}
+	return levels
+}
+
 // ids are the ids of all devices, ascending.
 func (m *maker) ids() []uint64 { return slices.Sorted(maps.Keys(m.devices)) }
 

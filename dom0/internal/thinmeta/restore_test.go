@@ -96,7 +96,7 @@ func restore(t testing.TB, dir string, sectors uint64, devices map[uint64]map[ui
 func TestRestored(t *testing.T) {
 	ps := newPools(t)
 	dir := scratch(t)
-	for round := range 20 {
+	for round := range 15 {
 		sub := filepath.Join(dir, fmt.Sprint(round))
 		if err := os.Mkdir(sub, 0o700); err != nil {
 			t.Fatal(err)
@@ -116,7 +116,7 @@ func TestRestored(t *testing.T) {
 		if s := m.Superblock(); s.Time != 5 || s.TransactionID != 9 || s.BlockBytes() != int64(sectors)*512 || s.MetadataBlocks != 4096 || s.HeldRoot != 0 || s.NeedsCheck() {
 			t.Fatalf("superblock %+v", s)
 		}
-		ps.pairs(path, m, devices, 60)
+		ps.pairs(path, m, devices, 80)
 		for id, mapped := range devices {
 			d := deviceOf(t, m, id)
 			if got, want := mappedOf(t, m, d), plainRuns(mapped); !slices.Equal(got, want) {
@@ -164,11 +164,16 @@ func TestRestoredHigh(t *testing.T) {
 	}
 	var heights []int
 	for id := range uint64(4) {
-		w := walk{m: m, t: m.mappings(deviceOf(t, m, id+1))}
-		if err := w.measure(t.Context()); err != nil {
+		r, height := m.mappings(deviceOf(t, m, id+1)).root, 0
+		n, err := m.node(t.Context(), r, pointerSize)
+		for ; err == nil && !n.leaf; height++ {
+			r = n.child(0, r)
+			n, err = m.node(t.Context(), r, pointerSize)
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
-		heights = append(heights, w.height)
+		heights = append(heights, height)
 	}
 	if !slices.Equal(heights, []int{0, 1, 2, 2}) {
 		t.Fatalf("heights %v", heights)

@@ -21,15 +21,16 @@ type item struct {
 	// A node's block, or the mapping: data block and time.
 	value uint64
 	node  bool
-	level int // of a node, 0 for leaves, if the tree is balanced
 }
+
+// wide is how many keys more than one it may have.
+func (it item) wide() uint64 { return it.last - it.low }
 
 // A walk goes over the mappings of a device in order, and lets the caller
 // decide whether to look into a node. It is over when there is no item.
 type walk struct {
 	m       *Metadata
 	t       tree
-	height  int // level of the root; 0 if the caller doesn't ask for levels
 	started bool
 	path    []step
 	visited uint64
@@ -45,7 +46,7 @@ type step struct {
 // item returns what the walk is at.
 func (w *walk) item() (item, bool) {
 	if !w.started {
-		return item{w.t.root.low, w.t.root.last, w.t.root.block, true, w.height}, true
+		return item{w.t.root.low, w.t.root.last, w.t.root.block, true}, true
 	}
 	if len(w.path) == 0 {
 		return item{}, false
@@ -56,7 +57,7 @@ func (w *walk) item() (item, bool) {
 		return item{low: key, last: key, value: s.node.pointer(s.i)}, true
 	}
 	c := s.node.child(s.i, s.at)
-	return item{c.low, c.last, c.block, true, w.height - c.depth}, true
+	return item{c.low, c.last, c.block, true}, true
 }
 
 // skip goes on behind the item.
@@ -94,20 +95,6 @@ func (w *walk) enter(ctx context.Context) (*node, error) {
 		w.path = append(w.path, step{at: at, node: n})
 	}
 	return n, nil
-}
-
-// measure finds the height of the tree along its first nodes.
-func (w *walk) measure(ctx context.Context) error {
-	for r := w.t.root; ; w.height++ {
-		n, err := w.m.node(ctx, r, w.t.valueSize)
-		if err != nil {
-			return err
-		}
-		if n.leaf {
-			return nil
-		}
-		r = n.child(0, r)
-	}
 }
 
 // A Run is a run of blocks of a thin device. The byte after its end is an
