@@ -1,0 +1,93 @@
+package find
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"pinion/dom0/internal/source"
+	"pinion/dom0/internal/source/lvm"
+	"pinion/dom0/internal/source/lvmthin"
+)
+
+// device finds a block device, whose path has no symbolic links.
+func (f *Finder) device(ctx context.Context, path string) (*source.Source, error) {
+	vg, lv, err := lvm.OfDevice(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	if vg != "" {
+		return f.LV(ctx, vg, lv)
+	}
+	return &source.Source{Locator: SchemeFile + path, Path: path, Kind: source.Plain, Why: "it is no logical volume"}, nil
+}
+
+// LV finds a logical volume by the names of its group and its own. It has to be
+// active, unless it is thin.
+func (f *Finder) LV(ctx context.Context, vg, lv string) (*source.Source, error) {
+	v, err := f.lookUp(ctx, vg, lv)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case v.Path == "":
+		return nil, fmt.Errorf("the logical volume %s is a part of another one", v.FullName())
+	case !v.Active && v.Kind != source.LVMThin: // of those, snapshots can be made all the same
+		return nil, fmt.Errorf("the logical volume %s is not active: lvchange -ay %s", v.FullName(), v.FullName())
+	}
+	s := &source.Source{Locator: SchemeLVM + v.FullName(), Path: v.Path, Kind: v.Kind, Why: v.Why}
+	switch v.Kind {
+	case source.LVM:
+		s.Pool = lvm.NewPool(v, f.warn)
+	case source.LVMThin:
+		s.Pool, err = lvmthin.New(v, lvmthin.Options{
+			StateDir: f.StateDir, Warn: f.warn,
+			WarnPercent: 100 - min(warnAt*f.Reserve, 99), RefusePercent: 100 - f.Reserve,
+		})
+	}
+	return s, err
+}
+
+// lookUp asks LVM about a volume group once, and then remembers: with dozens
+// of volumes that is most of the time that finding takes.
+func (f *Finder) lookUp(ctx context.Context, vg, lv string) (*lvm.Volume, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.groups == nil {
+		f.groups = map[string][]*lvm.Volume{}
+	}
+	for _, v := range f.groups[vg] {
+		if v.Name == lv {
+			return v, nil
+		}
+	}
+	// What isn't there may have been made since.
+	all, err := lvm.List(ctx, vg)
+	if errors.Is(err, lvm.ErrNoTools) {
+		return nil, notThere{fmt.Errorf("%s/%s: %w: %w", vg, lv, lvm.ErrNotFound, err)}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for %s/%s: %w", vg, lv, err)
+	}
+	f.groups[vg] = all
+	for _, v := range all {
+		if v.Name == lv {
+			return v, nil
+		}
+	}
+	return nil, notThere{fmt.Errorf("%s/%s: %w", vg, lv, lvm.ErrNotFound)}
+}
+
+// notThere makes what LVM doesn't find fs.ErrNotExist, as it is for files.
+type notThere struct{ error }
+
+func (e notThere) Unwrap() error        { return e.error }
+func (e notThere) Is(target error) bool { return target == fs.ErrNotExist }
+
+// warn passes a line on, if anybody wants it.
+func (f *Finder) warn(line string) {
+	if f.Warn != nil {
+		f.Warn(line)
+	}
+}

@@ -1,0 +1,97 @@
+package find_test
+
+import (
+	"errors"
+	"io/fs"
+	"testing"
+
+	"pinion/dom0/internal/source"
+	"pinion/dom0/internal/source/lvm"
+	"pinion/dom0/internal/testenv"
+	"pinion/e2e/umltest"
+)
+
+func TestInUserModeLinux(t *testing.T) {
+	umltest.Run(t, umltest.Options{Disks: []int64{1 << 30, 1 << 30}}, "TestUML.*")
+}
+
+// TestUMLVolumes: each kind of logical volume is what it is, by its name, by
+// its device, and by a link to that.
+func TestUMLVolumes(t *testing.T) {
+	umltest.Only(t)
+	run := func(args ...string) { t.Helper(); testenv.Run(t, args[0], args[1:]...) }
+	run("vgcreate", "-q", "vg", umltest.Disk(0))
+	run("lvcreate", "-q", "-y", "-L", "16M", "-n", "classic", "vg")
+	run("lvcreate", "-q", "-y", "-s", "-L", "8M", "-n", "older", "vg/classic")
+	run("lvcreate", "-q", "-y", "-L", "16M", "-n", "sleeping", "vg")
+	run("lvchange", "-q", "-an", "vg/sleeping")
+	run("lvcreate", "-q", "-y", "-L", "64M", "-T", "vg/pool")
+	run("lvcreate", "-q", "-V", "32M", "-T", "vg/pool", "-n", "thin")
+	for name, want := range map[string]struct {
+		kind source.Kind
+		why  bool
+	}{
+		"classic": {source.LVM, true}, "older": {source.Plain, true}, "thin": {source.LVMThin, false},
+	} {
+		for _, word := range []string{"lvm:vg/" + name, "file:/dev/vg/" + name, "file:/dev/mapper/vg-" + name} {
+			s, err := finder(t).Locator(ctx, word)
+			if err != nil || s.Locator != "lvm:vg/"+name || s.Kind != want.kind || (s.Why != "") != want.why || (s.Pool == nil) != (s.Kind == source.Plain) {
+				t.Errorf("%s: %+v, %v", word, s, err)
+			}
+		}
+	}
+	f := finder(t)
+	for word, missing := range map[string]bool{"lvm:vg/none": true, "lvm:nogroup/x": true, "lvm:vg/sleeping": false, "lvm:vg/pool_tdata": false} {
+		if s, err := f.Locator(ctx, word); err == nil || errors.Is(err, fs.ErrNotExist) != missing {
+			t.Errorf("%s: %+v, %v", word, s, err)
+		}
+	}
+	run("lvcreate", "-q", "-V", "32M", "-T", "vg/pool", "-n", "later")
+	run("lvchange", "-q", "-an", "vg/later")
+	if s, err := f.Locator(ctx, "lvm:vg/later"); err != nil || s.Kind != source.LVMThin {
+		t.Errorf("a volume made after the first look: %+v, %v", s, err)
+	}
+}
+
+// TestUMLNewVolumes: a thin volume for a restore is made, refused over another
+// one, and removed only as long as the name is its own.
+func TestUMLNewVolumes(t *testing.T) {
+	umltest.Only(t)
+	run := func(args ...string) { t.Helper(); testenv.Run(t, args[0], args[1:]...) }
+	run("vgcreate", "-q", "vg2", umltest.Disk(1))
+	run("lvcreate", "-q", "-y", "-L", "64M", "-c", "128K", "-T", "vg2/pool")
+	v, err := lvm.CreateThin(ctx, "vg2", "pool", "new", 5<<20+1)
+	if err != nil || v.Size != 8<<20 || v.Path != "/dev/vg2/new" || v.Pool != "pool" {
+		t.Fatalf("%+v, %v", v, err)
+	}
+	if n, err := lvm.PoolChunk(ctx, v); err != nil || n != 128<<10 {
+		t.Errorf("pieces of %d bytes, %v", n, err)
+	}
+	if _, err := lvm.CreateThin(ctx, "vg2", "pool", "new", 1); !errors.Is(err, lvm.ErrExists) {
+		t.Errorf("made again: %v", err)
+	}
+	for _, pool := range []string{"none", "new"} {
+		if v, err := lvm.CreateThin(ctx, "vg2", pool, "newer", 1); err == nil {
+			t.Errorf("made in %s: %+v", pool, v)
+		}
+	}
+	c, err := lvm.CreateThinFrom(ctx, "vg2", "pool", "clone", "new")
+	if err != nil || c.Size != v.Size || c.ReadOnly || !c.Active {
+		t.Errorf("%+v, %v", c, err)
+	}
+	run("lvrename", "-q", "vg2/new", "vg2/other")
+	run("lvrename", "-q", "vg2/clone", "vg2/new")
+	if err := lvm.RemoveNew(ctx, v); err == nil {
+		t.Error("another volume of the same name was removed")
+	}
+	run("lvremove", "-q", "-y", "vg2/new")
+	run("lvrename", "-q", "vg2/other", "vg2/new")
+	for range 2 {
+		if err := lvm.RemoveNew(ctx, v); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := lvm.Find(ctx, "vg2", "new"); !errors.Is(err, lvm.ErrNotFound) {
+		t.Errorf("not removed: %v", err)
+	}
+}
