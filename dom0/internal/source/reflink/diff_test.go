@@ -39,7 +39,7 @@ func TestEqualSnapshots(t *testing.T) {
 // largest size is 64 KiB of difference, although the extent is then two.
 func TestOneBlockOfALargeExtent(t *testing.T) {
 	eachFS(t, gib, func(t *testing.T, dir string) {
-		im := newImage(t, dir, 256*mib)
+		im := newImage(t, dir, 130*mib)
 		im.write(1, 0, 128<<20)
 		im.sync()
 		a := im.snap()
@@ -144,9 +144,20 @@ func TestTwoSlicesOfOneCompressedExtent(t *testing.T) {
 // cloneRange shares a range with another of the same file.
 func (im *image) cloneRange(from, to, n int64) {
 	im.t.Helper()
-	r := unix.FileCloneRange{Src_fd: int64(im.f.Fd()), Src_offset: uint64(from), Src_length: uint64(n), Dest_offset: uint64(to)}
-	if err := unix.IoctlFileCloneRange(int(im.f.Fd()), &r); err != nil {
-		im.t.Fatal(err)
+	cloneRange(im.t, im.f, im.f, from, to, n)
+}
+
+// cloneFrom takes a range of another file of the same directory.
+func (im *image) cloneFrom(name string, at, n int64) {
+	im.t.Helper()
+	cloneRange(im.t, open(im.t, filepath.Join(filepath.Dir(im.path), name)), im.f, at, at, n)
+}
+
+func cloneRange(t *testing.T, src, dst *os.File, from, to, n int64) {
+	t.Helper()
+	r := unix.FileCloneRange{Src_fd: int64(src.Fd()), Src_offset: uint64(from), Src_length: uint64(n), Dest_offset: uint64(to)}
+	if err := unix.IoctlFileCloneRange(int(dst.Fd()), &r); err != nil {
+		t.Fatal(err)
 	}
 }
 

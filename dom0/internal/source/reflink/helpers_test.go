@@ -31,7 +31,9 @@ func random(seed uint64, n int) []byte {
 	return b
 }
 
-// eachFS runs a test on a fresh btrfs and on a fresh XFS.
+// eachFS runs a test on a fresh btrfs, then on a fresh XFS: never side by side,
+// as the child that is to become another test's command may still have a file
+// of this one's open when it is unmounted.
 func eachFS(t *testing.T, size int64, test func(t *testing.T, dir string)) {
 	for _, kind := range []string{"btrfs", "xfs"} {
 		t.Run(kind, func(t *testing.T) { test(t, testenv.Mount(t, kind, size)) })

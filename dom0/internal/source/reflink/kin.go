@@ -13,6 +13,7 @@ import (
 const (
 	kinExtents = 256
 	kinBeside  = 8
+	kinFiner   = 4 // how much shorter the next strides are
 )
 
 // kinShare is the part of the sample that has to be shared for a difference
@@ -89,10 +90,32 @@ func (c *comparison) Kin(ctx context.Context, b *source.Base, others []*source.B
 	return best, nil
 }
 
-// takeSample returns extents spread over a file, and their bytes together.
+// takeSample returns extents spread over a file, and their bytes together. It
+// goes through the file in strides; where data is in so few places that most
+// strides lead over nothing, and few extents are found, in shorter ones.
 func takeSample(ctx context.Context, args *fiemapArgs, f *os.File, size int64) (sample []piece, total int64, err error) {
 	var all []piece
-	for pos, more := int64(0), true; more && pos < size; {
+	for stride := size / kinExtents; ; stride /= kinFiner {
+		var strides int
+		if all, strides, err = stroll(ctx, args, f, size, max(stride, 1)); err != nil {
+			return nil, 0, err
+		}
+		if len(all) >= kinExtents || strides > kinExtents/kinFiner || stride < 1 {
+			break
+		}
+	}
+	step := max(1, (len(all)+kinExtents-1)/kinExtents)
+	for i := 0; i < len(all); i += step {
+		sample = append(sample, all[i])
+		total += all[i].end - all[i].start
+	}
+	return sample, total, nil
+}
+
+// stroll returns a few extents at every stride of a file, and how often it
+// looked.
+func stroll(ctx context.Context, args *fiemapArgs, f *os.File, size, stride int64) (all []piece, looks int, err error) {
+	for pos, more := int64(0), true; more && pos < size; looks++ {
 		if err := ctx.Err(); err != nil {
 			return nil, 0, err
 		}
@@ -100,7 +123,7 @@ func takeSample(ctx context.Context, args *fiemapArgs, f *os.File, size int64) (
 		if extents, more, err = args.ask(f, pos, size, kinBeside); err != nil {
 			return nil, 0, err
 		}
-		next := pos + max(1, size/kinExtents)
+		next := pos + stride
 		for i := range extents {
 			p := extents[i].piece()
 			next = max(next, p.end)
@@ -112,12 +135,7 @@ func takeSample(ctx context.Context, args *fiemapArgs, f *os.File, size int64) (
 		}
 		pos = next
 	}
-	step := max(1, (len(all)+kinExtents-1)/kinExtents)
-	for i := 0; i < len(all); i += step {
-		sample = append(sample, all[i])
-		total += all[i].end - all[i].start
-	}
-	return sample, total, nil
+	return all, looks, nil
 }
 
 // countShared returns how many bytes of the sample of f have the same address
@@ -131,7 +149,7 @@ func countShared(args *fiemapArgs, f, g *os.File, sample []piece, size int64) (i
 		if p.start >= size {
 			continue
 		}
-		extents, _, err := args.ask(g, p.start, min(p.start+1, size), 1)
+		extents, _, err := args.ask(g, p.start, min(p.end, size), 1)
 		if err != nil {
 			return 0, err
 		}
