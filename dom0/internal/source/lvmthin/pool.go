@@ -150,6 +150,8 @@ const (
 )
 
 // Check reports why a snapshot is not the one that was made, as it was made.
+// What was written to it within the last second, the pool may not have
+// committed yet: a comparison, which begins with a commit, looks once more.
 func (p *Pool) Check(ctx context.Context, b *source.Base) error {
 	g, err := p.look(ctx)
 	if err != nil {
