@@ -81,7 +81,7 @@ func TestMakeSample(t *testing.T) {
 				if err := os.WriteFile(path, b, 0o600); err != nil {
 					t.Fatal(err)
 				}
-				list = append(list, backup.Source{Name: name, Path: path})
+				list = append(list, archivetest.Source(name, path))
 			}
 		}
 		return list
@@ -111,10 +111,9 @@ func sampleBackup(t *testing.T, p *archivetest.Place, sources []backup.Source, a
 	t.Helper()
 	a := p.Open(t, protocol.LockAppend)
 	defer a.Close()
-	res, err := backup.Run(ctx, a, sources, backup.Options{
-		Compression: archivetest.Params().Compression, Tags: tags, Now: at,
-		Begin: func(string, int64) {}, Bytes: func(int64) {}, Phase: func(string) {},
-	})
+	o := archivetest.Options(t)
+	o.Tags, o.Now = tags, at
+	res, err := backup.Run(ctx, a, sources, o)
 	if err != nil || len(res.Failed) > 0 {
 		t.Fatal(err, res.Failed)
 	}
@@ -123,7 +122,7 @@ func sampleBackup(t *testing.T, p *archivetest.Place, sources []backup.Source, a
 		s.Tags = append(s.Tags, sampleTag(tag))
 	}
 	for _, src := range sources {
-		b, err := os.ReadFile(src.Path)
+		b, err := os.ReadFile(src.Source.Path)
 		if err != nil {
 			t.Fatal(err)
 		}

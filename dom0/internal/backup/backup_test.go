@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"reflect"
 	"testing"
-	"time"
 
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/archivetest"
@@ -20,8 +19,6 @@ import (
 	"pinion/dom0/internal/tree"
 	"pinion/protocol"
 )
-
-func TestMain(m *testing.M) { os.Exit(archivetest.Main(m)) }
 
 var ctx = context.Background()
 
@@ -49,13 +46,6 @@ func file(t *testing.T, content []byte) string {
 		t.Fatal(err)
 	}
 	return path
-}
-
-func options() backup.Options {
-	return backup.Options{
-		Compression: archivetest.Params().Compression, Now: time.Now(),
-		Begin: func(string, int64) {}, Bytes: func(int64) {}, Phase: func(string) {},
-	}
 }
 
 // run backs sources up through a connection of its own.
@@ -114,9 +104,9 @@ func TestShapes(t *testing.T) {
 	}
 	var sources []backup.Source
 	for i, c := range contents {
-		sources = append(sources, backup.Source{Name: string(rune('a' + i)), Path: file(t, c)})
+		sources = append(sources, archivetest.Source(string(rune('a'+i)), file(t, c)))
 	}
-	res, err := run(t, p, options(), sources...)
+	res, err := run(t, p, archivetest.Options(t), sources...)
 	if err != nil || len(res.Failed) > 0 {
 		t.Fatal(err, res.Failed)
 	}
@@ -150,7 +140,7 @@ func TestShapes(t *testing.T) {
 // TestSecondSession sends what changed, and nothing of what didn't.
 func TestSecondSession(t *testing.T) {
 	p := archivetest.New(t).Init(t)
-	first, err := run(t, p, options(), backup.Source{Name: "v", Path: file(t, image("abcdefgh"))})
+	first, err := run(t, p, archivetest.Options(t), archivetest.Source("v", file(t, image("abcdefgh"))))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,7 +160,7 @@ func TestSecondSession(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			copied := p.Copy(t)
 			copied.Forget(t)
-			res, err := run(t, copied, options(), backup.Source{Name: "v", Path: file(t, x.content)})
+			res, err := run(t, copied, archivetest.Options(t), archivetest.Source("v", file(t, x.content)))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -201,7 +191,7 @@ func TestSameTreeOnAnyCores(t *testing.T) {
 	p := archivetest.New(t).Init(t)
 	var records []format.BlobID
 	for range 4 {
-		res, err := run(t, p, options(), backup.Source{Name: "v", Path: file(t, image(letters))})
+		res, err := run(t, p, archivetest.Options(t), archivetest.Source("v", file(t, image(letters))))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -217,10 +207,10 @@ func TestSameTreeOnAnyCores(t *testing.T) {
 // TestFailedSource is left out and named, and costs the others nothing.
 func TestFailedSource(t *testing.T) {
 	p := archivetest.New(t).Init(t)
-	good := backup.Source{Name: "good", Path: file(t, image("abc"))}
-	missing := backup.Source{Name: "missing", Path: filepath.Join(t.TempDir(), "none")}
-	dir := backup.Source{Name: "dir", Path: t.TempDir()}
-	res, err := run(t, p, options(), missing, good, dir)
+	good := archivetest.Source("good", file(t, image("abc")))
+	missing := archivetest.Source("missing", filepath.Join(t.TempDir(), "none"))
+	dir := archivetest.Source("dir", t.TempDir())
+	res, err := run(t, p, archivetest.Options(t), missing, good, dir)
 	if err != nil || len(res.Volumes) != 1 || len(res.Failed) != 2 || len(res.Session.Volumes) != 1 {
 		t.Fatalf("%+v, %v", res, err)
 	}
@@ -230,7 +220,7 @@ func TestFailedSource(t *testing.T) {
 	if got := content(t, p, res.Session.Volumes[0]); !bytes.Equal(got, image("abc")) {
 		t.Error("the good one came back as another")
 	}
-	res, err = run(t, p, options(), missing, dir)
+	res, err = run(t, p, archivetest.Options(t), missing, dir)
 	if !errors.Is(err, backup.ErrNothing) || res.Session != nil || len(res.Failed) != 2 {
 		t.Errorf("no source at all: %+v, %v", res, err)
 	}
@@ -245,7 +235,7 @@ func TestFailedSource(t *testing.T) {
 func TestShrinkingSource(t *testing.T) {
 	p := archivetest.New(t).Init(t)
 	path := file(t, image("abcdefgh"))
-	o := options()
+	o := archivetest.Options(t)
 	o.Begin = func(name string, _ int64) {
 		if name == "shrinks" {
 			if err := os.Truncate(path, 3*chunkSize); err != nil {
@@ -253,7 +243,7 @@ func TestShrinkingSource(t *testing.T) {
 			}
 		}
 	}
-	res, err := run(t, p, o, backup.Source{Name: "stays", Path: file(t, image("xyz"))}, backup.Source{Name: "shrinks", Path: path})
+	res, err := run(t, p, o, archivetest.Source("stays", file(t, image("xyz"))), archivetest.Source("shrinks", path))
 	if err != nil || len(res.Failed) != 1 || res.Failed[0].Name != "shrinks" || len(res.Session.Volumes) != 1 {
 		t.Errorf("%+v, %v", res, err)
 	}
@@ -262,11 +252,11 @@ func TestShrinkingSource(t *testing.T) {
 // TestNamesAndTags: a name keeps its volume's id, and tags stand in the list.
 func TestNamesAndTags(t *testing.T) {
 	p := archivetest.New(t).Init(t)
-	o := options()
+	o := archivetest.Options(t)
 	o.Tags = []format.Tag{{Name: "one", Text: "text"}, {Name: "two"}}
 	var ids []format.ObjectID
 	for _, name := range []string{"b", "a", "b"} {
-		res, err := run(t, p, o, backup.Source{Name: name, Path: file(t, image(name))})
+		res, err := run(t, p, o, archivetest.Source(name, file(t, image(name))))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -291,8 +281,8 @@ func TestNamesAndTags(t *testing.T) {
 // back, and the next run sends again what didn't.
 func TestVerifyWhileWriting(t *testing.T) {
 	p := archivetest.New(t).Init(t)
-	source := backup.Source{Name: "v", Path: file(t, image("abcdefgh"))}
-	o := options()
+	v := archivetest.Source("v", file(t, image("abcdefgh")))
+	o := archivetest.Options(t)
 	o.Verify = true
 	o.Phase = func(string) { // everything but the root is durable now
 		for _, name := range p.Objects(t, protocol.PrefixPacks) {
@@ -302,7 +292,7 @@ func TestVerifyWhileWriting(t *testing.T) {
 		}
 	}
 	var d *archive.DamageError
-	if _, err := run(t, p, o, source); !errors.As(err, &d) {
+	if _, err := run(t, p, o, v); !errors.As(err, &d) {
 		t.Fatalf("what didn't read back was committed: %v", err)
 	}
 	a := p.Open(t, protocol.LockRead)
@@ -311,7 +301,7 @@ func TestVerifyWhileWriting(t *testing.T) {
 	}
 	a.Close()
 	o.Phase = func(string) {}
-	res, err := run(t, p, o, source)
+	res, err := run(t, p, o, v)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,25 +2,27 @@ package backup
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"runtime"
 	"sync"
 	"time"
 
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/blob"
+	"pinion/dom0/internal/dirty"
 	"pinion/dom0/internal/format"
-	"pinion/dom0/internal/source/plain"
+	"pinion/dom0/internal/source"
+	"pinion/dom0/internal/tree"
 )
 
 // The way of a chunk from the disk to the store, in the order of this file:
 //
-//  1. read      fill a job with chunks that lie side by side   (one goroutine)
+//  1. read      fill a job with chunks that lie side by side, of those that
+//               may have changed and may hold data             (one goroutine)
 //  2. work      zero? → id → known? → compress → seal          (one a core)
 //  3. sequence  take jobs in the order of the volume, add new
-//               chunks to the open pack, ids to the tree       (one goroutine)
+//               chunks to the open pack, ids to the tree, which
+//               takes over from an older one what didn't change (one goroutine)
 //  4. put       full packs go to the store, a few at a time    (archive.Writer)
 //
 // There is a fixed number of jobs. A job belongs to one stage at a time and
@@ -60,12 +62,14 @@ const (
 // A pipeline runs the stages for one volume after another.
 type pipeline struct {
 	writer    *archive.Writer
+	fetch     tree.Fetch // of the archive's nodes
 	chunkSize int
 	free      chan *job
 	work      chan *job
 	workers   sync.WaitGroup
 	stop      context.CancelFunc
 	busy      busy
+	renew     bool // metadata that the archive has is stored again: it may be damaged
 }
 
 // newPipeline starts the workers. close ends them.
@@ -75,7 +79,7 @@ func newPipeline(ctx context.Context, a *archive.Archive, w *archive.Writer, c f
 	chunks := max(1, jobBytes/a.ChunkSize())
 	jobs := max(3, min(2*cores+2, jobsBytes/(chunks*a.ChunkSize())))
 	p := &pipeline{
-		writer: w, chunkSize: a.ChunkSize(), stop: stop,
+		writer: w, fetch: a.Walker().Fetch, chunkSize: a.ChunkSize(), stop: stop,
 		free: make(chan *job, jobs), work: make(chan *job, jobs),
 	}
 	for range jobs {
@@ -120,9 +124,10 @@ type errSource struct{ error }
 // Unwrap gives the cause.
 func (e errSource) Unwrap() error { return e.error }
 
-// run reads a volume through the pipeline. Every chunk goes to sequence in
-// ascending order; progress counts the bytes read.
-func (p *pipeline) run(ctx context.Context, v *plain.Volume, progress func(int64), sequence func(index uint64, c *outcome) error) error {
+// run reads a volume through the pipeline: of the ranges in only (nil: of all of
+// it), what may hold data. Every chunk there goes to sequence in ascending
+// order; progress counts the bytes read.
+func (p *pipeline) run(ctx context.Context, v source.Volume, only *dirty.Map, progress func(int64), sequence func(index uint64, c *outcome) error) error {
 	start := time.Now()
 	defer func() { p.busy.wall += time.Since(start) }()
 	ctx, cancel := context.WithCancel(ctx)
@@ -131,7 +136,7 @@ func (p *pipeline) run(ctx context.Context, v *plain.Volume, progress func(int64
 	var readErr error
 	go func() {
 		defer close(order)
-		readErr = p.read(ctx, v, order)
+		readErr = p.read(ctx, v, only, order)
 	}()
 	var err error
 	for j := range order {
@@ -146,9 +151,8 @@ func (p *pipeline) run(ctx context.Context, v *plain.Volume, progress func(int64
 		}
 		if err != nil {
 			cancel() // and drain, so that every job comes home
-		} else {
-			progress(int64(len(j.plain)))
 		}
+		progress(int64(len(j.plain)))
 		p.free <- j
 	}
 	if err == nil {
@@ -157,30 +161,22 @@ func (p *pipeline) run(ctx context.Context, v *plain.Volume, progress func(int64
 	return err
 }
 
-// read is stage 1: it fills jobs from the parts of the volume that may hold
-// data and hands them on in order.
-func (p *pipeline) read(ctx context.Context, v *plain.Volume, order chan<- *job) error {
-	size, next := v.Size(), uint64(0)
-	for off := int64(0); off < size; {
-		start, end, err := v.NextData(off)
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
+// read is stage 1: it fills jobs from the parts of the volume that have to be
+// read and hands them on in order.
+func (p *pipeline) read(ctx context.Context, v source.Volume, only *dirty.Map, order chan<- *job) error {
+	for s, err := range toRead(v, only, p.chunkSize) {
 		if err != nil {
-			return errSource{err}
-		}
-		first := max(next, uint64(start)/uint64(p.chunkSize))
-		next = format.Chunks(end, p.chunkSize)
-		if err := p.readRun(ctx, v, first, next, order); err != nil {
 			return err
 		}
-		off = end
+		if err := p.readRun(ctx, v, s.first, s.end, order); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
 // readRun reads the chunks from first to before end.
-func (p *pipeline) readRun(ctx context.Context, v *plain.Volume, first, end uint64, order chan<- *job) error {
+func (p *pipeline) readRun(ctx context.Context, v source.Volume, first, end uint64, order chan<- *job) error {
 	for first < end {
 		var j *job
 		select {

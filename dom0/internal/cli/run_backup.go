@@ -8,6 +8,8 @@ import (
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/backup"
 	"pinion/dom0/internal/exit"
+	"pinion/dom0/internal/source"
+	"pinion/dom0/internal/tracker"
 	"pinion/dom0/internal/ui"
 	"pinion/protocol"
 )
@@ -56,9 +58,14 @@ func runBackup(ctx context.Context, env *Env, o *backupCommand) error {
 	options.Begin = func(name string, size int64) { m.begin("backing up "+ui.Quote(name), size) }
 	options.Bytes = m.add
 	options.Phase = func(text string) { m.begin(text, 0) }
+	if options.Tracker, err = tracker.Open(env.StateDir); err != nil {
+		return err
+	}
 	var sources []backup.Source
 	for _, s := range o.sources {
-		sources = append(sources, backup.Source{Name: s.Name, Path: s.Path})
+		sources = append(sources, backup.Source{Name: s.Name, Source: &source.Source{
+			Locator: "file:" + s.Path, Path: s.Path, Kind: source.Plain, Why: "it was not asked",
+		}})
 	}
 	res, err := backup.Run(ctx, a, sources, options)
 	if err == nil {

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"sort"
 	"testing"
-	"time"
 
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/archivetest"
@@ -60,10 +59,7 @@ func save(t *testing.T, content []byte) *saved {
 		t.Fatal(err)
 	}
 	a := s.place.Open(t, protocol.LockAppend)
-	res, err := backup.Run(ctx, a, []backup.Source{{Name: "volume", Path: path}}, backup.Options{
-		Compression: archivetest.Params().Compression, Now: time.Now(),
-		Begin: func(string, int64) {}, Bytes: func(int64) {}, Phase: func(string) {},
-	})
+	res, err := backup.Run(ctx, a, []backup.Source{archivetest.Source("volume", path)}, archivetest.Options(t))
 	if err != nil || len(res.Failed) > 0 {
 		t.Fatal(err, res.Failed)
 	}

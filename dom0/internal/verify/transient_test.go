@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"pinion/dom0/internal/archivetest"
 	"pinion/dom0/internal/backup"
@@ -35,10 +34,7 @@ func TestNodeThatComesBackIsStillDamage(t *testing.T) {
 	save := func(name string) {
 		a := p.Open(t, protocol.LockAppend)
 		defer a.Close()
-		_, err := backup.Run(context.Background(), a, []backup.Source{{Name: name, Path: volume}}, backup.Options{
-			Compression: archivetest.Params().Compression, Now: time.Now(),
-			Begin: func(string, int64) {}, Bytes: func(int64) {}, Phase: func(string) {},
-		})
+		_, err := backup.Run(context.Background(), a, []backup.Source{archivetest.Source(name, volume)}, archivetest.Options(t))
 		if err != nil {
 			t.Fatal(err)
 		}

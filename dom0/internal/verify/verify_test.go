@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"pinion/dom0/internal/archivetest"
 	"pinion/dom0/internal/backup"
@@ -57,14 +56,11 @@ func session(t *testing.T, p *archivetest.Place, volumes ...[2]string) []string 
 		if err := os.WriteFile(path, image(v[1]), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		sources = append(sources, backup.Source{Name: v[0], Path: path})
+		sources = append(sources, archivetest.Source(v[0], path))
 	}
 	a := p.Open(t, protocol.LockAppend)
 	defer a.Close()
-	res, err := backup.Run(ctx, a, sources, backup.Options{
-		Compression: archivetest.Params().Compression, Now: time.Now(),
-		Begin: func(string, int64) {}, Bytes: func(int64) {}, Phase: func(string) {},
-	})
+	res, err := backup.Run(ctx, a, sources, archivetest.Options(t))
 	if err != nil || len(res.Failed) > 0 {
 		t.Fatal(err, res.Failed)
 	}
