@@ -95,12 +95,13 @@ func (p *Pool) snapshot(ctx context.Context, w source.Wanted, left int) (*source
 func (p *Pool) snapshotSize(v *Volume, left int) (int64, error) {
 	const sector = 512
 	least := max(minSize, v.Size/minShare)
-	size := min(max(minSize, v.Size/volumeShare), v.Free/int64(freeShare*left)) &^ (sector - 1)
+	wanted := max(minSize, v.Size/volumeShare) &^ (sector - 1)
+	size := min(wanted, v.Free/int64(freeShare*left)) &^ (sector - 1)
 	if size < least {
 		return 0, fmt.Errorf("the volume group %s has %d bytes left, too few: what is written to the volume while it is read"+
 			" needs a place of at least %d bytes, and half of the group stays free", v.VG, v.Free, least)
 	}
-	if size < v.Size/volumeShare {
+	if size < wanted {
 		p.warn(fmt.Sprintf("the volume group %s is short of space: the snapshot of %s is lost if more than %d bytes are written to it while it is read",
 			v.VG, v.FullName(), size))
 	}
