@@ -32,7 +32,8 @@ type Change struct {
 // written to after it was made. That is what mappings tell that are not older
 // than the snapshot. Those in nodes that the two devices share are not looked
 // at: the right device has them as well. A block that was discarded leaves no
-// mapping to tell; it is a difference.
+// mapping to tell; it is a difference. All this holds as long as the pool's time
+// fits in 24 bits.
 func (m *Metadata) Diff(ctx context.Context, left, right Device, yield func(Change) error) (leftWritten bool, err error) {
 	if left.Root == right.Root {
 		return false, nil

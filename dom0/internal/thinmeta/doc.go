@@ -41,8 +41,8 @@ const (
 	maxDepth = 16
 
 	// maxCached is how many nodes are kept: with their bookkeeping less than
-	// 16 MiB. The inner nodes of two trees over 1 TiB of 64-KiB blocks each
-	// are about a thousand.
+	// 16 MiB. Two trees over 1 TiB of 64-KiB blocks each have some two
+	// thousand inner nodes, if all nodes are half full.
 	maxCached = 3840
 
 	// maxDeviceID is the highest id that the kernel gives a thin device.

@@ -135,9 +135,14 @@ func checkPool(ctx context.Context, g *errgroup.Group, tool, path string, args .
 	})
 }
 
-// dumped is what thin_dump says that each device maps: block to mapping.
-func dumped(ctx context.Context, tool, path string) (map[uint64]map[uint64]uint64, error) {
-	out, err := output(ctx, tool, path)
+// dumped is what thin_dump says that each device maps: block to mapping. It
+// looks at the metadata snapshot at held, if that isn't 0.
+func dumped(ctx context.Context, tool, path string, held uint64) (map[uint64]map[uint64]uint64, error) {
+	args := []string{path}
+	if held != 0 {
+		args = []string{fmt.Sprintf("--metadata-snap=%d", held), path}
+	}
+	out, err := output(ctx, tool, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -201,7 +206,7 @@ func (p *pools) sound(path string, held bool, devices map[uint64]map[uint64]uint
 		checkPool(p.ctx, p.g, p.check, path, "--metadata-snap")
 	}
 	p.g.Go(func() error {
-		got, err := dumped(p.ctx, p.dump, path)
+		got, err := dumped(p.ctx, p.dump, path, 0)
 		if err == nil && !maps.EqualFunc(got, devices, maps.Equal) {
 			err = fmt.Errorf("thin_dump says %v, want %v", got, devices)
 		}
