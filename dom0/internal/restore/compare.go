@@ -15,7 +15,7 @@ import (
 // run: enough to read the target in order.
 const compareRun = 64
 
-// compare hashes what the target holds and returns the items that differ.
+// compare hashes what there is already and returns the items that differ.
 func (j *job) compare(ctx context.Context, items []tree.Item) ([]tree.Item, error) {
 	differ := make([]bool, len(items))
 	g, ctx := errgroup.WithContext(ctx)
@@ -29,7 +29,7 @@ func (j *job) compare(ctx context.Context, items []tree.Item) ([]tree.Item, erro
 					return err
 				}
 				off, length := Extent(it, j.record.Size, j.a.ChunkSize())
-				n, err := j.t.ReadAt(buf[:length], off)
+				n, err := j.from.ReadAt(buf[:length], off)
 				if err != nil {
 					return err
 				}

@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"sync/atomic"
 
@@ -56,6 +57,7 @@ type job struct {
 	seq     uint64
 	record  *format.VolumeRecord
 	t       *target.Target
+	from    io.ReaderAt // what there is already: the target, or a volume to compare with
 	o       Options
 	res     *Result
 	written atomic.Int64
@@ -85,7 +87,7 @@ func Fresh(ctx context.Context, a *archive.Archive, name string, seq uint64, r *
 // first one fetched is kept up to a bound; the rest is fetched again. With
 // Salvage, ranges that can't be had keep what they held.
 func Existing(ctx context.Context, a *archive.Archive, name string, seq uint64, r *format.VolumeRecord, t *target.Target, o Options) (*Result, error) {
-	j := &job{a: a, name: name, seq: seq, record: r, t: t, o: o, res: &Result{}, lost: map[tree.Item]bool{}}
+	j := &job{a: a, name: name, seq: seq, record: r, t: t, from: t, o: o, res: &Result{}, lost: map[tree.Item]bool{}}
 	start := a.FetchedChunks()
 	defer func() { j.res.Fetched, j.res.Written = a.FetchedChunks()-start, j.written.Load() }()
 	o.Begin("comparing", o.toCompare(r))
