@@ -121,7 +121,7 @@ func (a *app) prepare(args []string) (help string, command command, env *Env, er
 	if err != nil {
 		return "", nil, nil, err
 	}
-	env, err = a.newEnv(global, conf, command.needsDestination())
+	env, err = a.newEnv(global, conf, command.needs())
 	return "", command, env, err
 }
 

@@ -84,6 +84,10 @@ var wrong = map[string]string{
 	"backup|--dest=file:/d":                                                         "backup: no source given",
 	"backup|--dest=file:/d|work":                                                    `"work" is no source`,
 	"backup|--dest=file:/d|file:/a/x|file:/b/x":                                     `both make a volume called "x"`,
+	"backup|--dest=file:/d|file:/a|x=file:/b/../a":                                  `are one volume`,
+	"backup|--dest=file:/d|lvm:vg/lv|b=lvm:vg/lv":                                   `are one volume`,
+	"backup|--dest=file:/d|lvm:vg/pool/lv":                                          `a logical volume is written lvm:VG/LV`,
+	"backup|--dest=file:/d|file:/a|--pool-reserve=51":                               `backup: --pool-reserve "51": a percentage is a whole number from 0 to 50`,
 	"backup|--dest=file:/d|file:/a|--tag=,text":                                     "--tag: tag name is empty",
 	"backup|--dest=file:/d|file:/a|--tag=a|--tag=a,b":                               `--tag: the tag "a" is given twice`,
 	"backup|--dest=file:/d|file:/a|--tag=1|--tag=2|--tag=3|--tag=4|--tag=5|--tag=6": "at most 5 tags, not 6",
@@ -167,7 +171,7 @@ func TestHelp(t *testing.T) {
 			}
 		}
 	}
-	if got, want := len(tree.parser.Commands()), len(tree.commands); got != want || got != 7 {
+	if got, want := len(tree.parser.Commands()), len(tree.commands); got != want || got != 11 {
 		t.Errorf("%d commands are offered, %d can be run", got, want)
 	}
 }
@@ -241,7 +245,7 @@ func TestCommandOptions(t *testing.T) {
 		t.Errorf("init: %+v", o)
 	}
 	_, c, _ = prepared(t, append(base, "backup", "a=file:/x/y", "--tag=weekly,of, course", "file:/x/z=1", "--tag", "b", "--verify")...)
-	if o := c.(*backupCommand); fmt.Sprint(o.sources) != "[{a /x/y} {z=1 /x/z=1}]" || !o.Verify || o.Compression != compressionUnset ||
+	if o := c.(*backupCommand); fmt.Sprint(o.sources) != "[{a file:/x/y} {z=1 file:/x/z=1}]" || !o.Verify || o.Compression != compressionUnset ||
 		fmt.Sprint(o.tags) != "[{weekly of, course} {b }]" {
 		t.Errorf("backup: %+v", o)
 	}
@@ -288,22 +292,26 @@ func TestDirectories(t *testing.T) {
 func TestParseSource(t *testing.T) {
 	long := strings.Repeat("n", format.MaxName)
 	for word, want := range map[string]Source{
-		"file:/a/b.img":     {"b.img", "/a/b.img"},
-		"file:/a/b=c":       {"b=c", "/a/b=c"},
-		"x=file:/a/b":       {"x", "/a/b"},
-		"x=file:/a/b=c":     {"x", "/a/b=c"},
-		"x y=file:/dev/sda": {"x y", "/dev/sda"},
-		"größe=file:/a":     {"größe", "/a"},
-		"file:/a//b/../c/":  {"c", "/a/c"},
-		long + "=file:/a":   {long, "/a"},
-		"file:/a/" + long:   {long, "/a/" + long},
+		"file:/a/b.img":     {"b.img", "file:/a/b.img"},
+		"file:/a/b=c":       {"b=c", "file:/a/b=c"},
+		"x=file:/a/b":       {"x", "file:/a/b"},
+		"x=file:/a/b=c":     {"x", "file:/a/b=c"},
+		"x y=file:/dev/sda": {"x y", "file:/dev/sda"},
+		"größe=file:/a":     {"größe", "file:/a"},
+		"file:/a//b/../c/":  {"c", "file:/a/c"},
+		long + "=file:/a":   {long, "file:/a"},
+		"file:/a/" + long:   {long, "file:/a/" + long},
+		"lvm:vg/lv":         {"vg/lv", "lvm:vg/lv"},
+		"x=lvm:vg/l+v.1-_":  {"x", "lvm:vg/l+v.1-_"},
 	} {
 		if got, err := ParseSource(word); err != nil || got != want {
 			t.Errorf("%q: %+v, %v; want %+v", word, got, err, want)
 		}
 	}
 	for word, part := range map[string]string{
-		"": "is no source", "x": "is no source", "/a/b": "is no source", "x=": "is no source", "lvm:VG/LV": "is no source",
+		"": "is no source", "x": "is no source", "/a/b": "is no source", "x=": "is no source", "LVM:VG/LV": "is no source",
+		"lvm:": "written lvm:VG/LV", "lvm:vg": "written lvm:VG/LV", "lvm:vg/pool/lv": "written lvm:VG/LV", "lvm:/dev/vg/lv": "written lvm:VG/LV",
+		"lvm:vg/": "can't be the name", "lvm:/lv": "can't be the name", "lvm:-v/l": "can't be the name", "lvm:v/..": "can't be the name", "lvm:v/a b": "can't be the name",
 		"x=y=file:/a": "is no source", "a/b=file:/x": "is no source", "File:/a": "is no source",
 		"file:": "has no path", "x=file:": "has no path", "=file:/a": "is empty", "file:/": "root directory",
 		"file:/a\x00b": "zero byte", "a\nb=file:/x": "control character", "\xff=file:/x": "UTF-8", "file:/a/\x1b": "control character",
@@ -318,7 +326,7 @@ func TestParseSource(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := ParseSource("file:rel.img"); err != nil || got.Path != filepath.Join(cwd, "rel.img") || got.Name != "rel.img" {
+	if got, err := ParseSource("file:rel.img"); err != nil || got.Location != "file:"+filepath.Join(cwd, "rel.img") || got.Name != "rel.img" {
 		t.Errorf("a relative path: %+v, %v", got, err)
 	}
 }

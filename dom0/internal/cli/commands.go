@@ -15,8 +15,8 @@ import (
 type command interface {
 	validate(c check) error
 	run(ctx context.Context, env *Env) error
-	// needsDestination says that the command is about an archive.
-	needsDestination() bool
+	// needs says what the command can't do without.
+	needs() need
 	// afterInterrupt is the hint after an interruption.
 	afterInterrupt() string
 }
@@ -39,10 +39,21 @@ func (c check) session(word string) (*when.Session, error) {
 	return &s, nil
 }
 
+// need is what a command can't do without.
+type need int
+
+const (
+	needNothing need = iota
+	// needState is this host's directories.
+	needState
+	// needArchive is these and a destination.
+	needArchive
+)
+
 // aboutArchive is embedded in commands that need an archive and leave nothing undone when interrupted.
 type aboutArchive struct{}
 
-func (aboutArchive) needsDestination() bool { return true }
+func (aboutArchive) needs() need            { return needArchive }
 func (aboutArchive) afterInterrupt() string { return "nothing was changed; run it again when you like" }
 
 type initCommand struct {
@@ -64,8 +75,10 @@ type backupCommand struct {
 	Tags        []string    `long:"tag" value-name:"NAME[,TEXT]" no-ini:"true" unquote:"false" description:"mark the session; up to 5 times"`
 	Verify      bool        `long:"verify" description:"read back what was sent before the session counts"`
 	Compression compression `long:"compression" value-name:"HOW" description:"zstd:N, N from 1 to 19, or none; without it as chosen at init"`
+	DryRun      bool        `long:"dry-run" no-ini:"true" description:"only say how much would be read, and how much sent at most"`
+	Rescan      bool        `long:"rescan" no-ini:"true" description:"read everything, whatever the storage says of it"`
 	Args        struct {
-		Sources []string `positional-arg-name:"SOURCE" description:"a file or block device: [NAME=]file:/path"`
+		Sources []string `positional-arg-name:"SOURCE" description:"a file, block device or logical volume: [NAME=]file:/path or [NAME=]lvm:VG/LV"`
 	} `positional-args:"yes"`
 
 	sources []Source
@@ -76,7 +89,13 @@ func (o *backupCommand) validate(check) (err error) {
 	if o.tags, err = parseTags(o.Tags); err != nil {
 		return err
 	}
-	o.sources, err = parseSources(o.Args.Sources)
+	if len(o.Args.Sources) == 0 {
+		return exit.UsageHint(sourceHint, "backup: no source given")
+	}
+	if o.DryRun && len(o.Tags) > 0 {
+		return exit.Usagef("backup: --dry-run makes no session to tag")
+	}
+	o.sources, err = parseSources("backup", o.Args.Sources)
 	return err
 }
 
@@ -90,7 +109,7 @@ type restoreCommand struct {
 	aboutArchive
 	All     bool   `long:"all" no-ini:"true" description:"every volume, as of the session or in its latest"`
 	Session string `long:"session" value-name:"SESSION" no-ini:"true" unquote:"false" description:"which session, by default the latest that has the volume: an id's beginning, #N, ^tag, or a time"`
-	To      string `long:"to" value-name:"PATH" no-ini:"true" unquote:"false" description:"the file, device or directory to write to; of several volumes, a directory"`
+	To      string `long:"to" value-name:"PATH" no-ini:"true" unquote:"false" description:"the file, device or directory to write to, lvm:VG/LV, or lvm:VG/POOL/LV for a new thin volume; of several volumes, a directory"`
 	InPlace bool   `long:"in-place" no-ini:"true" description:"write only what differs into the file or device that is there"`
 	Sparse  bool   `long:"sparse" no-ini:"true" description:"the same as --in-place"`
 	Salvage bool   `long:"salvage" no-ini:"true" description:"write what is whole where data is damaged"`
@@ -100,7 +119,9 @@ type restoreCommand struct {
 	} `positional-args:"yes"`
 
 	session *when.Session
-	to      string
+	// to is absolute; it is empty if lv is set.
+	to string
+	lv *lvTarget
 }
 
 func (o *restoreCommand) validate(c check) (err error) {
@@ -116,19 +137,29 @@ func (o *restoreCommand) validate(c check) (err error) {
 	if err := checkNames("restore", o.Args.Names); err != nil {
 		return err
 	}
+	o.InPlace = o.InPlace || o.Sparse
+	return o.validateTarget()
+}
+
+func (o *restoreCommand) validateTarget() (err error) {
 	if o.To == "" {
 		return exit.UsageHint("name a file, a device or a directory with --to", "restore: --to is missing")
 	}
-	if o.to, err = absolute("to", o.To); err != nil {
+	if o.lv, err = parseLVTarget(o.To); err != nil {
 		return err
 	}
-	if o.several() {
-		// A path that isn't there yet is told apart when the directory is made or used.
-		if info, err := os.Stat(o.to); err == nil && !info.IsDir() {
-			return exit.Usagef("restore: --to %q has to be a directory, because several volumes are named", o.To)
+	isDir := false
+	if o.lv == nil {
+		if o.to, err = absolute("to", o.To); err != nil {
+			return err
 		}
+		// A path that isn't there yet is told apart when the directory is made or used.
+		info, err := os.Stat(o.to)
+		isDir = err != nil || info.IsDir()
 	}
-	o.InPlace = o.InPlace || o.Sparse
+	if o.several() && !isDir {
+		return exit.Usagef("restore: --to %q has to be a directory, because several volumes are named", o.To)
+	}
 	return nil
 }
 
@@ -198,6 +229,6 @@ func (o *checkCommand) run(ctx context.Context, env *Env) error { return runChec
 type versionCommand struct{}
 
 func (o *versionCommand) validate(check) error                    { return nil }
-func (o *versionCommand) needsDestination() bool                  { return false }
+func (o *versionCommand) needs() need                             { return needNothing }
 func (o *versionCommand) afterInterrupt() string                  { return "" }
 func (o *versionCommand) run(ctx context.Context, env *Env) error { return runVersion(ctx, env) }

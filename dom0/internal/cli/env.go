@@ -2,9 +2,11 @@ package cli
 
 import (
 	"errors"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,8 +25,12 @@ type Env struct {
 	UI *ui.UI
 	// Dest is where the archive is; the zero Destination for a command that needs none.
 	Dest store.Destination
-	// StateDir and CacheDir are absolute; they may not exist yet.
+	// StateDir and CacheDir are absolute; they may not exist yet. They are empty for a command that needs neither.
 	StateDir, CacheDir string
+	// Reserve is what snapshots have to leave free of their pool, in percent.
+	Reserve int
+	// archives are the names that the configuration has for destinations.
+	archives map[string]string
 	// Secret is where the passphrase or key comes from. Nothing was read yet.
 	Secret secret.Source
 	// The switches of the same names.
@@ -36,25 +42,38 @@ type Env struct {
 	Version string
 }
 
-func (a *app) newEnv(g *globalOptions, conf *config.Config, needsDestination bool) (*Env, error) {
+func (a *app) newEnv(g *globalOptions, conf *config.Config, n need) (*Env, error) {
 	env := &Env{
 		UI: a.ui, Secret: g.secret(),
 		Wait: g.Wait, AllowRollback: g.AllowRollback, Adopt: g.Adopt, Unattended: g.Unattended,
-		Now: a.now, Zone: a.zone, Version: a.version,
+		Now: a.now, Zone: a.zone, Version: a.version, Reserve: int(g.PoolReserve), archives: archiveNames(conf),
 	}
 	env.Secret.Prompt, env.Secret.Warn = a.ui.ReadSecret, a.ui.Warn
-	if !needsDestination {
+	if n == needNothing {
 		return env, nil
 	}
 	var err error
-	if env.Dest, err = destination(g.Dest, conf); err != nil {
-		return nil, err
+	if n == needArchive {
+		if env.Dest, err = destination(g.Dest, conf); err != nil {
+			return nil, err
+		}
 	}
 	if env.StateDir, err = directory("state-dir", g.StateDir, "/var/lib/pinion", "XDG_STATE_HOME", ".local/state"); err != nil {
 		return nil, err
 	}
 	env.CacheDir, err = directory("cache-dir", g.CacheDir, "/var/cache/pinion", "XDG_CACHE_HOME", ".cache")
 	return env, err
+}
+
+// archiveNames maps destinations to what the configuration calls them.
+func archiveNames(conf *config.Config) map[string]string {
+	names := map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(conf.Archives)) {
+		if d, err := store.ParseDestination(conf.Archives[name].Dest.Value); err == nil {
+			names[d.String()] = name
+		}
+	}
+	return names
 }
 
 // destination reads --dest, a URL or the name of an archive in the configuration.

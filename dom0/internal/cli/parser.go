@@ -61,12 +61,18 @@ func newTree() (*tree, error) {
 		{"init", "Make a new archive", "Makes a new archive at the destination. There is no way to read an archive whose passphrase is lost.\n\n" +
 			"Of --compression, zstd:1 and 2 are the fastest, 3 to 5 smaller, 6 to 9 smaller and slow, 10 to 19 the smallest and slowest; " +
 			"chunks that don't shrink are stored as they are.", &initCommand{}},
-		{"backup", "Back up volumes", "Saves files and block devices as one session. What the archive holds already is not sent.", &backupCommand{}},
+		{"backup", "Back up volumes", "Saves files, block devices and logical volumes as one session. Where the storage tells what changed, only that is read; what the archive holds already is not sent.", &backupCommand{}},
 		{"restore", "Write volumes back", "Writes volumes of a session to files or devices. A file that is there is replaced when " +
 			"the new one is whole, without a question.", &restoreCommand{}},
 		{"list", "Show sessions and volumes", "Shows what an archive holds.", &listCommand{}},
 		{"verify", "Read data back and authenticate it", "Reads all data of a session back, as a restore does, and writes nothing.", &verifyCommand{}},
 		{"check", "Check the structure of an archive", "Checks all that ties an archive together, and lists all damage that it finds.", &checkCommand{}},
+		{"monitor", "Keep base snapshots young", "Replaces the base snapshots of volumes with new ones and notes what changed in between, so that old ones hold no room. " +
+			"It reads no volume and needs no archive.", &monitorCommand{}},
+		{"status", "Show what is tracked", "Shows, for each volume that was backed up from here, the last session, what changed since, and the room that its base snapshot holds. " +
+			"It needs no archive.", &statusCommand{}},
+		{"diff", "Show what changed since a session", "Shows which parts of a volume may differ from its last session, as its storage tells; with --full, which do.", &diffCommand{}},
+		{"forget-local", "Drop base snapshots", "Drops base snapshots of volumes, and what is known of changes. Nothing is lost but speed: the next backup reads these volumes whole.", &forgetCommand{}},
 		{"version", "Show versions", "Shows the versions of the program, the protocol and the archive format.", &versionCommand{}},
 	} {
 		if _, err := t.parser.AddCommand(c.name, c.short, c.long+"\n\n"+statuses, c.command); err != nil {

@@ -8,7 +8,7 @@ import (
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/backup"
 	"pinion/dom0/internal/exit"
-	"pinion/dom0/internal/source"
+	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/tracker"
 	"pinion/dom0/internal/ui"
 	"pinion/protocol"
@@ -24,21 +24,37 @@ type backupJSON struct {
 	LimitedBy  string             `json:"limited_by"` // source, cores or store
 }
 
+// dryRunJSON is the document of "pinion backup --dry-run --json".
+type dryRunJSON struct {
+	Volumes []dryVolumeJSON `json:"volumes"`
+	Failed  []failedJSON    `json:"failed"`
+	// ReadBytes is exact; SendBytesAtMost is what would be sent if the archive had nothing of what is read.
+	ReadBytes       int64   `json:"read_bytes"`
+	SendBytesAtMost int64   `json:"send_bytes_at_most"`
+	KDFSeconds      float64 `json:"kdf_seconds"`
+}
+
 type sessionIDJSON struct {
 	ID   string `json:"id"`
 	Seq  uint64 `json:"seq"`
 	Time string `json:"time"`
 }
 
-type backupVolumeJSON struct {
+// dryVolumeJSON is what is known of a volume before it is read.
+type dryVolumeJSON struct {
 	Name         string `json:"name"`
 	Size         int64  `json:"size"`
 	Mode         string `json:"mode"`
+	Why          string `json:"why"` // why all of it is read
 	Live         bool   `json:"live"`
 	ReadBytes    int64  `json:"read_bytes"`
 	ChangedBytes int64  `json:"changed_bytes"`
-	NewChunks    uint64 `json:"new_chunks"`
-	StoredBytes  int64  `json:"stored_bytes"`
+}
+
+type backupVolumeJSON struct {
+	dryVolumeJSON
+	NewChunks   uint64 `json:"new_chunks"`
+	StoredBytes int64  `json:"stored_bytes"`
 }
 
 type failedJSON struct {
@@ -46,83 +62,228 @@ type failedJSON struct {
 	Message string `json:"message"`
 }
 
+// backingUp is one run of the command.
+type backingUp struct {
+	env     *Env
+	o       *backupCommand
+	sources []backup.Source
+	failed  []backup.Failed // sources that there are none of
+	// plain are sources whose storage was never seen to tell what changed: that all of them is read goes without saying.
+	plain map[string]bool
+}
+
 func runBackup(ctx context.Context, env *Env, o *backupCommand) error {
-	a, err := env.open(ctx, protocol.LockAppend)
+	b := &backingUp{env: env, o: o, plain: map[string]bool{}}
+	dir, err := env.trackers()
+	if err != nil {
+		return err
+	}
+	if err := b.find(ctx, dir); err != nil {
+		return err
+	}
+	if len(b.sources) == 0 {
+		return b.nothing(0)
+	}
+	lock := protocol.LockAppend
+	if o.DryRun {
+		lock = protocol.LockRead
+	}
+	a, err := env.open(ctx, lock)
 	if err != nil {
 		return err
 	}
 	defer a.Close()
-	options := backupOptions(env, a, o)
 	m := &meter{ui: env.UI}
 	defer m.stop()
-	options.Begin = func(name string, size int64) { m.begin("backing up "+ui.Quote(name), size) }
-	options.Bytes = m.add
-	options.Phase = func(text string) { m.begin(text, 0) }
-	if options.Tracker, err = tracker.Open(env.StateDir); err != nil {
-		return err
+	options := b.options(a, dir, m)
+	if o.DryRun {
+		return b.dryRun(ctx, a, options)
 	}
-	var sources []backup.Source
-	for _, s := range o.sources {
-		sources = append(sources, backup.Source{Name: s.Name, Source: &source.Source{
-			Locator: "file:" + s.Path, Path: s.Path, Kind: source.Plain, Why: "it was not asked",
-		}})
-	}
-	res, err := backup.Run(ctx, a, sources, options)
+	res, err := backup.Run(ctx, a, b.sources, options)
 	if err == nil {
 		m.done()
 	}
 	m.stop()
-	for _, f := range res.Failed {
-		env.UI.PartFailed("%s: %v", ui.Quote(f.Name), f.Err)
+	if res.Warning != nil {
+		env.UI.Warn("%s", oneLine(res.Warning))
 	}
-	if errors.Is(err, backup.ErrNothing) && len(res.Failed) == 1 {
-		return exit.With(exit.Failed, fmt.Errorf("no session was made: %w", err), "")
+	if res.Untracked != nil {
+		env.UI.Warn("the session is whole, but the next one will read as much again: %s", oneLine(res.Untracked))
+	}
+	b.fail(res.Failed)
+	if errors.Is(err, backup.ErrNothing) {
+		return b.nothing(a.Store().Sent())
 	}
 	if err != nil {
 		return err
 	}
-	return reportBackup(env, a, res)
+	return b.report(a, res)
 }
 
-func backupOptions(env *Env, a *archive.Archive, o *backupCommand) backup.Options {
-	options := backup.Options{Compression: a.Root().Params.Compression, Tags: o.tags, Verify: o.Verify, Now: env.Now().In(env.Zone)}
-	if o.Compression != compressionUnset {
-		options.Compression = o.Compression.params()
+// find finds the sources; those that are none are left out.
+func (b *backingUp) find(ctx context.Context, dir *tracker.Dir) error {
+	found, err := b.env.findSources(ctx, b.o.sources)
+	if err != nil {
+		return err
 	}
-	return options
+	tracked := map[string]bool{}
+	known, _ := dir.List(ctx) // what is wrong with others is no concern of this run
+	for _, t := range known {
+		tracked[t.Locator] = t.Base != nil
+	}
+	var none []backup.Failed
+	for _, f := range found {
+		if f.err != nil {
+			none = append(none, backup.Failed{Name: f.Name, Err: f.err})
+			continue
+		}
+		b.sources = append(b.sources, backup.Source{Name: f.Name, Source: f.found})
+		b.plain[f.Name] = !f.found.Kind.Tracks() && !tracked[f.found.Locator]
+	}
+	b.fail(none)
+	return nil
 }
 
-// reportBackup says what a session holds, and ends with Partial if a source is not in it.
-func reportBackup(env *Env, a *archive.Archive, res *backup.Result) error {
+// fail tells of sources that are left out.
+func (b *backingUp) fail(failed []backup.Failed) {
+	for _, f := range failed {
+		b.env.UI.PartFailed("%s: %s", ui.Quote(f.Name), oneLine(f.Err))
+	}
+	b.failed = append(b.failed, failed...)
+}
+
+func (b *backingUp) failedJSON() []failedJSON {
+	failed := []failedJSON{}
+	for _, f := range b.failed {
+		failed = append(failed, failedJSON{f.Name, oneLine(f.Err)})
+	}
+	return failed
+}
+
+// nothing is the end of a run without a session.
+func (b *backingUp) nothing(sent int64) error {
+	var doc any = backupJSON{Volumes: []backupVolumeJSON{}, Failed: b.failedJSON(), SentBytes: sent}
+	if b.o.DryRun {
+		doc = dryRunJSON{Volumes: []dryVolumeJSON{}, Failed: b.failedJSON()}
+	}
+	if err := b.env.UI.Result(doc); err != nil {
+		return err
+	}
+	if b.o.DryRun {
+		return exit.With(exit.Failed, backup.ErrNothing, "")
+	}
+	return exit.With(exit.Failed, fmt.Errorf("no session was made: %w", backup.ErrNothing), "")
+}
+
+// partly is the end of a run that left sources out.
+func (b *backingUp) partly(done int) error {
+	n := len(b.failed)
+	if n == 0 {
+		return nil
+	}
+	what := "are not in the session"
+	if b.o.DryRun {
+		what = "can't be read"
+	}
+	return exit.With(exit.Partial, fmt.Errorf("%d of %d volumes %s", n, n+done, what), "")
+}
+
+func (b *backingUp) options(a *archive.Archive, dir *tracker.Dir, m *meter) backup.Options {
+	o := backup.Options{
+		Tracker: dir, Rescan: b.o.Rescan, Compression: a.Root().Params.Compression, Tags: b.o.tags, Verify: b.o.Verify,
+		Now:   b.env.Now().In(b.env.Zone),
+		Begin: func(name string, size int64) { m.begin("backing up "+ui.Quote(name), size) },
+		Bytes: m.add,
+		Phase: func(text string) { m.begin(text, 0) },
+	}
+	if b.o.Compression != compressionUnset {
+		o.Compression = b.o.Compression.params()
+	}
+	return o
+}
+
+// explain says why all of a volume was read, where that was not to be expected.
+func (b *backingUp) explain(v *backup.Volume) {
+	if v.Mode != format.ModeScan || v.Why == "" {
+		return
+	}
+	say := b.env.UI.Notice
+	if b.plain[v.Name] || b.o.Rescan {
+		say = b.env.UI.Detail
+	}
+	say("%s: scanned: %s", ui.Quote(v.Name), v.Why)
+}
+
+func dryDocument(v *backup.Volume) dryVolumeJSON {
+	return dryVolumeJSON{
+		Name: v.Name, Size: v.Size, Mode: v.Mode.String(), Why: v.Why, Live: v.Live, ReadBytes: v.Read, ChangedBytes: v.Changed,
+	}
+}
+
+// report says what a session holds, and ends with Partial if a source is not in it.
+func (b *backingUp) report(a *archive.Archive, res *backup.Result) error {
 	s := res.Session
 	doc := backupJSON{
 		Session: &sessionIDJSON{s.ID.String(), s.Seq, jsonTime(s.Time)},
-		Volumes: []backupVolumeJSON{}, Failed: []failedJSON{},
+		Volumes: []backupVolumeJSON{}, Failed: b.failedJSON(),
 		SentBytes: a.Store().Sent(), KDFSeconds: a.KDFTime().Seconds(), LimitedBy: res.Limit.Stage,
 	}
 	var rows [][]string
-	for _, v := range res.Volumes {
-		doc.Volumes = append(doc.Volumes, backupVolumeJSON{
-			Name: v.Name, Size: v.Size, Mode: v.Mode.String(), Live: v.Live, ReadBytes: v.Read,
-			ChangedBytes: v.Changed, NewChunks: v.NewChunks, StoredBytes: v.Stored,
+	for i := range res.Volumes {
+		v := &res.Volumes[i]
+		b.explain(v)
+		doc.Volumes = append(doc.Volumes, backupVolumeJSON{dryDocument(v), v.NewChunks, v.Stored})
+		rows = append(rows, []string{
+			ui.Quote(v.Name), ui.Bytes(v.Size), v.Mode.String(), ui.Bytes(v.Read), fmt.Sprint(v.NewChunks), ui.Bytes(v.Stored),
 		})
-		rows = append(rows, []string{ui.Quote(v.Name), ui.Bytes(v.Size), ui.Bytes(v.Read), fmt.Sprint(v.NewChunks), ui.Bytes(v.Stored)})
 	}
-	for _, f := range res.Failed {
-		doc.Failed = append(doc.Failed, failedJSON{f.Name, f.Err.Error()})
+	if !b.env.UI.Quiet() {
+		b.env.UI.Printf("Session #%d (%s), %s sent:", s.Seq, s.ID.String()[:8], ui.Bytes(doc.SentBytes))
+		b.env.UI.Table([]string{"VOLUME", "SIZE", "MODE", "READ", "NEW CHUNKS", "STORED"}, rows)
 	}
-	if !env.UI.Quiet() {
-		env.UI.Printf("Session #%d (%s), %s sent:", s.Seq, s.ID.String()[:8], ui.Bytes(doc.SentBytes))
-		env.UI.Table([]string{"VOLUME", "SIZE", "READ", "NEW CHUNKS", "STORED"}, rows)
-	}
-	env.UI.Detail("%s", res.Limit)
-	if err := env.UI.Result(doc); err != nil {
+	b.env.UI.Detail("%s", res.Limit)
+	if err := b.env.UI.Result(doc); err != nil {
 		return err
 	}
-	if n := len(res.Failed); n > 0 {
-		return exit.With(exit.Partial, fmt.Errorf("%d of %d volumes are not in the session", n, n+len(res.Volumes)), "")
+	return b.partly(len(res.Volumes))
+}
+
+// dryRun says what a backup would do.
+func (b *backingUp) dryRun(ctx context.Context, a *archive.Archive, options backup.Options) error {
+	f, err := backup.DryRun(ctx, a, b.sources, options)
+	if err != nil {
+		return err
 	}
-	return nil
+	if f.Warning != nil {
+		b.env.UI.Warn("%s", oneLine(f.Warning))
+	}
+	b.fail(f.Failed)
+	if len(f.Volumes) == 0 {
+		return b.nothing(0)
+	}
+	doc := dryRunJSON{Volumes: []dryVolumeJSON{}, Failed: b.failedJSON(), SendBytesAtMost: f.Sent, KDFSeconds: a.KDFTime().Seconds()}
+	var rows [][]string
+	for i := range f.Volumes {
+		v := &f.Volumes[i]
+		b.explain(v)
+		doc.Volumes = append(doc.Volumes, dryDocument(v))
+		doc.ReadBytes += v.Read
+		rows = append(rows, []string{ui.Quote(v.Name), ui.Bytes(v.Size), v.Mode.String(), ui.Bytes(v.Read)})
+	}
+	b.env.UI.Table([]string{"VOLUME", "SIZE", "MODE", "READ"}, rows)
+	b.env.UI.Printf("A backup would read %s and send at most %s.", bytesExactly(doc.ReadBytes), bytesExactly(f.Sent))
+	if err := b.env.UI.Result(doc); err != nil {
+		return err
+	}
+	return b.partly(len(f.Volumes))
+}
+
+// bytesExactly is a number of bytes, and in words.
+func bytesExactly(n int64) string {
+	if n < 1024 {
+		return ui.Bytes(n)
+	}
+	return fmt.Sprintf("%d bytes (%s)", n, ui.Bytes(n))
 }
 
 // meter shows one phase of a command after the other.

@@ -105,6 +105,7 @@ type restoreJob struct {
 	entry  *format.SessionEntry
 	record *format.VolumeRecord
 	path   string
+	newLV  *lvTarget // a thin volume to make; path is what it will have
 	device bool
 	exists bool  // as a regular file
 	need   int64 // bytes of room, beside what is there; none on a device
@@ -118,7 +119,7 @@ func (r *restoring) plan(ctx context.Context) ([]restoreJob, error) {
 	if err != nil {
 		return nil, err
 	}
-	makeDir := r.o.several() && !isDir
+	makeDir := r.o.several() && !isDir // --to is no logical volume then
 	var jobs []restoreJob
 	for _, name := range names {
 		i, v, err := r.c.findVolume(name, r.o.session)
@@ -130,7 +131,12 @@ func (r *restoring) plan(ctx context.Context) ([]restoreJob, error) {
 			return nil, err
 		}
 		j := restoreJob{name: name, entry: &r.c.entries[i], record: record, path: r.o.to}
-		if isDir || makeDir {
+		switch {
+		case r.o.lv != nil:
+			if err := j.findLV(ctx, r.o.lv); err != nil {
+				return nil, err
+			}
+		case isDir || makeDir:
 			j.path = filepath.Join(r.o.to, fileName(name))
 		}
 		j.inspect(r.o)
@@ -199,6 +205,9 @@ func fileName(volume string) string {
 
 // inspect looks at what is at the target, and how much room the volume needs beside that.
 func (j *restoreJob) inspect(o *restoreCommand) {
+	if j.newLV != nil {
+		return
+	}
 	info, err := os.Stat(j.path)
 	if err == nil {
 		j.device, j.exists = source.IsDevice(info.Mode()), info.Mode().IsRegular()
@@ -261,26 +270,28 @@ func fileSystem(path string) (uint64, error) {
 
 // one restores a volume.
 func (r *restoring) one(ctx context.Context, j restoreJob) (err error) {
-	t, existing, err := r.openTarget(ctx, j)
+	t, err := r.openTarget(ctx, j)
 	if err != nil {
 		return err
 	}
 	defer t.Abort()
 	defer context.AfterFunc(ctx, t.Stop)()
 	opts := restore.Options{
-		Salvage: r.o.Salvage, Bytes: r.meter.add,
+		Salvage: r.o.Salvage, Bytes: r.meter.add, Beside: t.beside,
 		Begin: func(phase string, total int64) { r.meter.begin(phase+" "+ui.Quote(j.name), total) },
 	}
 	run := restore.Fresh
-	if existing {
+	if t.existing {
 		run = restore.Existing
 	}
-	res, err := run(ctx, r.a, j.name, j.entry.Seq, j.record, t, opts)
+	res, err := run(ctx, r.a, j.name, j.entry.Seq, j.record, t.Target, opts)
 	if err == nil {
 		err = t.Commit()
 	}
 	if err != nil {
-		if t.Touched() {
+		if t.made != nil {
+			err = r.unmake(ctx, t, err)
+		} else if t.Touched() {
 			r.env.UI.Warn("%s is unfinished: it holds neither what it held nor %s", t.Path(), ui.Quote(j.name))
 		}
 		return fmt.Errorf("restore %s: %w", ui.Quote(j.name), err)
@@ -298,36 +309,4 @@ func (r *restoring) one(ctx context.Context, j restoreJob) (err error) {
 	r.doc.Damage = append(r.doc.Damage, ranges...)
 	printDamage(r.env, ranges, more)
 	return exit.With(exit.Damaged, fmt.Errorf("%s: %s could not be restored", ui.Quote(j.name), count(len(ranges)+more, "range")), "")
-}
-
-// openTarget opens where the volume goes; existing says that it has content to bring up to date.
-func (r *restoring) openTarget(ctx context.Context, j restoreJob) (t *target.Target, existing bool, err error) {
-	switch {
-	case j.device:
-		if err := r.mayOverwrite(ctx, j); err != nil {
-			return nil, false, err
-		}
-		t, err = target.OpenDevice(j.path, j.record.Size)
-		return t, true, err
-	case j.exists && r.o.InPlace:
-		t, err = target.OpenInPlace(j.path, j.record.Size)
-		return t, true, err
-	}
-	t, err = target.Create(j.path, j.record.Size)
-	return t, false, err
-}
-
-// mayOverwrite asks before a device is written to.
-func (r *restoring) mayOverwrite(ctx context.Context, j restoreJob) error {
-	if r.o.Yes {
-		return nil
-	}
-	yes, err := r.env.UI.Confirm(ctx, fmt.Sprintf("Overwrite the device %s with %s of session #%d?", j.path, ui.Quote(j.name), j.entry.Seq))
-	if err != nil {
-		return err
-	}
-	if !yes {
-		return exit.With(exit.Failed, fmt.Errorf("the device %s was not overwritten", j.path), "--yes overwrites it without a question")
-	}
-	return nil
 }

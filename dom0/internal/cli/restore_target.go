@@ -1,0 +1,106 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"pinion/dom0/internal/exit"
+	"pinion/dom0/internal/source/lvm"
+	"pinion/dom0/internal/target"
+	"pinion/dom0/internal/ui"
+)
+
+// restoreTarget is an open target, and how it has to be restored to.
+type restoreTarget struct {
+	*target.Target
+	// existing says that it has content to bring up to date.
+	existing bool
+	// beside is how far from what is written it may hold anything.
+	beside int64
+	// made is the logical volume that was made for it, and that goes if the restore fails.
+	made *lvm.Volume
+}
+
+// findLV finds the device of a logical volume, or remembers to make one.
+func (j *restoreJob) findLV(ctx context.Context, to *lvTarget) error {
+	v, err := lvm.Find(ctx, to.vg, to.lv)
+	switch {
+	case to.pool != "" && err == nil:
+		return exit.With(exit.Failed, fmt.Errorf("restore %s: %s is there already", ui.Quote(j.name), v.FullName()),
+			"--to lvm:"+v.FullName()+" writes over it")
+	case to.pool != "" && errors.Is(err, lvm.ErrNotFound):
+		j.newLV = to
+		return nil
+	case errors.Is(err, lvm.ErrNotFound):
+		return exit.With(exit.Failed, fmt.Errorf("restore %s: %w", ui.Quote(j.name), err), "--to lvm:VG/POOL/LV makes a new thin volume")
+	case err != nil:
+		return err
+	case v.Path == "" || !v.Active:
+		return exit.With(exit.Failed, fmt.Errorf("restore %s: %s is not active", ui.Quote(j.name), v.FullName()), "lvchange -ay "+v.FullName())
+	}
+	j.path = v.Path
+	return nil
+}
+
+// openTarget opens where the volume goes.
+func (r *restoring) openTarget(ctx context.Context, j restoreJob) (*restoreTarget, error) {
+	switch {
+	case j.newLV != nil:
+		return r.makeLV(ctx, j)
+	case j.device:
+		if err := r.mayOverwrite(ctx, j); err != nil {
+			return nil, err
+		}
+		t, err := target.OpenDevice(j.path, j.record.Size)
+		return &restoreTarget{Target: t, existing: true}, err
+	case j.exists && r.o.InPlace:
+		t, err := target.OpenInPlace(j.path, j.record.Size)
+		return &restoreTarget{Target: t, existing: true}, err
+	}
+	t, err := target.Create(j.path, j.record.Size)
+	return &restoreTarget{Target: t}, err
+}
+
+// makeLV makes the thin volume that is to be restored to.
+func (r *restoring) makeLV(ctx context.Context, j restoreJob) (*restoreTarget, error) {
+	v, err := lvm.CreateThin(ctx, j.newLV.vg, j.newLV.pool, j.newLV.lv, j.record.Size)
+	if err != nil {
+		return nil, fmt.Errorf("restore %s: %w", ui.Quote(j.name), err)
+	}
+	t := &restoreTarget{made: v}
+	if t.beside, err = lvm.PoolChunk(ctx, v); err == nil {
+		t.Target, err = target.OpenDevice(v.Path, j.record.Size)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("restore %s: %w", ui.Quote(j.name), r.unmake(ctx, t, err))
+	}
+	return t, nil
+}
+
+// unmake removes what makeLV has made, also after an interruption; failed is why, and a part of the error.
+func (r *restoring) unmake(ctx context.Context, t *restoreTarget, failed error) error {
+	if t.Target != nil {
+		// LVM removes no device that somebody has open.
+		_ = t.Abort()
+	}
+	if err := lvm.RemoveNew(context.WithoutCancel(ctx), t.made); err != nil {
+		return fmt.Errorf("%w; then: %w", failed, err)
+	}
+	return failed
+}
+
+// mayOverwrite asks before a device is written to.
+func (r *restoring) mayOverwrite(ctx context.Context, j restoreJob) error {
+	if r.o.Yes {
+		return nil
+	}
+	yes, err := r.env.UI.Confirm(ctx, fmt.Sprintf("Overwrite the device %s with %s of session #%d?", j.path, ui.Quote(j.name), j.entry.Seq))
+	if err != nil {
+		return err
+	}
+	if !yes {
+		return exit.With(exit.Failed, fmt.Errorf("the device %s was not overwritten", j.path), "--yes overwrites it without a question")
+	}
+	return nil
+}

@@ -1,0 +1,143 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+
+	"pinion/dom0/internal/exit"
+	"pinion/dom0/internal/state"
+	"pinion/dom0/internal/tracker"
+	"pinion/dom0/internal/ui"
+)
+
+// forgetJSON is the document of "pinion forget-local --json".
+type forgetJSON struct {
+	Volumes []forgottenJSON `json:"volumes"`
+	Failed  []failedJSON    `json:"failed"`
+}
+
+type forgottenJSON struct {
+	Source string `json:"source"`
+	// Dropped is the base snapshot that went, if any.
+	Dropped string `json:"dropped"`
+	// Archives are how many archives it was forgotten for.
+	Archives int `json:"archives"`
+}
+
+func runForget(ctx context.Context, env *Env, o *forgetCommand) error {
+	dir, err := env.trackers()
+	if err != nil {
+		return err
+	}
+	which, err := env.entriesOf(o)
+	if err != nil {
+		return err
+	}
+	list, errs := dir.List(ctx)
+	doc := forgetJSON{Volumes: []forgottenJSON{}, Failed: []failedJSON{}}
+	fail := func(name string, err error) {
+		doc.Failed = append(doc.Failed, failedJSON{name, oneLine(err)})
+		env.UI.PartFailed("%s", oneLine(err))
+	}
+	if o.All {
+		for _, err := range errs {
+			fail("", err)
+		}
+	}
+	chosen, err := env.chooseTracked(ctx, o, list)
+	if err != nil {
+		return err
+	}
+	finder := env.finder()
+	for _, t := range chosen {
+		n := 0
+		for _, e := range t.Entries {
+			if which(e) {
+				n++
+			}
+		}
+		if n == 0 && !o.All {
+			continue
+		}
+		if err := dir.Forget(ctx, finder.Locator, t.Locator, which); err != nil {
+			fail(t.Locator, err)
+			continue
+		}
+		f := forgottenJSON{Source: t.Locator, Archives: n}
+		if t.Base != nil && n == len(t.Entries) {
+			f.Dropped = t.Base.Name
+		}
+		doc.Volumes = append(doc.Volumes, f)
+		env.sayForgotten(f)
+	}
+	if len(doc.Volumes)+len(doc.Failed) == 0 {
+		env.UI.Notice("there was nothing to forget")
+	} else if len(doc.Volumes) > 0 {
+		env.UI.Notice("nothing is lost but speed: the next backup reads these volumes whole")
+	}
+	if err := env.UI.Result(doc); err != nil {
+		return err
+	}
+	return ofVolumes("forgotten", len(doc.Failed), len(doc.Failed)+len(doc.Volumes))
+}
+
+func (e *Env) sayForgotten(f forgottenJSON) {
+	if e.UI.Quiet() {
+		return
+	}
+	if f.Dropped != "" {
+		e.UI.Printf("%s: forgotten, base snapshot %s removed", ui.Quote(f.Source), ui.Quote(f.Dropped))
+		return
+	}
+	e.UI.Printf("%s: forgotten for %s", ui.Quote(f.Source), count(f.Archives, "archive"))
+}
+
+// entriesOf says which entries of a volume are meant: all, or those of the archive at the destination.
+func (e *Env) entriesOf(o *forgetCommand) (func(tracker.Entry) bool, error) {
+	if !o.Archive {
+		return func(tracker.Entry) bool { return true }, nil
+	}
+	dir, err := state.Open(e.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	pin, ok, err := dir.Pin(e.Dest.String())
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, exit.With(exit.Failed, errors.New("no archive at "+e.Dest.String()+" was ever used from here"), "pinion status shows what there is")
+	}
+	return func(x tracker.Entry) bool { return x.Key.Archive.String() == pin.Archive }, nil
+}
+
+// chooseTracked picks the volumes that are meant.
+func (e *Env) chooseTracked(ctx context.Context, o *forgetCommand, list []tracker.Tracked) ([]tracker.Tracked, error) {
+	if len(o.sources) == 0 {
+		return list, nil
+	}
+	found, err := e.findSources(ctx, o.sources)
+	if err != nil {
+		return nil, err
+	}
+	var chosen []tracker.Tracked
+	for _, f := range found {
+		locator := f.Location
+		if f.err == nil {
+			locator = f.found.Locator
+		} else if !errors.Is(f.err, fs.ErrNotExist) {
+			return nil, f.err
+		}
+		n := len(chosen)
+		for _, t := range list {
+			if t.Locator == locator {
+				chosen = append(chosen, t)
+			}
+		}
+		if len(chosen) == n {
+			e.UI.Notice("%s: nothing is known of it", ui.Quote(f.Name))
+		}
+	}
+	return chosen, nil
+}
