@@ -42,6 +42,7 @@ import (
 type Source struct {
 	Name   string // in the archive
 	Source *source.Source
+	Err    error // if Source is nil: why it was not found; it is left out
 }
 
 // Options say how to back up.
@@ -115,7 +116,7 @@ func Run(ctx context.Context, a *archive.Archive, sources []Source, o Options) (
 		return res, err
 	}
 	defer func() { err = b.abort(ctx, err) }()
-	res.Failed, res.Warning = b.failed, b.run.Warning
+	res.Failed, res.Warning = b.failed, b.warning()
 	if len(b.ready) == 0 {
 		return res, ErrNothing
 	}
@@ -128,19 +129,11 @@ func Run(ctx context.Context, a *archive.Archive, sources []Source, o Options) (
 		return res, err
 	}
 	defer p.close()
-	for _, v := range b.ready {
-		err := b.volume(ctx, p, &v)
-		var failed errSource
-		if errors.As(err, &failed) && ctx.Err() == nil {
-			res.Failed = append(res.Failed, Failed{v.Name, failed.error})
-			continue
-		}
-		if err != nil {
-			return res, fmt.Errorf("back up %s: %w", v.Name, err)
-		}
-		res.Volumes = append(res.Volumes, v)
+	res.Volumes, err = b.each(ctx, func(v *Volume) error { return b.volume(ctx, p, v) })
+	res.Failed, res.Limit = b.failed, p.busy.limit()
+	if err != nil {
+		return res, err
 	}
-	res.Limit = p.busy.limit()
 	if len(res.Volumes) == 0 {
 		return res, ErrNothing
 	}
@@ -161,6 +154,25 @@ func Run(ctx context.Context, a *archive.Archive, sources []Source, o Options) (
 	res.Session = d.Session
 	res.Untracked = b.remember(ctx, d.Session, res.Volumes)
 	return res, nil
+}
+
+// each does something with all volumes that are ready, and returns those that
+// it could be done with. A volume whose source fails joins the failed ones.
+func (b *backup) each(ctx context.Context, do func(*Volume) error) ([]Volume, error) {
+	var done []Volume
+	for _, v := range b.ready {
+		err := do(&v)
+		var failed errSource
+		switch {
+		case err == nil:
+			done = append(done, v)
+		case errors.As(err, &failed) && ctx.Err() == nil:
+			b.failed = append(b.failed, Failed{v.Name, failed.error})
+		default:
+			return done, fmt.Errorf("back up %s: %w", v.Name, err)
+		}
+	}
+	return done, nil
 }
 
 // draft makes the session of volumes, and the volume table with those that are

@@ -210,12 +210,15 @@ func TestFailedSource(t *testing.T) {
 	good := archivetest.Source("good", file(t, image("abc")))
 	missing := archivetest.Source("missing", filepath.Join(t.TempDir(), "none"))
 	dir := archivetest.Source("dir", t.TempDir())
-	res, err := run(t, p, archivetest.Options(t), missing, good, dir)
-	if err != nil || len(res.Volumes) != 1 || len(res.Failed) != 2 || len(res.Session.Volumes) != 1 {
+	lost := backup.Source{Name: "lost", Err: fs.ErrPermission}
+	res, err := run(t, p, archivetest.Options(t), missing, lost, good, dir)
+	if err != nil || len(res.Volumes) != 1 || len(res.Failed) != 3 || len(res.Session.Volumes) != 1 {
 		t.Fatalf("%+v, %v", res, err)
 	}
-	if f := res.Failed[0]; f.Name != "missing" || !errors.Is(f.Err, fs.ErrNotExist) {
-		t.Errorf("%+v", f)
+	for i, want := range []backup.Failed{{Name: "lost", Err: fs.ErrPermission}, {Name: "missing", Err: fs.ErrNotExist}} {
+		if f := res.Failed[i]; f.Name != want.Name || !errors.Is(f.Err, want.Err) {
+			t.Errorf("%+v", f)
+		}
 	}
 	if got := content(t, p, res.Session.Volumes[0]); !bytes.Equal(got, image("abc")) {
 		t.Error("the good one came back as another")
@@ -223,6 +226,10 @@ func TestFailedSource(t *testing.T) {
 	res, err = run(t, p, archivetest.Options(t), missing, dir)
 	if !errors.Is(err, backup.ErrNothing) || res.Session != nil || len(res.Failed) != 2 {
 		t.Errorf("no source at all: %+v, %v", res, err)
+	}
+	res, err = run(t, p, archivetest.Options(t), lost)
+	if !errors.Is(err, backup.ErrNothing) || res.Session != nil || len(res.Failed) != 1 {
+		t.Errorf("nothing was found: %+v, %v", res, err)
 	}
 	a := p.Open(t, protocol.LockRead)
 	if sessions, err := a.Sessions(ctx, nil); err != nil || len(sessions) != 1 {

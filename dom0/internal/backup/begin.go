@@ -19,9 +19,9 @@ type backup struct {
 	a      *archive.Archive
 	o      Options
 	table  *format.VolumeTable
-	run    *tracker.Run
-	over   bool     // the tracker knows how it ended
-	ready  []Volume // those that can be read
+	run    *tracker.Run // nil: there is no volume
+	over   bool         // the tracker knows how it ended
+	ready  []Volume     // those that can be read
 	failed []Failed
 }
 
@@ -37,6 +37,10 @@ func begin(ctx context.Context, a *archive.Archive, sources []Source, o Options)
 	if err != nil {
 		return nil, err
 	}
+	if len(requests) == 0 {
+		b.over = true
+		return b, nil
+	}
 	if b.run, err = o.Tracker.Begin(ctx, requests); err != nil {
 		return nil, err
 	}
@@ -50,6 +54,14 @@ func begin(ctx context.Context, a *archive.Archive, sources []Source, o Options)
 		b.ready = append(b.ready, v)
 	}
 	return b, nil
+}
+
+// warning is what the tracker has to say beside.
+func (b *backup) warning() error {
+	if b.run == nil {
+		return nil
+	}
+	return b.run.Warning
 }
 
 // abort has the tracker take back what it set aside, if there is no session,
@@ -80,8 +92,8 @@ func (b *backup) remember(ctx context.Context, s *format.Session, volumes []Volu
 	return nil
 }
 
-// requests says what the tracker has to make ready. A volume that is new to
-// the archive gets its id here.
+// requests says what the tracker has to make ready, and which volumes that are.
+// One that is new to the archive gets its id here.
 func (b *backup) requests(ctx context.Context, sources []Source) ([]tracker.Request, []Volume, error) {
 	branch, err := b.a.Branch()
 	if err != nil {
@@ -93,34 +105,48 @@ func (b *backup) requests(ctx context.Context, sources []Source) ([]tracker.Requ
 	}
 	var requests []tracker.Request
 	var volumes []Volume
-	for i, s := range sources {
-		v := Volume{Name: s.Name, Kind: s.Source.Kind, at: i}
+	for _, s := range sources {
+		if s.Err != nil {
+			b.failed = append(b.failed, Failed{s.Name, s.Err})
+			continue
+		}
+		v := Volume{Name: s.Name, Kind: s.Source.Kind, at: len(requests)}
 		if v.id = ids[s.Name]; v.id.IsZero() {
 			v.id, v.isNew = format.NewObjectID(), true
 		}
-		r := tracker.Request{
-			Source: s.Source, Name: s.Name, Destination: b.a.Destination().String(), Rescan: b.o.Rescan,
-			Key: tracker.Key{Archive: b.a.Root().Archive, Branch: branch, Volume: v.id},
-			Confirm: func(ctx context.Context, k tracker.Key, s tracker.Session) bool {
-				why, err := b.refuted(ctx, &s, k.Volume)
-				return why == "" && err == nil && k.Archive == b.a.Root().Archive && k.Branch == branch
-			},
+		k := tracker.Key{Archive: b.a.Root().Archive, Branch: branch, Volume: v.id}
+		paired, err := b.o.Tracker.Paired(s.Source.Locator, k)
+		if err != nil { // such as that a newer version wrote it
+			b.failed = append(b.failed, Failed{s.Name, err})
+			continue
 		}
-		paired, err := b.o.Tracker.Paired(s.Source.Locator, r.Key)
+		r, err := b.request(ctx, s, k, paired)
 		if err != nil {
 			return nil, nil, fmt.Errorf("back up %s: %w", s.Name, err)
-		}
-		if paired != nil {
-			if r.Why, err = b.refuted(ctx, paired, v.id); err != nil {
-				return nil, nil, fmt.Errorf("back up %s: %w", s.Name, err)
-			}
-			if r.Why == "" {
-				r.Since = paired
-			}
 		}
 		requests, volumes = append(requests, r), append(volumes, v)
 	}
 	return requests, volumes, nil
+}
+
+// request asks for a volume since the session that the tracker remembers, if
+// the archive still has that.
+func (b *backup) request(ctx context.Context, s Source, k tracker.Key, paired *tracker.Session) (tracker.Request, error) {
+	r := tracker.Request{
+		Source: s.Source, Name: s.Name, Destination: b.a.Destination().String(), Rescan: b.o.Rescan, Key: k,
+		Confirm: func(ctx context.Context, of tracker.Key, s tracker.Session) bool {
+			why, err := b.refuted(ctx, &s, of.Volume)
+			return why == "" && err == nil && of.Archive == k.Archive && of.Branch == k.Branch
+		},
+	}
+	if paired == nil {
+		return r, nil
+	}
+	var err error
+	if r.Why, err = b.refuted(ctx, paired, k.Volume); err == nil && r.Why == "" {
+		r.Since = paired
+	}
+	return r, err
 }
 
 // refuted says why a session that the tracker remembers is not one to compare

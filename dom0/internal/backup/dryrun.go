@@ -2,8 +2,6 @@ package backup
 
 import (
 	"context"
-	"errors"
-	"fmt"
 
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/format"
@@ -37,23 +35,18 @@ func DryRun(ctx context.Context, a *archive.Archive, sources []Source, o Options
 			f = nil
 		}
 	}()
-	f = &Forecast{Failed: b.failed, Warning: b.run.Warning}
+	f = &Forecast{Warning: b.warning()}
 	var load archive.Load
-	for _, v := range b.ready {
-		more, err := b.forecast(ctx, &v)
-		var failed errSource
-		if errors.As(err, &failed) && ctx.Err() == nil {
-			f.Failed = append(f.Failed, Failed{v.Name, failed.error})
-			continue
+	f.Volumes, err = b.each(ctx, func(v *Volume) error {
+		more, err := b.forecast(ctx, v)
+		if err == nil {
+			load.Add(more)
 		}
-		if err != nil {
-			return nil, fmt.Errorf("back up %s: %w", v.Name, err)
-		}
-		load.Add(more)
-		f.Volumes = append(f.Volumes, v)
-	}
-	if len(f.Volumes) == 0 {
-		return f, nil
+		return err
+	})
+	f.Failed = b.failed
+	if err != nil || len(f.Volumes) == 0 {
+		return f, err
 	}
 	d, err := b.draft(f.Volumes)
 	if err != nil {

@@ -25,7 +25,7 @@ type pool struct {
 	dir   string       // of the snapshots
 	read  atomic.Int64 // bytes read of all snapshots
 	claim source.Range // a range that every difference has, changed or not
-	kin   bool         // all snapshots are of clones of each other
+	kin   bool         // the snapshots that differ least are of clones
 }
 
 func newPool(dir string) *pool { return &pool{dir: dir} }
@@ -152,11 +152,22 @@ func (c comparison) Data(_ context.Context, b *source.Base, yield func(source.Ra
 
 func (c comparison) Held(context.Context, *source.Source, *source.Base) (int64, error) { return 0, nil }
 
-func (c comparison) Kin(_ context.Context, _ *source.Base, others []*source.Base) (int, error) {
-	if c.p.kin {
-		return len(others) - 1, nil
+func (c comparison) Kin(ctx context.Context, b *source.Base, others []*source.Base) (int, error) {
+	if !c.p.kin {
+		return -1, nil
 	}
-	return -1, nil
+	best, least := -1, b.Size
+	for i, o := range others {
+		differ := int64(0)
+		err := c.Diff(ctx, o, b, func(r source.Range) error { differ += r.Len(); return nil })
+		if err != nil {
+			return 0, err
+		}
+		if differ < least {
+			best, least = i, differ
+		}
+	}
+	return best, nil
 }
 
 func (c comparison) Close() error { return nil }
