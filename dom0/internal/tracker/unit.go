@@ -145,9 +145,9 @@ func (d *Dir) read(locator string) (*state, []byte, error) {
 func (u *unit) tracks() bool { return u.src != nil && u.src.Kind.Tracks() && u.pool != nil }
 
 // nextLabel returns the label of a new snapshot. Serials go up with the time,
-// so that none is used again when state is lost.
+// in microseconds, so that none is used again when state is lost.
 func (u *unit) nextLabel() source.Label {
-	u.st.Serial = max(u.st.Serial+1, uint64(max(time.Now().Unix(), 0)))
+	u.st.Serial = max(u.st.Serial+1, uint64(max(time.Now().UnixMicro(), 0)))
 	return source.Label{Owner: u.d.owner, Volume: labelOf(u.locator), Serial: u.st.Serial}
 }
 
