@@ -107,14 +107,16 @@ func (o *backupCommand) run(ctx context.Context, env *Env) error { return runBac
 
 type restoreCommand struct {
 	aboutArchive
-	All     bool   `long:"all" no-ini:"true" description:"every volume, as of the session or in its latest"`
-	Session string `long:"session" value-name:"SESSION" no-ini:"true" unquote:"false" description:"which session, by default the latest that has the volume: an id's beginning, #N, ^tag, or a time"`
-	To      string `long:"to" value-name:"PATH" no-ini:"true" unquote:"false" description:"the file, device or directory to write to, lvm:VG/LV, or lvm:VG/POOL/LV for a new thin volume; of several volumes, a directory"`
-	InPlace bool   `long:"in-place" no-ini:"true" description:"write only what differs into the file or device that is there"`
-	Sparse  bool   `long:"sparse" no-ini:"true" description:"the same as --in-place"`
-	Salvage bool   `long:"salvage" no-ini:"true" description:"write what is whole where data is damaged"`
-	Yes     bool   `long:"yes" no-ini:"true" description:"overwrite a device without asking"`
-	Args    struct {
+	All           bool   `long:"all" no-ini:"true" description:"every volume, as of the session or in its latest"`
+	Session       string `long:"session" value-name:"SESSION" no-ini:"true" unquote:"false" description:"which session, by default the latest that has the volume: an id's beginning, #N, ^tag, or a time"`
+	To            string `long:"to" value-name:"PATH" no-ini:"true" unquote:"false" description:"the file, device or directory to write to, lvm:VG/LV, or lvm:VG/POOL/LV for a new thin volume; of several volumes, a directory"`
+	InPlace       bool   `long:"in-place" no-ini:"true" description:"write only what differs into the file or device that is there"`
+	Sparse        bool   `long:"sparse" no-ini:"true" description:"the same as --in-place"`
+	FromSnapshot  bool   `long:"from-snapshot" no-ini:"true" description:"begin with the volume's base snapshot and fetch what differs from it"`
+	TrustSnapshot bool   `long:"trust-snapshot" no-ini:"true" description:"with --from-snapshot: don't read and compare what didn't change"`
+	Salvage       bool   `long:"salvage" no-ini:"true" description:"write what is whole where data is damaged"`
+	Yes           bool   `long:"yes" no-ini:"true" description:"overwrite a device without asking"`
+	Args          struct {
 		Names []string `positional-arg-name:"NAME" description:"a volume of the archive"`
 	} `positional-args:"yes"`
 
@@ -136,6 +138,9 @@ func (o *restoreCommand) validate(c check) (err error) {
 	}
 	if err := checkNames("restore", o.Args.Names); err != nil {
 		return err
+	}
+	if o.TrustSnapshot && !o.FromSnapshot {
+		return exit.Usagef("restore: --trust-snapshot is of use with --from-snapshot only")
 	}
 	o.InPlace = o.InPlace || o.Sparse
 	return o.validateTarget()

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 
+	"pinion/dom0/internal/dirty"
 	"pinion/dom0/internal/exit"
 	"pinion/dom0/internal/source/lvm"
 	"pinion/dom0/internal/target"
+	"pinion/dom0/internal/tracker"
 	"pinion/dom0/internal/ui"
 )
 
@@ -18,6 +20,10 @@ type restoreTarget struct {
 	existing bool
 	// beside is how far from what is written it may hold anything.
 	beside int64
+	// only, if set, is where it may differ from the volume.
+	only *dirty.Map
+	// local is the base snapshot that it is made of, held until the end.
+	local *tracker.LocalCopy
 	// made is the logical volume that was made for it, and that goes if the restore fails.
 	made *lvm.Volume
 }
@@ -46,6 +52,8 @@ func (j *restoreJob) findLV(ctx context.Context, to *lvTarget) error {
 // openTarget opens where the volume goes.
 func (r *restoring) openTarget(ctx context.Context, j restoreJob) (*restoreTarget, error) {
 	switch {
+	case r.o.FromSnapshot:
+		return r.openFromSnapshot(ctx, j)
 	case j.newLV != nil:
 		return r.makeLV(ctx, j)
 	case j.device:
@@ -60,6 +68,19 @@ func (r *restoring) openTarget(ctx context.Context, j restoreJob) (*restoreTarge
 	}
 	t, err := target.Create(j.path, j.record.Size)
 	return &restoreTarget{Target: t}, err
+}
+
+// closeTarget ends the use of a target, and of what it was made of.
+func (r *restoring) closeTarget(ctx context.Context, t *restoreTarget) {
+	if t.Target != nil {
+		_ = t.Abort() // after Commit it does nothing; else what failed was said
+	}
+	if t.local == nil {
+		return
+	}
+	if err := t.local.Release(ctx); err != nil {
+		r.env.UI.Warn("%s", oneLine(err))
+	}
 }
 
 // makeLV makes the thin volume that is to be restored to.

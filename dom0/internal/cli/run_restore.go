@@ -18,7 +18,9 @@ import (
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/restore"
 	"pinion/dom0/internal/source"
+	"pinion/dom0/internal/source/find"
 	"pinion/dom0/internal/target"
+	"pinion/dom0/internal/tracker"
 	"pinion/dom0/internal/ui"
 	"pinion/protocol"
 )
@@ -44,15 +46,23 @@ type restoring struct {
 	c     *catalog
 	meter *meter
 	doc   restoreJSON
+	// dir and finder lead to this host's base snapshots; branch is that of the archive.
+	dir    *tracker.Dir
+	finder *find.Finder
+	branch format.ObjectID
 }
 
 func runRestore(ctx context.Context, env *Env, o *restoreCommand) error {
+	dir, err := env.trackers()
+	if err != nil {
+		return err
+	}
 	a, err := env.open(ctx, protocol.LockRead)
 	if err != nil {
 		return err
 	}
 	defer a.Close()
-	r := &restoring{env: env, o: o, a: a, meter: &meter{ui: env.UI}}
+	r := &restoring{env: env, o: o, a: a, meter: &meter{ui: env.UI}, dir: dir, finder: env.finder(), branch: a.Root().Branch}
 	defer r.meter.stop()
 	if r.c, err = readCatalog(ctx, env, a); err != nil {
 		return err
@@ -102,6 +112,8 @@ func outcome(failed []error, all int) error {
 // restoreJob is a volume and where it goes.
 type restoreJob struct {
 	name   string
+	id     format.ObjectID // of the volume
+	blob   format.BlobID   // of the record
 	entry  *format.SessionEntry
 	record *format.VolumeRecord
 	path   string
@@ -130,7 +142,7 @@ func (r *restoring) plan(ctx context.Context) ([]restoreJob, error) {
 		if err != nil {
 			return nil, err
 		}
-		j := restoreJob{name: name, entry: &r.c.entries[i], record: record, path: r.o.to}
+		j := restoreJob{name: name, id: v.Volume, blob: v.Record, entry: &r.c.entries[i], record: record, path: r.o.to}
 		switch {
 		case r.o.lv != nil:
 			if err := j.findLV(ctx, r.o.lv); err != nil {
@@ -215,6 +227,9 @@ func (j *restoreJob) inspect(o *restoreCommand) {
 	if j.device {
 		return
 	}
+	if o.FromSnapshot {
+		return // what a clone takes follows what differs, which isn't known yet; if it doesn't fit, the clone goes
+	}
 	j.need = j.record.Data
 	if j.exists && o.InPlace {
 		j.need -= min(j.need, allocated(info))
@@ -274,10 +289,10 @@ func (r *restoring) one(ctx context.Context, j restoreJob) (err error) {
 	if err != nil {
 		return err
 	}
-	defer t.Abort()
+	defer r.closeTarget(ctx, t)
 	defer context.AfterFunc(ctx, t.Stop)()
 	opts := restore.Options{
-		Salvage: r.o.Salvage, Bytes: r.meter.add, Beside: t.beside,
+		Salvage: r.o.Salvage, Bytes: r.meter.add, Beside: t.beside, Only: t.only,
 		Begin: func(phase string, total int64) { r.meter.begin(phase+" "+ui.Quote(j.name), total) },
 	}
 	run := restore.Fresh
@@ -304,6 +319,7 @@ func (r *restoring) one(ctx context.Context, j restoreJob) (err error) {
 	}
 	ranges, more := res.Damage.Ranges()
 	if len(ranges) == 0 {
+		r.pair(ctx, j, t)
 		return nil
 	}
 	r.doc.Damage = append(r.doc.Damage, ranges...)
