@@ -15,6 +15,7 @@ import (
 	"pinion/dom0/internal/backup"
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/source"
+	"pinion/dom0/internal/tracker"
 	"pinion/protocol"
 )
 
@@ -224,6 +225,29 @@ func TestSessionGone(t *testing.T) {
 				t.Errorf("the next one: %+v", v)
 			}
 		})
+	}
+}
+
+// TestOtherRecord: what is remembered of a session has to be what the session
+// says of the volume.
+func TestOtherRecord(t *testing.T) {
+	s := newTracked(t, image("abcd"))
+	res, err := run(t, s.place, s.o, s.src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := s.place.Open(t, protocol.LockRead)
+	root := a.Root()
+	a.Close()
+	err = s.o.Tracker.Pair(ctx, tracker.PairRequest{
+		Source: s.src.Source, Key: tracker.Key{Archive: root.Archive, Branch: root.Branch, Volume: res.Session.Volumes[0].Volume},
+		Session: tracker.Session{ID: res.Session.ID, Seq: res.Session.Seq, Record: format.BlobID{1}, Generation: root.Generation},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v := s.back(t); v.Mode != format.ModeScan || !strings.Contains(v.Why, "doesn't have it") {
+		t.Errorf("%+v", v)
 	}
 }
 
