@@ -172,14 +172,10 @@ func (a *advance) checkBase(ctx context.Context, u *unit) {
 	b := u.st.Base
 	switch {
 	case !u.tracks():
-		why := "its storage can't tell what changed"
-		if u.src != nil && u.src.Why != "" {
-			why = u.src.Why
-		}
 		if b != nil {
-			u.lost = why
+			u.lost = u.mute()
 		}
-		u.st.loseAll(why)
+		u.st.loseAll(u.mute())
 	case b == nil:
 	case b.Pool != u.pool.ID() || b.Kind != u.src.Kind:
 		u.lose("it is on other storage than at its last backup")

@@ -229,7 +229,7 @@ func (u *unit) since(r *Request) (s *Session, why string) {
 	case !u.tracks() && r.Source.Why != "":
 		return nil, r.Source.Why
 	case !u.tracks():
-		return nil, "its storage can't tell what changed"
+		return nil, u.mute()
 	case r.Since == nil && r.Why != "":
 		return nil, r.Why
 	case s == nil && u.st.Note != "":
@@ -312,7 +312,7 @@ func (b *beginning) freeze(ctx context.Context, v *Volume) {
 	e.Run, e.Frozen, e.FrozenLost = b.run.life.id, e.Dirty, e.Lost
 	e.Dirty, e.Lost = &dirty.Map{}, ""
 	if !u.tracks() {
-		e.lose("its storage could not tell what changed: " + v.Why)
+		e.lose(u.mute())
 	}
 }
 

@@ -15,3 +15,9 @@ func (r *Run) Die() {
 
 // Through makes the run's steps be those of d.
 func (r *Run) Through(d *Dir) { r.d = d }
+
+// Decode reads a state file.
+func Decode(text []byte) (*state, error) { return decode(text) }
+
+// Encode writes a state file.
+func (s *state) Encode() ([]byte, error) { return s.encode() }

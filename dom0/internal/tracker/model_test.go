@@ -343,6 +343,35 @@ func (m *model) damage(*rapid.T) {
 	m.dir().Advance(ctx, nil)
 }
 
+// local holds the base for a restore while others go on.
+func (m *model) local(*rapid.T) {
+	path, archive := m.path(), m.archive()
+	m.do(func(d *tracker.Dir) {
+		c, err := d.Local(ctx, tt.Find(m.pools...), "file:"+path, key(archive, path))
+		if err != nil {
+			if !errors.Is(err, tracker.ErrNoCopy) && !errors.Is(err, errFails) {
+				m.t.Fatalf("local: %v", err)
+			}
+			return
+		}
+		d.Advance(ctx, []*source.Source{m.source(path)})
+		snap, ok := m.poolByID(c.Base.Pool).Snaps()[c.Base.Name]
+		if !ok && !m.spoiled[c.Base.Name] {
+			m.t.Fatalf("%s was taken away", c.Base.Name)
+		}
+		if want, ok := m.saved[inSession{c.Session.ID, key(archive, path)}]; !ok {
+			m.t.Fatalf("it is of a session that never was")
+		} else if !m.spoiled[c.Base.Name] {
+			differs(snap.Content, want, func(g int64) {
+				if !c.Changed.Overlaps(at(g)) {
+					m.t.Fatalf("grain %d of the local copy differs", g)
+				}
+			})
+		}
+		_ = c.Release(ctx)
+	})
+}
+
 // forget takes a volume away from an archive.
 func (m *model) forget(*rapid.T) {
 	path, archive := m.path(), m.archive()
@@ -370,7 +399,7 @@ func TestModel(t *testing.T) {
 		rt.Repeat(map[string]func(*rapid.T){
 			"write": m.write, "resize": m.resize, "advance": m.advance, "begin": m.begin, "begin again": m.begin,
 			"commit": m.commit, "commit again": m.commit, "abort": m.abort, "kill": m.kill, "spoil": m.spoil, "restore": m.restore,
-			"lose": m.lose, "copy": m.copy, "damage": m.damage, "forget": m.forget, "": m.check,
+			"lose": m.lose, "copy": m.copy, "damage": m.damage, "forget": m.forget, "local": m.local, "": m.check,
 		})
 		m.finish()
 	})

@@ -69,7 +69,7 @@ func (d *Dir) Pair(ctx context.Context, req PairRequest) error {
 	e.Dirty, e.Lost = &dirty.Map{}, ""
 	e.Run, e.Frozen, e.FrozenLost = "", nil, ""
 	if !u.tracks() {
-		e.lose("its storage could not tell what changed")
+		e.lose(u.mute())
 	}
 	if err := u.save(); err != nil {
 		return fmt.Errorf("pair %s: %w", u.locator, err)

@@ -144,6 +144,16 @@ func (d *Dir) read(locator string) (*state, []byte, error) {
 // tracks reports whether the volume's storage can tell what changed.
 func (u *unit) tracks() bool { return u.src != nil && u.src.Kind.Tracks() && u.pool != nil }
 
+// mute says why a volume whose storage doesn't track has nothing but scans, for
+// entries that may outlive the storage.
+func (u *unit) mute() string {
+	why := "its storage could not tell what changed"
+	if u.src != nil && u.src.Why != "" {
+		why += ": " + u.src.Why
+	}
+	return why
+}
+
 // nextLabel returns the label of a new snapshot. Serials go up with the time,
 // in microseconds, so that none is used again when state is lost.
 func (u *unit) nextLabel() source.Label {
