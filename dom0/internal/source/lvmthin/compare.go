@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 
 	"pinion/dom0/internal/source"
 	"pinion/dom0/internal/source/lvm"
@@ -207,20 +206,16 @@ type joiner struct {
 	yield       func(source.Range) error
 }
 
-// add takes the next run.
+// add takes the next run. Blocks may lie behind the size, of a volume that was
+// made smaller, so they are compared before they are multiplied.
 func (j *joiner) add(r run) error {
-	// Blocks lie behind the size of a volume that was made smaller. They are
-	// compared before they are multiplied.
-	if r.first >= uint64(j.size/j.block)+1 {
+	whole := uint64(j.size / j.block)
+	if r.count == 0 || r.first > whole || r.first == whole && j.size%j.block == 0 {
 		return nil
 	}
-	last := min(r.first+r.count, uint64(j.size/j.block)+1)
-	if last < r.first {
-		return fmt.Errorf("a run of %s blocks at block %d", strconv.FormatUint(r.count, 10), r.first)
-	}
-	next := source.Range{Start: int64(r.first) * j.block, End: min(int64(last)*j.block, j.size)}
-	if next.Start >= next.End {
-		return nil
+	next := source.Range{Start: int64(r.first) * j.block, End: j.size}
+	if last := r.first + r.count; last <= whole {
+		next.End = int64(last) * j.block
 	}
 	if j.pending.End == next.Start && j.pending.Len() > 0 {
 		j.pending.End = next.End

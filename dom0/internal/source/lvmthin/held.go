@@ -111,8 +111,8 @@ func (p *Pool) hold(ctx context.Context) (h *hold, err error) {
 	if h.lock, err = p.takeLock(ctx); err != nil {
 		return h, err
 	}
-	if h.dev, err = thinmeta.OpenDevice(h.g.metadata); err != nil {
-		return h, fmt.Errorf("open the metadata of the thin pool %s: %w", h.g.pool.FullName(), err)
+	if h.dev, err = h.g.open(); err != nil {
+		return h, err
 	}
 	if err := h.recover(ctx); err != nil {
 		return h, err

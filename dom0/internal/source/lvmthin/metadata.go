@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strconv"
 	"time"
 
 	"pinion/dom0/internal/source"
+	"pinion/dom0/internal/source/lvm"
 	"pinion/dom0/internal/thinmeta"
 )
 
@@ -90,6 +92,18 @@ func (d direct) shared(ctx context.Context, a, b device) (float64, error) {
 	return float64(s.Shared) / float64(s.Looked), nil
 }
 
+// open opens the metadata device, which is there if the pool is active.
+func (g *group) open() (*thinmeta.DeviceFile, error) {
+	dev, err := thinmeta.OpenDevice(g.metadata)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = lvm.ErrInactive
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open the metadata of the thin pool %s: %w", g.pool.FullName(), err)
+	}
+	return dev, nil
+}
+
 // Reading without a metadata snapshot.
 const (
 	// stableTries is how often it is tried. A pool commits once a second, and
@@ -111,9 +125,9 @@ func (p *Pool) readStable(ctx context.Context, g *group, look func(metadata) err
 	if p.tools {
 		return p.lookWithTools(ctx, g, look)
 	}
-	dev, err := thinmeta.OpenDevice(g.metadata)
+	dev, err := g.open()
 	if err != nil {
-		return fmt.Errorf("open the metadata of the thin pool %s: %w", g.pool.FullName(), err)
+		return err
 	}
 	defer dev.Close()
 	for range stableTries {

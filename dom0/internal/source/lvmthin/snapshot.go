@@ -41,7 +41,6 @@ func (p *Pool) Snapshot(ctx context.Context, wanted []source.Wanted) []source.Ta
 	}
 	before := time.Now().UTC()
 	made := make([]*snapshot, len(wanted))
-	var commands [][]string
 	for i, w := range wanted {
 		v, err := g.volume(nameOf(w.Source))
 		if err != nil {
@@ -49,9 +48,8 @@ func (p *Pool) Snapshot(ctx context.Context, wanted []source.Wanted) []source.Ta
 			continue
 		}
 		made[i] = &snapshot{origin: v, name: p.vg + "/" + lvm.SnapshotName(p.vg, v.Name, w.Label)}
-		commands = append(commands, made[i].command())
 	}
-	p.make(ctx, g, made, commands)
+	p.make(ctx, g, made)
 	for i, s := range made {
 		if s == nil {
 			continue
@@ -86,13 +84,17 @@ func (s *snapshot) command() []string {
 // make makes all snapshots. LVM's shell doesn't say which of its commands
 // failed, so the ones that are missing afterwards are tried once more, alone,
 // for what LVM has to say.
-func (p *Pool) make(ctx context.Context, before *group, made []*snapshot, commands [][]string) {
+func (p *Pool) make(ctx context.Context, before *group, made []*snapshot) {
+	var commands [][]string
 	for _, s := range made {
-		if s != nil {
-			if _, err := before.volume(s.name); !errors.Is(err, lvm.ErrNotFound) {
-				s.err = fmt.Errorf("there is a volume %s already", s.name)
-			}
+		if s == nil {
+			continue
 		}
+		if _, err := before.volume(s.name); !errors.Is(err, lvm.ErrNotFound) {
+			s.err = fmt.Errorf("there is a volume %s already", s.name)
+			continue
+		}
+		commands = append(commands, s.command())
 	}
 	if len(commands) > 1 {
 		// Its error says less than what is there afterwards.

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -25,7 +26,7 @@ import (
 
 // TestInUML runs all tests of this package that need a thin pool.
 func TestInUML(t *testing.T) {
-	umltest.Run(t, umltest.Options{Disks: []int64{24 << 30}, Timeout: 4 * time.Minute}, "TestReal.*")
+	umltest.Run(t, umltest.Options{Disks: []int64{24 << 30}, Timeout: 9 * time.Minute}, "TestReal.*")
 }
 
 const (
@@ -127,7 +128,16 @@ func aligned(n int, make func([]byte)) []byte {
 // discard frees blocks of a volume.
 func discard(t testing.TB, s *source.Source, off, n int64) {
 	t.Helper()
-	run(t, "blkdiscard", "-o", fmt.Sprint(off), "-l", fmt.Sprint(n), s.Path)
+	f, err := os.OpenFile(s.Path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	what := [2]uint64{uint64(off), uint64(n)}
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), unix.BLKDISCARD, uintptr(unsafe.Pointer(&what)))
+	if errno != 0 {
+		t.Fatalf("discard %d bytes at %d: %v", n, off, errno)
+	}
 }
 
 // take makes one snapshot.
