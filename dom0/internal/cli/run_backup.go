@@ -271,7 +271,8 @@ func (b *backingUp) dryRun(ctx context.Context, a *archive.Archive, options back
 		rows = append(rows, []string{ui.Quote(v.Name), ui.Bytes(v.Size), v.Mode.String(), ui.Bytes(v.Read)})
 	}
 	b.env.UI.Table([]string{"VOLUME", "SIZE", "MODE", "READ"}, rows)
-	b.env.UI.Printf("A backup would read %s and send at most %s.", bytesExactly(doc.ReadBytes), bytesExactly(f.Sent))
+	b.env.UI.Printf("A backup would read %s.", bytesExactly(doc.ReadBytes))
+	b.env.UI.Printf("It would send at most %s.", bytesExactly(f.Sent))
 	if err := b.env.UI.Result(doc); err != nil {
 		return err
 	}

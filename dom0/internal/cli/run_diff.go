@@ -112,6 +112,8 @@ func (d *diffing) open(ctx context.Context) (err error) {
 type found struct {
 	locator string
 	entry   tracker.Entry
+	// more are other places where the volume is.
+	more int
 }
 
 // known looks the volume up in what this host knows; the result is nil if it doesn't.
@@ -137,6 +139,7 @@ func (d *diffing) known(ctx context.Context) (*found, error) {
 		d.env.UI.Warn("%s", oneLine(err))
 	}
 	var best *found
+	places := 0
 	for _, t := range list {
 		for _, e := range t.Entries {
 			mine := e.Key.Archive.String() == pin.Archive && e.Key.Branch.String() == pin.Branch && e.Session != nil
@@ -145,12 +148,18 @@ func (d *diffing) known(ctx context.Context) (*found, error) {
 			} else {
 				mine = mine && e.Name == d.o.Args.Name
 			}
-			// A volume that moved is at two places: the newer one is meant.
-			newer := best == nil || e.Session.Seq > best.entry.Session.Seq
-			if mine && newer && (wanted == "" || wanted == t.Locator) {
-				best = &found{t.Locator, e}
+			if !mine || (wanted != "" && wanted != t.Locator) {
+				continue
+			}
+			// A volume that moved, or was restored elsewhere, is at several places: the newest is meant.
+			places++
+			if best == nil || e.Session.Seq > best.entry.Session.Seq {
+				best = &found{locator: t.Locator, entry: e}
 			}
 		}
+	}
+	if best != nil {
+		best.more = places - 1
 	}
 	return best, nil
 }
@@ -161,7 +170,9 @@ func (d *diffing) find(ctx context.Context, known *found) (err error) {
 	case d.o.source != nil:
 		d.src, err = d.finder.Locator(ctx, d.o.source.Location)
 	case known != nil:
-		d.src, err = d.finder.Locator(ctx, known.locator)
+		if d.src, err = d.finder.Locator(ctx, known.locator); err == nil && known.more > 0 {
+			d.env.UI.Notice("compared is %s; the volume is at %s more, which --source names", ui.Quote(known.locator), count(known.more, "place"))
+		}
 	default:
 		return exit.With(exit.Failed, fmt.Errorf("%s was not backed up from here to %s", ui.Quote(d.o.Args.Name), d.env.Dest),
 			"pinion status shows the volumes that were; --full with --source compares any other")

@@ -178,6 +178,7 @@ func (p *standingPool) held(ctx context.Context) ([]int64, error) {
 func (s *standing) print() {
 	var rows [][]string
 	var notes []string
+	sources := map[string]string{} // of each name
 	for i := range s.doc.Volumes {
 		v := &s.doc.Volumes[i]
 		kind, held := v.Kind, "-"
@@ -194,6 +195,10 @@ func (s *standing) print() {
 			}
 			rows = append(rows, []string{ui.Quote(a.Name), s.archive(&a), session, age, bytesOr(a.ChangedBytes, "all"), held, kind})
 			held, kind = "", ""
+			if other, again := sources[a.Name]; again && other != v.Source {
+				notes = append(notes, fmt.Sprintf("%s is %s, then %s", ui.Quote(a.Name), ui.Quote(other), ui.Quote(v.Source)))
+			}
+			sources[a.Name] = v.Source
 		}
 		notes = append(notes, s.notes(v)...)
 	}

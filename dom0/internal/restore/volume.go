@@ -86,7 +86,8 @@ func (c *comparing) gap(ctx context.Context, off, end int64) error {
 				return err
 			}
 			if !bytes.Equal(buf[:n], zeros[:n]) {
-				c.differ.Add(source.Range{Start: off, End: off + n})
+				first := off / chunk * chunk
+				c.differ.Add(source.Range{Start: first, End: min(end, first+chunk)})
 			}
 			c.o.Bytes(n)
 			off += n
