@@ -73,16 +73,22 @@ func New(t testing.TB) *Place {
 // system in memory, the store is on it and nothing waits for a disk.
 func NewInMemory(t testing.TB) *Place {
 	t.Helper()
-	base, err := os.MkdirTemp("/dev/shm", "pinion-store-")
+	return newIn(t, memoryDir(t))
+}
+
+// memoryDir is a temporary directory, in memory where the system has that.
+func memoryDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "pinion-test-")
 	if err != nil {
-		return New(t)
+		return t.TempDir()
 	}
 	t.Cleanup(func() {
-		if err := os.RemoveAll(base); err != nil {
+		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
 		}
 	})
-	return newIn(t, base)
+	return dir
 }
 
 func newIn(t testing.TB, base string) *Place {

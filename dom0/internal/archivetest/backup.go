@@ -18,7 +18,13 @@ func Source(name, path string) backup.Source {
 // Options are those of a backup on a host that remembers nothing.
 func Options(t testing.TB) backup.Options {
 	t.Helper()
-	d, err := tracker.Open(filepath.Join(t.TempDir(), "state"))
+	return OptionsIn(t, filepath.Join(memoryDir(t), "state"))
+}
+
+// OptionsIn are those of a backup on a host with that state directory.
+func OptionsIn(t testing.TB, stateDir string) backup.Options {
+	t.Helper()
+	d, err := tracker.Open(stateDir)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,6 @@ import (
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/state"
 	"pinion/dom0/internal/store"
-	"pinion/dom0/internal/tracker"
 	"pinion/protocol"
 )
 
@@ -27,6 +26,9 @@ const (
 func TestMain(m *testing.M) {
 	if root := os.Getenv(proxyEnv); root != "" {
 		os.Exit(proxy(root))
+	}
+	if os.Getenv(killedEnv) != "" {
+		os.Exit(m.Run()) // with the helper of the process that will find it dead
 	}
 	os.Exit(archivetest.Main(m))
 }
@@ -86,10 +88,7 @@ func reopen(t *testing.T, base string) *tracked {
 		place: &archivetest.Place{
 			Dir: filepath.Join(base, "store"), Dest: dest, State: known, Cache: filepath.Join(base, "cache"), Key: bytes.Repeat([]byte("key!"), 16),
 		},
-		pool: newPool(filepath.Join(base, "pool")), path: filepath.Join(base, "volume"), o: archivetest.Options(t),
-	}
-	if s.o.Tracker, err = tracker.Open(filepath.Join(base, "state")); err != nil {
-		t.Fatal(err)
+		pool: newPool(filepath.Join(base, "pool")), path: filepath.Join(base, "volume"), o: archivetest.OptionsIn(t, filepath.Join(base, "state")),
 	}
 	s.src = s.pool.source("v", s.path)
 	return s
