@@ -42,7 +42,6 @@ import (
 type Source struct {
 	Name   string // in the archive
 	Source *source.Source
-	Err    error // if Source is nil: why it was not found; it is left out
 }
 
 // Options say how to back up.

@@ -3,8 +3,10 @@ package backup_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -210,12 +212,18 @@ func TestFailedSource(t *testing.T) {
 	good := archivetest.Source("good", file(t, image("abc")))
 	missing := archivetest.Source("missing", filepath.Join(t.TempDir(), "none"))
 	dir := archivetest.Source("dir", t.TempDir())
-	lost := backup.Source{Name: "lost", Err: fs.ErrPermission}
-	res, err := run(t, p, archivetest.Options(t), missing, lost, good, dir)
+	newer, stateDir := archivetest.Source("newer", file(t, image("z"))), t.TempDir()
+	o := archivetest.OptionsIn(t, stateDir)
+	tracked := filepath.Join(stateDir, "trackers", fmt.Sprintf("%x", sha256.Sum256([]byte(newer.Source.Locator)))[:32])
+	err := errors.Join(os.Mkdir(tracked, 0o700), os.WriteFile(filepath.Join(tracked, "state.json"), []byte("pinion tracker 2 sha256:00\n{}\n"), 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := run(t, p, o, missing, newer, good, dir)
 	if err != nil || len(res.Volumes) != 1 || len(res.Failed) != 3 || len(res.Session.Volumes) != 1 {
 		t.Fatalf("%+v, %v", res, err)
 	}
-	for i, want := range []backup.Failed{{Name: "lost", Err: fs.ErrPermission}, {Name: "missing", Err: fs.ErrNotExist}} {
+	for i, want := range []backup.Failed{{Name: "newer", Err: format.ErrNewer}, {Name: "missing", Err: fs.ErrNotExist}} {
 		if f := res.Failed[i]; f.Name != want.Name || !errors.Is(f.Err, want.Err) {
 			t.Errorf("%+v", f)
 		}
@@ -227,9 +235,9 @@ func TestFailedSource(t *testing.T) {
 	if !errors.Is(err, backup.ErrNothing) || res.Session != nil || len(res.Failed) != 2 {
 		t.Errorf("no source at all: %+v, %v", res, err)
 	}
-	res, err = run(t, p, archivetest.Options(t), lost)
+	res, err = run(t, p, o, newer)
 	if !errors.Is(err, backup.ErrNothing) || res.Session != nil || len(res.Failed) != 1 {
-		t.Errorf("nothing was found: %+v, %v", res, err)
+		t.Errorf("nothing but what a newer version keeps: %+v, %v", res, err)
 	}
 	a := p.Open(t, protocol.LockRead)
 	if sessions, err := a.Sessions(ctx, nil); err != nil || len(sessions) != 1 {

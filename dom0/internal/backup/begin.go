@@ -106,10 +106,6 @@ func (b *backup) requests(ctx context.Context, sources []Source) ([]tracker.Requ
 	var requests []tracker.Request
 	var volumes []Volume
 	for _, s := range sources {
-		if s.Err != nil {
-			b.failed = append(b.failed, Failed{s.Name, s.Err})
-			continue
-		}
 		v := Volume{Name: s.Name, Kind: s.Source.Kind, at: len(requests)}
 		if v.id = ids[s.Name]; v.id.IsZero() {
 			v.id, v.isNew = format.NewObjectID(), true
