@@ -100,7 +100,25 @@ var wrong = map[string]string{
 	"check|--dest=file:/d|--read-data=101":                                          "a percentage",
 	"check|--dest=file:/d|--read-data=half":                                         "a percentage",
 	"check|--dest=file:/d|--read-data|50":                                           `check takes no names: "50"`,
-	"version|x":                                                                     `version takes no names: "x"`,
+	"backup|--dest=file:/d|file:/a|--dry-run|--tag=x":                               "--dry-run makes no session to tag",
+	"restore|--dest=file:/d|a|--to=/x|--trust-snapshot":                             "--trust-snapshot is of use with --from-snapshot only",
+	"restore|--dest=file:/d|a|--to=lvm:vg":                                          `--to "lvm:vg": write lvm:VG/LV`,
+	"restore|--dest=file:/d|a|--to=lvm:vg/p/l/x":                                    "write lvm:VG/LV",
+	"restore|--dest=file:/d|a|--to=lvm:vg/-l":                                       "can't be the name",
+	"restore|--dest=file:/d|a|b|--to=lvm:vg/l":                                      "has to be a directory",
+	"restore|--dest=file:/d|--all|--to=lvm:vg/p/l":                                  "has to be a directory",
+	"monitor|x":                         `"x" is no source`,
+	"monitor|a=file:/x|a=file:/y":       "both make a volume called",
+	"status|x":                          `status takes no names: "x"`,
+	"diff|--dest=file:/d":               "diff: no volume named",
+	"diff|a":                            "--dest is missing",
+	"diff|--dest=file:/d|a|b":           `diff takes no names: "b"`,
+	"diff|--dest=file:/d|a|--source=/x": `--source: "/x" is no source`,
+	"forget-local":                      "forget-local: nothing named",
+	"forget-local|--archive":            "--dest is missing",
+	"forget-local|--all|file:/x":        "--all and sources exclude each other",
+	"forget-local|--all|--archive":      "--all and --archive exclude each other",
+	"version|x":                         `version takes no names: "x"`,
 }
 
 func TestWrongUsage(t *testing.T) {
@@ -146,7 +164,7 @@ func TestHelp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, word := range []string{"", "init", "backup", "restore", "list", "verify", "check", "version"} {
+	for _, word := range []string{"", "init", "backup", "restore", "list", "verify", "check", "monitor", "status", "diff", "forget-local", "version"} {
 		args := []string{word, "--help"}
 		if word == "" {
 			args = args[1:]

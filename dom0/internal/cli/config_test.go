@@ -23,12 +23,13 @@ state-dir = /state
 quiet = true
 wait = false
 verify = true
+pool-reserve = 10
 `)
 	a, c, env := prepared(t, "init", conf)
 	if o := c.(*initCommand); o.ChunkSize != 1<<20 || o.Compression != compressionNone {
 		t.Errorf("init: %+v", o)
 	}
-	if env.Dest.String() != "file:/mnt/usb" || env.Secret.PassFile != "/etc/p" || env.StateDir != "/state" || env.Wait || !a.tree.global.Quiet {
+	if env.Dest.String() != "file:/mnt/usb" || env.Secret.PassFile != "/etc/p" || env.StateDir != "/state" || env.Wait || env.Reserve != 10 || !a.tree.global.Quiet {
 		t.Errorf("env: %+v", env)
 	}
 	_, c, _ = prepared(t, "backup", "file:/a", conf)
@@ -65,6 +66,8 @@ verify = true
 func TestWrongConfiguration(t *testing.T) {
 	for text, want := range map[string]string{
 		"[defaults]\nkeep=3":                     ":2: unknown key keep",
+		"[defaults]\npool-reserve=51":            `:2: --pool-reserve "51": a percentage`,
+		"[defaults]\nrescan=true":                ":2: rescan can't be set here",
 		"[defaults]\nhelp=true":                  ":2: unknown key help",
 		"[defaults]\nquiet=yes":                  `:2: quiet takes true or false, not "yes"`,
 		"[defaults]\n\nadopt=true":               ":3: adopt can't be set here: it belongs on the command line",
