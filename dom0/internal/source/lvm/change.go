@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Batch runs commands of LVM's in one process, one after the other. Their
@@ -42,17 +43,23 @@ func Activate(ctx context.Context, fullName string) error {
 	return err
 }
 
+// openPatience is how long Deactivate waits for those who look into a device
+// in passing, as udev does when it has changed.
+const openPatience = 300 * time.Millisecond
+
 // Deactivate takes the device of a volume away, unless somebody has it open:
-// then it is left to them, without an error.
+// then it is left to them, without an error. One that is not there is none.
 func Deactivate(ctx context.Context, v *Volume) error {
+	for until := time.Now().Add(openPatience); ; time.Sleep(openPatience / 10) {
+		n, err := openCount(v.Mapper)
+		if errors.Is(err, ErrInactive) || err == nil && n > 0 && time.Now().After(until) {
+			return nil
+		}
+		if err != nil || n == 0 {
+			break // LVM says what is wrong
+		}
+	}
 	_, err := Run(ctx, "lvchange", "--quiet", "--activate", "n", v.FullName())
-	if err == nil {
-		return nil
-	}
-	open, infoErr := Run(ctx, "dmsetup", "info", "--columns", "--noheadings", "--options", "open", v.Mapper)
-	if infoErr == nil && strings.TrimSpace(string(open)) != "0" {
-		return nil
-	}
 	return err
 }
 
@@ -87,47 +94,27 @@ type PoolStatus struct {
 	Problem string
 }
 
-// ErrInactive says that the device of a pool is not there.
-var ErrInactive = errors.New("the thin pool is not active")
-
-// Status asks the kernel about the thin pool with this name for
-// device-mapper.
-func Status(ctx context.Context, mapper string) (PoolStatus, error) {
-	out, err := Run(ctx, "dmsetup", "status", "--target", "thin-pool", mapper)
-	if err != nil {
-		if strings.Contains(err.Error(), "Device does not exist") || strings.Contains(err.Error(), "not found") {
-			err = fmt.Errorf("%w: %w", ErrInactive, err)
-		}
-		return PoolStatus{}, err
-	}
-	s, err := parseStatus(string(out))
-	if err != nil {
-		return PoolStatus{}, fmt.Errorf("dmsetup status %s: %w", mapper, err)
-	}
-	return s, nil
-}
-
-// parseStatus reads a line such as "0 1048576 thin-pool 4 420/4096 17/8192 29
-// rw no_discard_passdown queue_if_no_space - 1024".
+// parseStatus reads a line such as "4 420/4096 17/8192 29 rw
+// no_discard_passdown queue_if_no_space - 1024".
 func parseStatus(line string) (PoolStatus, error) {
 	word := strings.Fields(line)
-	if len(word) == 4 && word[2] == "thin-pool" {
-		return PoolStatus{Problem: "the kernel gave it up: " + word[3]}, nil
+	if len(word) == 1 {
+		return PoolStatus{Problem: "the kernel gave it up: " + word[0]}, nil
 	}
-	if len(word) < 8 || word[2] != "thin-pool" {
+	if len(word) < 5 {
 		return PoolStatus{}, fmt.Errorf("it says %q", strings.TrimSpace(line))
 	}
 	var s PoolStatus
-	if _, err := fmt.Sscanf(word[4]+" "+word[5], "%d/%d %d/%d",
+	if _, err := fmt.Sscanf(word[1]+" "+word[2], "%d/%d %d/%d",
 		&s.MetadataUsed, &s.MetadataTotal, &s.DataUsed, &s.DataTotal); err != nil || s.MetadataTotal == 0 || s.DataTotal == 0 {
 		return PoolStatus{}, fmt.Errorf("it says %q", strings.TrimSpace(line))
 	}
-	if word[6] != "-" {
-		if _, err := fmt.Sscanf(word[6], "%d", &s.Held); err != nil {
+	if word[3] != "-" {
+		if _, err := fmt.Sscanf(word[3], "%d", &s.Held); err != nil {
 			return PoolStatus{}, fmt.Errorf("it says %q", strings.TrimSpace(line))
 		}
 	}
-	for _, w := range word[7:] {
+	for _, w := range word[4:] {
 		switch w {
 		case "ro":
 			s.Problem = "its metadata is read-only, which the kernel does after an error"
@@ -138,10 +125,4 @@ func parseStatus(line string) (PoolStatus, error) {
 		}
 	}
 	return s, nil
-}
-
-// Message sends a message to the device with this name for device-mapper.
-func Message(ctx context.Context, mapper, message string) error {
-	_, err := Run(ctx, "dmsetup", "message", mapper, "0", message)
-	return err
 }

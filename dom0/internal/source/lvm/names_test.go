@@ -78,25 +78,25 @@ func TestSnapshotNames(t *testing.T) {
 }
 
 func TestPoolStatus(t *testing.T) {
-	s, err := lvm.ParseStatus("0 1048576 thin-pool 4 420/4096 17/8192 29 rw no_discard_passdown queue_if_no_space - 1024 \n")
+	s, err := lvm.ParseStatus("4 420/4096 17/8192 29 rw no_discard_passdown queue_if_no_space - 1024 \n")
 	if want := (lvm.PoolStatus{MetadataUsed: 420, MetadataTotal: 4096, DataUsed: 17, DataTotal: 8192, Held: 29}); s != want || err != nil {
 		t.Errorf("%+v, %v", s, err)
 	}
 	for line, want := range map[string]string{
-		"0 1048576 thin-pool 4 420/4096 0/8192 - rw discard_passdown queue_if_no_space - 1024":                               "",
-		"0 1048576 thin-pool 4 420/4096 0/8192 - ro discard_passdown queue_if_no_space - 1024":                               "read-only",
-		"0 1048576 thin-pool 4 420/4096 8192/8192 - out_of_data_space discard_passdown error_if_no_space - 1024":             "no space left",
-		"0 1048576 thin-pool 4 420/4096 0/8192 - rw discard_passdown queue_if_no_space needs_check 1024":                     "checked",
-		"0 1048576 thin-pool 4 420/4096 0/8192 - ro discard_passdown queue_if_no_space needs_check 1024 metadata_mode later": "checked",
-		"0 1048576 thin-pool Fail":  "gave it up",
-		"0 1048576 thin-pool Error": "gave it up",
+		"4 420/4096 0/8192 - rw discard_passdown queue_if_no_space - 1024":                               "",
+		"4 420/4096 0/8192 - ro discard_passdown queue_if_no_space - 1024":                               "read-only",
+		"4 420/4096 8192/8192 - out_of_data_space discard_passdown error_if_no_space - 1024":             "no space left",
+		"4 420/4096 0/8192 - rw discard_passdown queue_if_no_space needs_check 1024":                     "checked",
+		"4 420/4096 0/8192 - ro discard_passdown queue_if_no_space needs_check 1024 metadata_mode later": "checked",
+		"Fail":  "gave it up",
+		"Error": "gave it up",
 	} {
 		s, err := lvm.ParseStatus(line)
 		if err != nil || (s.Problem == "") != (want == "") || !strings.Contains(s.Problem, want) {
 			t.Errorf("%s: %q, %v", line, s.Problem, err)
 		}
 	}
-	for _, bad := range []string{"", "\n", "0 8 linear 1 2", "0 1 thin-pool 4 x/4096 0/8192 - rw", "0 1 thin-pool 4 1/0 0/0 - rw", "0 1 thin-pool 4 1/2 3/4 x rw a b - 1"} {
+	for _, bad := range []string{"", "\n", "1 2", "4 x/4096 0/8192 - rw", "4 1/0 0/0 - rw", "4 1/2 3/4 x rw a b - 1"} {
 		if s, err := lvm.ParseStatus(bad); err == nil {
 			t.Errorf("%q means %+v", bad, s)
 		}

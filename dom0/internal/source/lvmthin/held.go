@@ -114,19 +114,10 @@ func (p *Pool) hold(ctx context.Context) (h *hold, err error) {
 	if h.dev, err = h.g.open(); err != nil {
 		return h, err
 	}
-	if err := h.recover(ctx); err != nil {
+	if err := h.recover(); err != nil {
 		return h, err
 	}
-	return h, h.take(ctx)
-}
-
-// status asks the kernel, and refuses a pool that has failed.
-func (h *hold) status(ctx context.Context) (lvm.PoolStatus, error) {
-	s, err := lvm.Status(ctx, h.g.target)
-	if err == nil && s.Problem != "" {
-		err = fmt.Errorf("the thin pool %s can't be relied upon: %s", h.g.pool.FullName(), s.Problem)
-	}
-	return s, err
+	return h, h.take()
 }
 
 // heldError is ErrHeld, with what a person can do.
@@ -136,12 +127,12 @@ func (h *hold) heldError() error {
 }
 
 // recover gives back what a dead process holds.
-func (h *hold) recover(ctx context.Context) error {
+func (h *hold) recover() error {
 	n, err := h.readNote()
 	if err != nil {
 		return err
 	}
-	s, err := h.status(ctx)
+	s, err := h.g.status()
 	if err != nil {
 		return err
 	}
@@ -160,7 +151,7 @@ func (h *hold) recover(ctx context.Context) error {
 	if !n.covers(s.Held, held) {
 		return h.heldError()
 	}
-	if err := lvm.Message(ctx, h.g.target, "release_metadata_snap"); err != nil {
+	if err := lvm.Message(h.g.target, "release_metadata_snap"); err != nil {
 		return fmt.Errorf("give back what a run that was killed has held: %w", err)
 	}
 	return h.removeNote()
@@ -179,10 +170,10 @@ func (n *note) covers(block uint64, held thinmeta.Superblock) bool {
 }
 
 // take asks the kernel, between two notes.
-func (h *hold) take(ctx context.Context) error {
+func (h *hold) take() error {
 	name := h.g.pool.FullName()
 	n := note{Version: noteVersion, Pool: name, Boot: bootID(), Time: time.Now().UTC()}
-	live, err := h.live(ctx)
+	live, err := h.live()
 	if err != nil {
 		return fmt.Errorf("read the metadata of the thin pool %s: %w", name, err)
 	}
@@ -194,35 +185,32 @@ func (h *hold) take(ctx context.Context) error {
 		return err
 	}
 	h.p.step("noted")
-	// From here on the command isn't left half done: if the caller gives up,
-	// what was taken is given back first.
-	ctx = context.WithoutCancel(ctx)
-	if err := lvm.Message(ctx, h.g.target, "reserve_metadata_snap"); err != nil {
-		if strings.Contains(err.Error(), "busy") { // somebody came in between
+	if err := lvm.Message(h.g.target, "reserve_metadata_snap"); err != nil {
+		if errors.Is(err, lvm.ErrBusy) { // somebody came in between
 			return errors.Join(h.heldError(), h.removeNote())
 		}
 		// Whether the kernel did it, the next run finds out by the note.
 		return fmt.Errorf("take a metadata snapshot of the thin pool %s: %w", name, err)
 	}
 	h.p.step("taken")
-	s, err := h.status(ctx)
+	s, err := h.g.status()
 	if err != nil {
-		return errors.Join(err, h.release(ctx))
+		return errors.Join(err, h.release())
 	}
 	h.block = s.Held
 	if h.copy, err = h.superblock(h.block); err == nil && h.block == 0 {
 		err = errors.New("the kernel says that there is none")
 	}
 	if err == nil {
-		live, err = h.live(ctx)
+		live, err = h.live()
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("read the metadata snapshot of the thin pool %s: %w", name, err), h.release(ctx))
+		return errors.Join(fmt.Errorf("read the metadata snapshot of the thin pool %s: %w", name, err), h.release())
 	}
 	h.root = live.HeldRoot
 	n.Block, n.Clock, n.Transaction = h.block, h.copy.Time, h.copy.TransactionID
 	if err := h.writeNote(n); err != nil {
-		return errors.Join(err, h.release(ctx))
+		return errors.Join(err, h.release())
 	}
 	h.p.step("held")
 	return nil
@@ -242,28 +230,24 @@ func (h *hold) superblock(block uint64) (thinmeta.Superblock, error) {
 }
 
 // live reads the pool's own superblock, which may just be written to.
-func (h *hold) live(ctx context.Context) (thinmeta.Superblock, error) {
+func (h *hold) live() (thinmeta.Superblock, error) {
 	for try := 1; ; try++ {
 		s, err := h.superblock(0)
 		if err == nil || try == stableTries || !errors.Is(restless(err), errRestless) {
 			return s, err
 		}
-		select {
-		case <-ctx.Done():
-			return s, ctx.Err()
-		case <-time.After(stablePause):
-		}
+		time.Sleep(stablePause)
 	}
 }
 
 // changed reports that what is held isn't what was taken: somebody else has
 // released it, and what it led to may have been overwritten while it was read.
-func (h *hold) changed(ctx context.Context) (bool, error) {
-	s, err := h.status(ctx)
+func (h *hold) changed() (bool, error) {
+	s, err := h.g.status()
 	if err != nil {
 		return false, err
 	}
-	live, err := h.live(ctx)
+	live, err := h.live()
 	if err != nil {
 		return false, err
 	}
@@ -275,10 +259,9 @@ func (h *hold) changed(ctx context.Context) (bool, error) {
 // is not ours any more is left alone; if that can't be told, the note stays,
 // for the next run.
 func (h *hold) giveBack() error {
-	ctx := context.Background() // also at the end of a run that was interrupted
 	defer h.drop()
 	h.p.step("closing")
-	changed, err := h.changed(ctx)
+	changed, err := h.changed()
 	if err != nil {
 		return fmt.Errorf("look whether the metadata snapshot of the thin pool %s is still held: %w", h.g.pool.FullName(), err)
 	}
@@ -286,12 +269,12 @@ func (h *hold) giveBack() error {
 		err := fmt.Errorf("somebody else has released the metadata snapshot of the thin pool %s while it was read", h.g.pool.FullName())
 		return errors.Join(err, h.removeNote())
 	}
-	return h.release(ctx)
+	return h.release()
 }
 
 // release gives back what this process has just taken.
-func (h *hold) release(ctx context.Context) error {
-	if err := lvm.Message(ctx, h.g.target, "release_metadata_snap"); err != nil {
+func (h *hold) release() error {
+	if err := lvm.Message(h.g.target, "release_metadata_snap"); err != nil {
 		return fmt.Errorf("give back the metadata snapshot of the thin pool %s: %w", h.g.pool.FullName(), err)
 	}
 	h.p.step("released")

@@ -98,8 +98,6 @@ func TestRealBaseWrittenTo(t *testing.T) {
 	opened(written, func(s *source.Source) { write(t, s, 0, 4096) })
 	opened(discarded, func(s *source.Source) { discard(t, s, 64<<10, 64<<10) })
 	run(t, "lvchange", "-q", "-prw", writable.Name)
-	w.message("reserve_metadata_snap") // which commits
-	w.message("release_metadata_snap")
 	wantError(t, p.Check(t.Context(), written), "written to")
 	wantError(t, p.Check(t.Context(), discarded), "written to")
 	wantError(t, p.Check(t.Context(), writable), "can be written to")

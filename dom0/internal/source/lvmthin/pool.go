@@ -119,6 +119,19 @@ func (p *Pool) look(ctx context.Context) (*group, error) {
 	return g, nil
 }
 
+// status asks the kernel about the pool, and refuses one that can't be relied
+// upon.
+func (g *group) status() (lvm.PoolStatus, error) {
+	s, err := lvm.Status(g.target)
+	if err != nil {
+		return s, fmt.Errorf("look at the thin pool %s: %w", g.pool.FullName(), err)
+	}
+	if s.Problem != "" {
+		return s, fmt.Errorf("the thin pool %s can't be relied upon: %s", g.pool.FullName(), s.Problem)
+	}
+	return s, nil
+}
+
 // volume finds a thin volume of the pool by its name.
 func (g *group) volume(fullName string) (*lvm.Volume, error) {
 	for _, v := range g.volumes {
@@ -150,14 +163,16 @@ const (
 )
 
 // Check reports why a snapshot is not the one that was made, as it was made.
-// What was written to it within the last second, the pool may not have
-// committed yet: a comparison, which begins with a commit, looks once more.
 func (p *Pool) Check(ctx context.Context, b *source.Base) error {
 	g, err := p.look(ctx)
 	if err != nil {
 		return err
 	}
 	if err := p.checkVolume(g, b); err != nil {
+		return err
+	}
+	// Asking for the status commits what was written so far.
+	if _, err := g.status(); err != nil {
 		return err
 	}
 	return p.readStable(ctx, g, func(m metadata) error {

@@ -170,12 +170,9 @@ func ancestor(g *group, uuid string) string {
 // checkRoom warns of a pool that gets full, and refuses one that is.
 func (p *Pool) checkRoom(ctx context.Context, g *group, more int) error {
 	name := g.pool.FullName()
-	s, err := lvm.Status(ctx, g.target)
+	s, err := g.status()
 	if err != nil {
-		return fmt.Errorf("look at the thin pool %s: %w", name, err)
-	}
-	if s.Problem != "" {
-		return fmt.Errorf("the thin pool %s can't be relied upon: %s", name, s.Problem)
+		return err
 	}
 	for _, part := range []struct {
 		what        string

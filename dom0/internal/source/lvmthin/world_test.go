@@ -280,7 +280,7 @@ func wantError(t testing.TB, err error, parts ...string) {
 // status is what the kernel says of the pool.
 func (w *world) status() lvm.PoolStatus {
 	w.t.Helper()
-	s, err := lvm.Status(w.t.Context(), w.target())
+	s, err := lvm.Status(w.target())
 	if err != nil {
 		w.t.Fatal(err)
 	}
