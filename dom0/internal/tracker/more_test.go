@@ -63,6 +63,55 @@ func TestSomethingCameBetween(t *testing.T) {
 	w.reads(w.one(1), "")
 }
 
+// TestAbortOfAFirstBackup: it never was.
+func TestAbortOfAFirstBackup(t *testing.T) {
+	w, p := small(t)
+	for range 2 {
+		run, _ := w.start(w.dir(), 1, "/a")
+		if err := run.Abort(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if list, errs := w.dir().List(ctx); len(list) != 0 || len(errs) != 0 || len(p.Snaps()) != 0 {
+			t.Errorf("%+v, %v, %d snapshots", list, errs, len(p.Snaps()))
+		}
+	}
+	w.reads(w.one(1), first)
+}
+
+// TestStateLostDuringARun: the session isn't known, and no snapshot is left.
+func TestStateLostDuringARun(t *testing.T) {
+	for _, advance := range []bool{true, false} {
+		w, p := small(t)
+		w.one(1)
+		w.write("/a", 1, 2, 200)
+		run, what := w.start(w.dir(), 1, "/a")
+		if err := os.Remove(filepath.Join(w.state, "trackers", stateOf(t, w))); err != nil {
+			t.Fatal(err)
+		}
+		if advance {
+			w.advance("/a")
+		}
+		if err := w.commit(run, what); err != nil {
+			t.Fatal(err)
+		}
+		w.check(w.dir())
+		if len(p.Snaps()) != 0 {
+			t.Errorf("%d snapshots", len(p.Snaps()))
+		}
+		w.reads(w.one(1), first)
+	}
+}
+
+// stateOf is the one state file that there is.
+func stateOf(t *testing.T, w *world) string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(w.state, "trackers", "*", "state.json"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("%q, %v", files, err)
+	}
+	return filepath.Join(filepath.Base(filepath.Dir(files[0])), "state.json")
+}
+
 // TestSameVolumeUnderTwoNames: of one archive, in one run.
 func TestSameVolumeUnderTwoNames(t *testing.T) {
 	w, p := small(t)
@@ -148,9 +197,10 @@ func TestPoolThatFailsHarmsNoOther(t *testing.T) {
 		var failed int
 		s := w.newSession()
 		for _, v := range run.Volumes {
-			w.saved[inSession{s.ID, v.Request.Key}] = w.where[v.Request.Source.Path].Get(v.Request.Source.Path)
 			if v.Err != nil {
 				failed++
+			} else {
+				w.saved[inSession{s.ID, v.Request.Key}] = w.where[v.Request.Source.Path].Get(v.Request.Source.Path)
 			}
 			if (v.Err == nil) != (v.Data != nil) || v.Err != nil && !errors.Is(v.Err, errFails) {
 				t.Errorf("%s: %+v", call, v)

@@ -27,9 +27,9 @@ func (c *comparison) Unchanged(_ context.Context, s *source.Source, b *source.Ba
 	if err := c.p.fail("unchanged"); err != nil {
 		return true, err
 	}
-	snap, err := c.p.snap(b)
-	if err != nil {
-		return true, err
+	snap, ok := c.p.Snaps()[b.Name]
+	if !ok {
+		return true, fmt.Errorf("%s is gone", b.Name)
 	}
 	now := c.p.Get(s.Path)
 	return c.void != nil || now.Size == snap.Content.Size && same(now, snap.Content), nil
@@ -51,13 +51,12 @@ func (c *comparison) Diff(_ context.Context, old, now *source.Base, yield func(s
 	if err := c.p.fail("diff"); err != nil {
 		return err
 	}
-	a, err := c.p.snap(old)
-	if err != nil {
-		return err
-	}
-	b, err := c.p.snap(now)
-	if err != nil {
-		return err
+	// That a snapshot isn't what it was is for Check to find.
+	snaps := c.p.Snaps()
+	a, there := snaps[old.Name]
+	b, thereNow := snaps[now.Name]
+	if !there || !thereNow {
+		return fmt.Errorf("%s or %s is gone", old.Name, now.Name)
 	}
 	size := min(old.Size, now.Size)
 	return c.ranges(size, yield, func(g int64) bool { return a.Content.At(g) != b.Content.At(g) })

@@ -13,7 +13,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"path"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -169,17 +169,19 @@ func (p *Pool) Snaps() (snaps map[string]Snap) {
 	return snaps
 }
 
-// Spoil writes to a snapshot, replaces it by another of the same name, or
-// removes it: how is "write", "replace" or "remove".
+// Spoil writes to a snapshot what the volume of its name holds now, replaces
+// it by another of the same name, or removes it: how is "write", "replace" or
+// "remove".
 func (p *Pool) Spoil(name, how string) {
 	p.must(func() {
 		s, ok := p.s.Snaps[name]
 		if !ok {
 			return
 		}
-		s.Content = s.Content.Clone()
-		for g := range s.Content.Grains {
-			s.Content.Grains[g] ^= 0x55
+		for path, c := range p.s.Volumes {
+			if strings.HasSuffix(name, "."+filepath.Base(path)) {
+				s.Content = c.Clone()
+			}
 		}
 		switch how {
 		case "write":
@@ -221,7 +223,7 @@ func (p *Pool) take(w source.Wanted) (*source.Base, error) {
 	if !ok {
 		return nil, fmt.Errorf("%s: %w", w.Source.Path, fs.ErrNotExist)
 	}
-	name := fmt.Sprintf("/%s/.pinion/%s.%s.%d.%s", p.id, w.Label.Owner, w.Label.Volume, w.Label.Serial, path.Base(w.Source.Path))
+	name := fmt.Sprintf("/%s/.pinion/%s.%s.%d.%s", p.id, w.Label.Owner, w.Label.Volume, w.Label.Serial, filepath.Base(w.Source.Path))
 	if _, ok := p.s.Snaps[name]; ok {
 		return nil, fmt.Errorf("%s: %w", name, fs.ErrExist)
 	}
