@@ -89,7 +89,7 @@ func writeParts(path string, off int64, create bool, parts []string) error {
 		off += size
 	}
 	info, err := f.Stat()
-	if err == nil && info.Size() < off {
+	if err == nil && info.Mode().IsRegular() && info.Size() < off {
 		err = f.Truncate(off)
 	}
 	return err
