@@ -25,7 +25,16 @@ func TestTerminal(t *testing.T) {
 		t.Fatalf("init: exit status %d\n%s", code, shown)
 	}
 	v := w.image("v with a name that is long enough to need some cutting down on a narrow terminal", "random:60M:1")
-	code, shown = onTerminal(t, w.command("backup", "file:"+v), "secret one\n")
+	// However fast the machine is, the store isn't.
+	mark := w.path("held")
+	slow := w.usesStandIn("hold", "PINION_E2E_HOLD="+mark)
+	go func() {
+		for ; !exists(mark); time.Sleep(50 * time.Millisecond) {
+		}
+		time.Sleep(2 * time.Second)
+		os.Remove(mark)
+	}()
+	code, shown = onTerminal(t, slow.command("backup", "file:"+v), "secret one\n")
 	if code != 0 || !strings.Contains(shown, "\x1b[K") {
 		t.Errorf("backup: exit status %d\n%q", code, shown)
 	}
@@ -51,6 +60,11 @@ func TestTerminal(t *testing.T) {
 	if code != 130 {
 		t.Errorf("ctrl-C at the question: exit status %d\n%s", code, shown)
 	}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // screen is what a terminal has shown.
