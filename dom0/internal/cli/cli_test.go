@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -368,6 +369,10 @@ func (stuck) afterInterrupt() string                  { return "it goes on from 
 
 func TestInterrupt(t *testing.T) {
 	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
+		if signal.Ignored(s) {
+			t.Logf("SKIPPED: the tests were started with %v ignored, as nohup does", s)
+			continue
+		}
 		ctx, stop := withSignals(context.Background())
 		// Were it not taken, the second one would end the test.
 		for range 2 {
