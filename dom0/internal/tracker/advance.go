@@ -180,11 +180,8 @@ func (a *advance) checkBase(ctx context.Context, u *unit) {
 	case b.Pool != u.pool.ID() || b.Kind != u.src.Kind:
 		u.lose("it is on other storage than at its last backup")
 	default:
-		err := u.pool.Check(ctx, b)
-		if ctx.Err() != nil {
-			return // that may be all that is wrong with it
-		}
-		if err != nil {
+		// If it is only that ctx is over, nothing of this is kept.
+		if err := u.pool.Check(ctx, b); err != nil {
 			u.lose("its base snapshot can't be relied upon: " + err.Error())
 			return
 		}

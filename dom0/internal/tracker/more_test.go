@@ -389,6 +389,66 @@ func TestLabelsAreNeverUsedAgain(t *testing.T) {
 	}
 }
 
+// TestLabelOfTwoVolumes: what can't be told apart is not taken for forgotten.
+func TestLabelOfTwoVolumes(t *testing.T) {
+	w, p := small(t)
+	w.one(1)
+	dir := filepath.Dir(stateOf(t, w))
+	twin := filepath.Join(w.state, "trackers", dir[:8]+strings.Repeat("0", 24))
+	if err := os.Mkdir(twin, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	owner, err := os.ReadFile(filepath.Join(w.state, "owner"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	label := source.Label{Owner: strings.TrimSpace(string(owner)), Volume: dir[:8], Serial: 7}
+	p.Snapshot(ctx, []source.Wanted{{Source: w.source("/a"), Label: label}})
+	w.one(1)
+	if len(p.Snaps()) != 2 {
+		t.Errorf("%d snapshots", len(p.Snaps()))
+	}
+	if err := os.Remove(twin); err != nil {
+		t.Fatal(err)
+	}
+	w.one(1)
+	if len(p.Snaps()) != 1 {
+		t.Errorf("%d snapshots", len(p.Snaps()))
+	}
+}
+
+// TestVolumesAreClosed before their snapshots are removed, once, and also when
+// that fails: the device may be gone.
+func TestVolumesAreClosed(t *testing.T) {
+	w, p := small(t)
+	w.one(1)
+	for i, commit := range []bool{false, true} {
+		w.write("/a", 1, 2, byte(200+i))
+		run, what := w.start(w.dir(), 1, "/a")
+		w.write("/a", 3, 4, byte(200+i))
+		w.advance("/a")
+		var calls []string
+		p.Fail = func(call string) error {
+			if calls = append(calls, call); call == "close volume" {
+				return errFails
+			}
+			return nil
+		}
+		var err error
+		if commit {
+			err = w.commit(run, what)
+		} else {
+			err = run.Abort(ctx)
+		}
+		p.Fail = nil
+		if want := []string{"close volume", "drop"}; err == nil || !slices.Equal(calls, want) {
+			t.Errorf("%v, calls %q", err, calls)
+		}
+		w.check(w.dir())
+		w.reads(w.one(1), map[bool]string{false: "1-1 3-3", true: "3-3"}[commit])
+	}
+}
+
 // TestOwner: snapshots of other state directories are not touched.
 func TestOwner(t *testing.T) {
 	w, p := small(t)

@@ -119,10 +119,21 @@ func TestLocal(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	}
+	w.one(2)
+	for _, archive := range []byte{1, 2} {
+		for name := range p.Snaps() {
+			p.Spoil(name, "write")
+		}
+		w.one(archive)
+	}
+	// Archive 1 lost track, and there is a base again.
+	if _, err := w.dir().Local(ctx, tt.Find(p), "file:/a", key(1, "/a")); !errors.Is(err, tracker.ErrNoCopy) || !strings.Contains(err.Error(), "written to") {
+		t.Errorf("%v", err)
+	}
 	for name := range p.Snaps() {
 		p.Spoil(name, "write")
 	}
-	if _, err := w.dir().Local(ctx, tt.Find(p), "file:/a", key(1, "/a")); !errors.Is(err, tracker.ErrNoCopy) || !strings.Contains(err.Error(), "written to") {
+	if _, err := w.dir().Local(ctx, tt.Find(p), "file:/a", key(2, "/a")); !errors.Is(err, tracker.ErrNoCopy) || !strings.Contains(err.Error(), "written to") {
 		t.Errorf("%v", err)
 	}
 	if runs, err := os.ReadDir(filepath.Join(w.state, "trackers", "runs")); err != nil || len(runs) != 0 {

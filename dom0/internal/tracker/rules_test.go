@@ -59,10 +59,7 @@ func (w *world) advance(paths ...string) []tracker.Advanced {
 		sources = append(sources, w.source(path))
 	}
 	out := w.dir().Advance(ctx, sources)
-	if t, ok := w.t.(*testing.T); ok {
-		w.check(w.dir())
-		_ = t
-	}
+	w.check(w.dir())
 	return out
 }
 
@@ -373,9 +370,18 @@ func TestStateThatIsLost(t *testing.T) {
 			t.Errorf("%s: %q", name, read(v))
 		}
 		w.reads(w.one(1), "")
+		w.reads(w.one(2), first)
 		if len(p.Snaps()) != 1 {
 			t.Errorf("%s: %d snapshots", name, len(p.Snaps()))
 		}
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		w.advance("/a")
+		if err := w.dir().Forget(ctx, tt.Find(p), "file:/a", func(tracker.Entry) bool { return true }); err != nil {
+			t.Fatal(err)
+		}
+		w.reads(w.one(1), first)
 	}
 }
 
