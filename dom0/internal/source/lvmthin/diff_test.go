@@ -82,8 +82,12 @@ func testDiff(t *testing.T, chunk int) {
 			a = again(t, a, old)
 			write(t, a, r.Int64N(size>>12)<<12, 4096)
 		}
+		oracle := tools
+		if chunk > 64<<10 && what != "again" {
+			oracle = nil // each run of a tool takes its time here
+		}
 		now := take(t, p, a)
-		before = checkDiff(t, p, tools, old, now, before)
+		before = checkDiff(t, p, oracle, old, now, before)
 		old = now
 	}
 }
@@ -98,11 +102,15 @@ func again(t *testing.T, s *source.Source, b *source.Base) *source.Source {
 }
 
 // checkDiff compares what is said of two snapshots with their bytes. It
-// returns those of the second.
+// returns those of the second. Tools may be nil.
 func checkDiff(t *testing.T, p, tools *lvmthin.Pool, old, now *source.Base, before []byte) []byte {
 	t.Helper()
 	var changed, data [2][]source.Range
 	for i, by := range []*lvmthin.Pool{p, tools} {
+		if by == nil {
+			changed[i], data[i] = changed[0], data[0]
+			continue
+		}
 		compare(t, by, func(c source.Comparison) {
 			changed[i] = diff(t, c, old, now)
 			data[i] = ranges(t, func(yield func(source.Range) error) error { return c.Data(t.Context(), now, yield) })

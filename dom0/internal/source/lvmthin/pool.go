@@ -19,10 +19,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
 
 	"pinion/dom0/internal/source"
 	"pinion/dom0/internal/source/lvm"
-	"pinion/dom0/internal/source/plain"
 )
 
 // What a pool may be filled to, in percent of data or of metadata.
@@ -47,6 +48,12 @@ type Options struct {
 	// pool may be: from the first on a snapshot comes with a warning, from
 	// the second on there is none. 0 means 85 and 95.
 	WarnPercent, RefusePercent int
+	// ReportAge is how long LVM's report on the volume group is made use of
+	// again, until this Pool changes something itself: a report takes longer
+	// than all else that a volume without changes costs. What somebody else
+	// changes meanwhile shows in the pool's metadata, which is read each time,
+	// or is as if it had come a moment later. 0: not at all.
+	ReportAge time.Duration
 }
 
 // A Pool is a thin pool. It is safe for concurrent use.
@@ -54,6 +61,10 @@ type Pool struct {
 	vg, vgUUID, uuid string
 	options          Options
 	dir              string
+
+	mu     sync.Mutex
+	last   *group    // LVM's last report
+	lastAt time.Time // when it was asked for
 
 	// step, in tests, is called between the steps that a kill may separate.
 	step func(string)
@@ -92,8 +103,31 @@ type group struct {
 	target   string // the pool's name for device-mapper
 }
 
-// look asks LVM about the pool and the volumes around it.
+// look returns what LVM says about the pool and the volumes around it.
 func (p *Pool) look(ctx context.Context) (*group, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.last != nil && time.Since(p.lastAt) < p.options.ReportAge {
+		return p.last, nil
+	}
+	asked := time.Now()
+	g, err := p.ask(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p.last, p.lastAt = g, asked
+	return g, nil
+}
+
+// changed is called after each change of this Pool's to the volume group.
+func (p *Pool) changed() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.last = nil
+}
+
+// ask asks LVM.
+func (p *Pool) ask(ctx context.Context) (*group, error) {
 	all, err := lvm.List(ctx, p.vg)
 	if err != nil {
 		return nil, err
@@ -206,57 +240,14 @@ func (p *Pool) checkVolume(g *group, b *source.Base) error {
 	return nil
 }
 
-// Open makes the snapshot's device and opens it. Its Close takes the device
-// away again, unless somebody else has it open as well.
-func (p *Pool) Open(ctx context.Context, b *source.Base) (source.Volume, error) {
-	// Another process that is done with the snapshot may take the device
-	// away between its making and its opening.
-	const tries = 5
-	var failed error
-	for range tries {
-		g, err := p.look(ctx)
-		if err == nil {
-			err = p.checkVolume(g, b)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("open the snapshot %s: %w", b.Name, err)
-		}
-		v, err := g.volume(b.Name)
-		if err != nil {
-			return nil, fmt.Errorf("open the snapshot %s: %w", b.Name, err)
-		}
-		if err := lvm.Activate(ctx, v.FullName()); err != nil {
-			return nil, fmt.Errorf("open the snapshot %s: %w", b.Name, err)
-		}
-		opened, err := plain.Open("/dev/mapper/" + v.Mapper)
-		if err == nil {
-			return &volume{Volume: opened, lv: v}, nil
-		}
-		failed = err
-	}
-	return nil, fmt.Errorf("open the snapshot %s: %w", b.Name, failed)
-}
-
-// A volume is an open snapshot.
-type volume struct {
-	*plain.Volume
-	lv *lvm.Volume
-}
-
-// Close ends the use of the device and takes it away.
-func (v *volume) Close() error {
-	err := v.Volume.Close()
-	return errors.Join(err, lvm.Deactivate(context.Background(), v.lv))
-}
-
 // Owned lists snapshots of this pool with the owner and volume in their names.
 func (p *Pool) Owned(ctx context.Context, owner, volume string) ([]string, error) {
-	all, err := lvm.List(ctx, p.vg)
+	g, err := p.look(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var owned []string
-	for _, v := range all {
+	for _, v := range g.volumes {
 		l, ok := lvm.ParseSnapshotName(v.Name)
 		if ok && v.PoolUUID == p.uuid && l.Owner == owner && (volume == "" || l.Volume == volume) {
 			owned = append(owned, v.FullName())
@@ -271,6 +262,7 @@ func (p *Pool) Drop(ctx context.Context, owner string, names ...string) error {
 	if err != nil {
 		return err
 	}
+	defer p.changed()
 	if err := lvm.Drop(ctx, p.vg, lvs...); err != nil {
 		return fmt.Errorf("drop snapshots: %w", err)
 	}

@@ -99,6 +99,7 @@ func (p *Pool) make(ctx context.Context, before *group, made []*snapshot) {
 	if len(commands) > 1 {
 		// Its error says less than what is there afterwards.
 		_ = lvm.Batch(ctx, commands)
+		p.changed()
 	}
 	g, err := p.look(ctx)
 	for _, s := range made {
@@ -112,7 +113,9 @@ func (p *Pool) make(ctx context.Context, before *group, made []*snapshot) {
 			continue
 		}
 		command := s.command()
-		if _, s.err = lvm.Run(ctx, command[0], command[1:]...); s.err == nil {
+		_, s.err = lvm.Run(ctx, command[0], command[1:]...)
+		p.changed()
+		if s.err == nil {
 			s.group, s.err = p.look(ctx)
 		}
 	}
@@ -152,6 +155,7 @@ func (p *Pool) complete(ctx context.Context, s *snapshot, taken time.Time) (*sou
 	})
 	if err != nil {
 		_, lv, _ := lvm.Split(s.name)
+		defer p.changed()
 		return nil, errors.Join(err, lvm.Drop(context.WithoutCancel(ctx), p.vg, lv))
 	}
 	return b, nil

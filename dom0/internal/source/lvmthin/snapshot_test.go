@@ -22,9 +22,6 @@ func TestRealSnapshot(t *testing.T) {
 	write(t, a, 0, 4<<20)
 	write(t, b, 1<<20, 4096)
 	for i, base := range bases {
-		if err := p.Check(t.Context(), base); err != nil {
-			t.Error(err)
-		}
 		if !bytes.Equal(content(t, p, base), want[i]) {
 			t.Errorf("%s is not what the volume was", base.Name)
 		}
@@ -39,8 +36,8 @@ func TestRealSnapshot(t *testing.T) {
 		if base.Pool != p.ID() || base.Kind != source.LVMThin || base.Size != int64(len(want[i])) || base.Taken.IsZero() {
 			t.Errorf("%+v", base)
 		}
-		checkLook(t, base, []string{"vm-work-private", "b.b", "c"}[i])
 	}
+	checkLook(t, bases[0], "vm-work-private")
 	if len(w.said) > 0 {
 		t.Errorf("warnings: %q", w.said)
 	}
