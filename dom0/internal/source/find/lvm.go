@@ -5,11 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"time"
 
 	"pinion/dom0/internal/source"
 	"pinion/dom0/internal/source/lvm"
 	"pinion/dom0/internal/source/lvmthin"
 )
+
+// reportAge is how old a report of LVM's may be that a pool goes on from: a
+// backup without changes asks for all it needs of one within it.
+const reportAge = 2 * time.Second
 
 // device finds a block device, whose path has no symbolic links.
 func (f *Finder) device(ctx context.Context, path string) (*source.Source, error) {
@@ -43,7 +48,7 @@ func (f *Finder) LV(ctx context.Context, vg, lv string) (*source.Source, error) 
 	case source.LVMThin:
 		s.Pool, err = lvmthin.New(v, lvmthin.Options{
 			StateDir: f.StateDir, Warn: f.warn,
-			WarnPercent: 100 - min(warnAt*f.Reserve, 99), RefusePercent: 100 - f.Reserve,
+			ReportAge: reportAge, WarnPercent: 100 - min(warnAt*f.Reserve, 99), RefusePercent: 100 - f.Reserve,
 		})
 	}
 	return s, err
