@@ -14,7 +14,7 @@ import (
 func insideOnly(t *testing.T) *ground {
 	t.Helper()
 	if !umltest.Inside() {
-		t.Skip("TestLVMInUserModeLinux runs it")
+		t.Skip("package e2e/lvm runs it inside User Mode Linux")
 	}
 	return newGround(t, "lvmthin")
 }

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -246,14 +245,6 @@ func (g *ground) snapshots() []string {
 		g.t.Fatal(err)
 	}
 	return found
-}
-
-// TestLVMInUserModeLinux runs the tests whose names begin with TestCow on real
-// thin pools, with the programs as they are installed.
-func TestLVMInUserModeLinux(t *testing.T) {
-	umltest.Run(t, umltest.Options{
-		Disks: []int64{8 << 30}, Memory: 2 << 30, Timeout: 15 * time.Minute, Programs: programs(t, build{static: true}),
-	}, "TestCow.*")
 }
 
 // hasProgram reports whether a program is there.

@@ -50,6 +50,9 @@ type Options struct {
 	// Timeout is for everything from the boot on; 0 means five minutes. The
 	// test's own deadline cuts it short.
 	Timeout time.Duration
+	// Package is the import path of the package whose tests run; empty means
+	// the caller's own. Their directory inside is the caller's.
+	Package string
 	// Env is added to the environment inside, as NAME=value.
 	Env []string
 	// Programs are what Programs returns inside: a directory of the host's
@@ -89,7 +92,7 @@ func Programs(t testing.TB) string {
 }
 
 // Run boots a kernel and runs there, as root, the tests of the calling
-// package that pattern matches, a regular expression for whole names as that
+// package, or another, that pattern matches, a regular expression for whole names as that
 // of "go test -run". Each becomes a subtest of t. With go test -run
 // 'TestOuter/TestInner' only those of that name run inside.
 //
@@ -106,7 +109,11 @@ func Run(t *testing.T, o Options, pattern string) {
 		m.options.Memory = defaultMemory
 	}
 	m.program = filepath.Join(m.dir, "inside.test")
-	goTool(t, "test", "-c", "-vet=off", "-o", m.program, ".")
+	pkg := "."
+	if o.Package != "" {
+		pkg = o.Package
+	}
+	goTool(t, "test", "-c", "-vet=off", "-o", m.program, pkg)
 	if _, err := os.Stat(m.program); err != nil {
 		t.Fatalf("the package's tests were not built: %v", err)
 	}

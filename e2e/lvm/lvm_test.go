@@ -1,0 +1,30 @@
+// Package lvm_test runs the end-to-end tests on thin pools and classic volumes,
+// inside User Mode Linux, beside those that need none.
+//
+// It owns nothing but the choice of tests: those of package e2e whose names
+// begin with TestCow, and TestStorage. It promises that each shows as a test
+// of its own here, and never runs anything on the host's own devices.
+package lvm_test
+
+import (
+	"testing"
+	"time"
+
+	"pinion/e2e/umltest"
+)
+
+// A kernel runs tests one after the other on one core, so each of these has a
+// kernel of its own, and the cores something to do.
+
+func TestKillsOnThinPools(t *testing.T)    { inside(t, "TestCowKill.*") }
+func TestThinPools(t *testing.T)           { inside(t, "TestCowLVM.*") }
+func TestRowsOnThinPools(t *testing.T)     { inside(t, "TestCow(Row|Two|Clone|Replaced|Restore).*") }
+func TestRulesOnThinPools(t *testing.T)    { inside(t, "TestCow(Soak|Monitor|Shrink|Lost).*") }
+func TestCommandsOnThinPools(t *testing.T) { inside(t, "TestStorage.*") }
+
+func inside(t *testing.T, tests string) {
+	t.Parallel()
+	umltest.Run(t, umltest.Options{
+		Package: "pinion/e2e", Disks: []int64{8 << 30}, Memory: 2 << 30, Timeout: 20 * time.Minute, Programs: umltest.Programs(t),
+	}, tests)
+}
