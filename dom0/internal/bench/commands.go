@@ -35,17 +35,11 @@ func (u *usage) worst(v usage) {
 	u.pinion, u.helper = max(u.pinion, v.pinion), max(u.helper, v.helper)
 }
 
-// command runs pinion. Keys come from a key file: a passphrase would cost time
-// and memory that have nothing to do with the volume.
+// command runs pinion, and watches the memory that it takes. Keys come from a
+// key file: a passphrase would cost time and memory that have nothing to do
+// with the volume.
 func (b *bench) command(args ...string) (usage, error) {
-	args = append([]string{
-		"--config", os.DevNull, "--quiet", "--unattended", "--keyfile", b.path("key"), "--dest", "file:" + b.path("store"),
-		"--state-dir", b.path("state"), "--cache-dir", b.path("cache"),
-	}, args...)
-	var said bytes.Buffer
-	cmd := exec.CommandContext(b.ctx, b.pinion, args...)
-	cmd.Stderr = &said
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd := b.pinionCommand(args...)
 	start := time.Now()
 	if err := cmd.Start(); err != nil {
 		return usage{}, err
@@ -58,11 +52,44 @@ func (b *bench) command(args ...string) (usage, error) {
 	close(ended)
 	u.worst(<-peaks)
 	if err != nil {
-		return u, fmt.Errorf("pinion %s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(said.Bytes()))
+		return u, failed(cmd, args, err)
 	}
 	b.peaks.worst(u)
 	u.cpu = cmd.ProcessState.UserTime().Seconds() + cmd.ProcessState.SystemTime().Seconds()
 	return u, nil
+}
+
+// output runs pinion for the document that it prints, and returns the seconds
+// that it took. Nothing watches it: that would take part of a core, which a
+// command of a tenth of a second feels.
+func (b *bench) output(args ...string) (document []byte, seconds float64, err error) {
+	args = append(args, "--json")
+	cmd := b.pinionCommand(args...)
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	start := time.Now()
+	if err := cmd.Run(); err != nil {
+		return nil, 0, failed(cmd, args, err)
+	}
+	return out.Bytes(), time.Since(start).Seconds(), nil
+}
+
+// pinionCommand prepares a run of pinion with the bench's archive.
+func (b *bench) pinionCommand(args ...string) *exec.Cmd {
+	args = append([]string{
+		"--config", os.DevNull, "--quiet", "--unattended", "--keyfile", b.path("key"), "--dest", "file:" + b.path("store"),
+		"--state-dir", b.path("state"), "--cache-dir", b.path("cache"),
+	}, args...)
+	cmd := exec.CommandContext(b.ctx, b.pinion, args...)
+	cmd.Stderr = new(bytes.Buffer)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	return cmd
+}
+
+// failed says what a run of pinion said when it failed.
+func failed(cmd *exec.Cmd, args []string, err error) error {
+	said, _ := cmd.Stderr.(*bytes.Buffer)
+	return fmt.Errorf("pinion %s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(said.Bytes()))
 }
 
 // watch looks at the peak memory of a process and its children until it ended.

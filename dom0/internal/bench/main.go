@@ -27,7 +27,10 @@ func main() {
 	flag.StringVar(&o.dir, "dir", "", "where to work; 4 GiB are needed (default: the temporary directory)")
 	flag.Int64Var(&o.size, "size", 2<<30, "the image's size in bytes")
 	flag.IntVar(&o.rounds, "rounds", 3, "how often each measurement is repeated; the best counts")
-	flag.BoolVar(&o.sparse, "sparse", true, "also back up huge sparse files")
+	flag.BoolVar(&o.speed, "speed", true, "measure first backup, verify and restore beside what the machine could do")
+	flag.BoolVar(&o.sparse, "sparse", true, "back up huge sparse files")
+	flag.BoolVar(&o.mounts, "mounts", true, "measure differences on btrfs and XFS; needs root")
+	flag.BoolVar(&o.thin, "thin", true, "measure differences in a thin pool, in User Mode Linux")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, o)
@@ -43,7 +46,8 @@ type options struct {
 	bin, files, dir string
 	size            int64
 	rounds          int
-	sparse          bool
+	speed, sparse   bool // parts
+	mounts, thin    bool
 }
 
 func run(ctx context.Context, o options) (err error) {
@@ -57,7 +61,27 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	b := &bench{ctx: ctx, pinion: filepath.Join(bin, "pinion"), helper: filepath.Join(bin, "pinion-store"), dir: dir, rounds: o.rounds}
-	if b.image, err = makeImage(filepath.Join(dir, "image"), o.size, strings.Split(o.files, ",")); err != nil {
+	for _, part := range []struct {
+		wanted bool
+		run    func() error
+	}{
+		{o.speed, func() error { return b.speed(o) }},
+		{o.sparse, b.sparseFiles},
+		{o.mounts, b.fileSystems},
+		{o.thin, b.thinPools},
+	} {
+		if part.wanted {
+			if err := part.run(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// speed measures pinion on an image beside what the machine could do.
+func (b *bench) speed(o options) (err error) {
+	if b.image, err = makeImage(b.path("image"), o.size, strings.Split(o.files, ",")); err != nil {
 		return fmt.Errorf("make the image: %w", err)
 	}
 	b.header()
@@ -69,10 +93,7 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	warnIfBusy(othersShare(before, readCores(), ownSeconds()-own))
-	if o.sparse {
-		return b.sparseFiles()
-	}
-	return nil
+	return errors.Join(os.Remove(b.path("image")), os.Remove(b.path("restored")))
 }
 
 // A bench is one run.
