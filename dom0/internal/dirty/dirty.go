@@ -9,6 +9,7 @@
 package dirty
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"math/bits"
@@ -187,9 +188,7 @@ func (m *Map) Merge(o *Map) {
 	if o == nil || o == m {
 		return
 	}
-	for _, s := range o.full {
-		m.addFull(s)
-	}
+	m.mergeFull(o)
 	m.makeRoom(o)
 	for _, theirs := range o.pages {
 		p := m.page(theirs.index)
@@ -200,6 +199,27 @@ func (m *Map) Merge(o *Map) {
 			p[w] |= b
 		}
 		m.fold(theirs.index, p)
+	}
+}
+
+// mergeFull adds the stretches of o, all in one pass.
+func (m *Map) mergeFull(o *Map) {
+	if len(o.full) == 0 {
+		return
+	}
+	both := slices.Concat(m.full, o.full)
+	slices.SortFunc(both, func(a, b stretch) int { return cmp.Compare(a.from, b.from) })
+	m.full = both[:1]
+	for _, s := range both[1:] {
+		if last := &m.full[len(m.full)-1]; s.from <= last.to {
+			last.to = max(last.to, s.to)
+		} else {
+			m.full = append(m.full, s)
+		}
+	}
+	m.pages = slices.DeleteFunc(m.pages, func(p page) bool { return m.isFull(p.index) })
+	for len(m.full) > maxStretches {
+		m.coarsen()
 	}
 }
 

@@ -44,8 +44,8 @@ func drawRange(t *rapid.T) source.Range {
 func same(t *rapid.T, m *dirty.Map, set []bool) {
 	var bytes int64
 	for g := int64(0); g < model; g++ {
-		start := g * dirty.Grain
-		if m.Overlaps(rng(start, start+dirty.Grain)) != set[g] || m.Overlaps(rng(start+7, start+8)) != set[g] {
+		// Each grain is covered by Next below; Overlaps is asked of some.
+		if start := g * dirty.Grain; g%61 == 0 && (m.Overlaps(rng(start, start+dirty.Grain)) != set[g] || m.Overlaps(rng(start+7, start+8)) != set[g]) {
 			t.Fatalf("grain %d is not %v", g, set[g])
 		}
 		if set[g] {

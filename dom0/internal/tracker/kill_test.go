@@ -158,7 +158,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 	for _, a := range acts {
 		t.Run(a.name, func(t *testing.T) {
 			step, died := 0, true
-			for ; died; step++ {
+			for ; died; step += stride {
 				died = dieAt(t, step, a.before, a.act, a.lives)
 			}
 			if step < 4 {
@@ -225,7 +225,7 @@ func TestFailingAtEveryCall(t *testing.T) {
 		}
 		for _, ever := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, ever %v", a.name, ever), func(t *testing.T) {
-				for call, failed := 0, true; failed; call++ {
+				for call, failed := 0, true; failed; call += stride {
 					failed = failAt(t, call, ever, a.before, a.name)
 				}
 			})
