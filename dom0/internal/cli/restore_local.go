@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -176,13 +175,34 @@ func (r *restoring) makeLVFrom(ctx context.Context, j restoreJob, t *restoreTarg
 	return nil
 }
 
-// pair notes that what was restored to holds the session, so that its next backup is a difference. It costs only time
-// if that can't be.
-func (r *restoring) pair(ctx context.Context, j restoreJob, t *restoreTarget) {
-	s, err := r.place(ctx, j, t)
+// pair notes that what was restored to holds the session, so that its next backup is a difference. It is called when
+// all is written, which is at path now, and before anybody else may write there: the snapshot has to be of the session
+// and nothing else. Should the restore fail yet, the next backup finds that the volume isn't what the snapshot is. It
+// costs only time if any of this can't be.
+func (r *restoring) pair(ctx context.Context, j restoreJob, t *restoreTarget, path string) {
+	s, err := r.env.finder().Locator(ctx, find.SchemeFile+path) // by a finder that has not seen what was there before
 	if err != nil || !s.Kind.Tracks() {
 		return // the next backup of it, if there is one, says what is wrong
 	}
+	if err := r.pairAs(ctx, j, t, s, r.finally(j, t, s)); err != nil && ctx.Err() == nil {
+		r.env.UI.Notice("the next backup of %s reads all of it: %s", t.Path(), oneLine(err))
+	}
+}
+
+// finally is the source that s will be when the restore is done.
+func (r *restoring) finally(j restoreJob, t *restoreTarget, s *source.Source) *source.Source {
+	final := *s
+	switch {
+	case j.newLV != nil:
+		final.Locator = find.SchemeLVM + j.newLV.vg + "/" + j.newLV.lv
+	case s.Kind == source.Reflink:
+		final.Locator, final.Path = find.SchemeFile+t.Path(), t.Path()
+	}
+	return &final
+}
+
+// pairAs takes the snapshot of what is at now, and makes it the base of what will be final.
+func (r *restoring) pairAs(ctx context.Context, j restoreJob, t *restoreTarget, now, final *source.Source) error {
 	root := r.a.Root()
 	session := tracker.Session{ID: j.entry.ID, Seq: j.entry.Seq, Time: time.Unix(0, j.entry.Time), Record: j.blob}
 	if !t.existing || root.Heal == 0 {
@@ -190,19 +210,16 @@ func (r *restoring) pair(ctx context.Context, j restoreJob, t *restoreTarget) {
 		// is lost, and the next backup has to send it.
 		session.Generation = root.Generation
 	}
-	err = r.dir.Pair(ctx, tracker.PairRequest{
-		Source: s, Key: r.key(j), Destination: r.a.Destination().String(), Name: j.name, Session: session,
+	label, release, err := r.dir.Label(ctx, final.Locator)
+	if err != nil {
+		return err
+	}
+	defer release()
+	taken := now.Pool.Snapshot(ctx, []source.Wanted{{Source: now, Label: label}})[0]
+	if taken.Err != nil {
+		return taken.Err
+	}
+	return r.dir.Pair(ctx, tracker.PairRequest{
+		Source: final, Key: r.key(j), Destination: r.a.Destination().String(), Name: j.name, Session: session, Base: taken.Base,
 	})
-	if err != nil && ctx.Err() == nil {
-		r.env.UI.Notice("the next backup of %s reads all of it: %s", s.Path, oneLine(err))
-	}
-}
-
-// place finds what was restored to.
-func (r *restoring) place(ctx context.Context, j restoreJob, t *restoreTarget) (*source.Source, error) {
-	finder := r.env.finder() // which has not seen what was there before
-	if j.newLV != nil {
-		return finder.LV(ctx, j.newLV.vg, j.newLV.lv)
-	}
-	return finder.Locator(ctx, find.SchemeFile+filepath.Clean(t.Path()))
 }

@@ -24,8 +24,20 @@ type restoreTarget struct {
 	only *dirty.Map
 	// local is the base snapshot that it is made of, held until the end.
 	local *tracker.LocalCopy
-	// made is the logical volume that was made for it, and that goes if the restore fails.
+	// made is the logical volume that was made for it, and that goes if the restore fails. It has a temporary name.
 	made *lvm.Volume
+}
+
+// finish makes what was restored durable and leads people to it. The path is where it is then.
+func (r *restoring) finish(ctx context.Context, t *restoreTarget) (path string, err error) {
+	if err := t.Commit(); err != nil || t.made == nil {
+		return t.Path(), err
+	}
+	v, err := lvm.Finish(ctx, t.made)
+	if err != nil {
+		return "", err
+	}
+	return v.Path, nil
 }
 
 // findLV finds the device of a logical volume, or remembers to make one.

@@ -300,8 +300,12 @@ func (r *restoring) one(ctx context.Context, j restoreJob) (err error) {
 		run = restore.Existing
 	}
 	res, err := run(ctx, r.a, j.name, j.entry.Seq, j.record, t.Target, opts)
+	path := ""
 	if err == nil {
-		err = t.Commit()
+		if whole, more := res.Damage.Ranges(); len(whole)+more == 0 {
+			t.Written = func(path string) { r.pair(ctx, j, t, path) }
+		}
+		path, err = r.finish(ctx, t)
 	}
 	if err != nil {
 		if t.made != nil {
@@ -315,11 +319,10 @@ func (r *restoring) one(ctx context.Context, j restoreJob) (err error) {
 	r.doc.Volumes = append(r.doc.Volumes, restoredJSON{j.name, j.entry.ID.String(), res.Fetched, res.Written})
 	if !r.env.UI.Quiet() {
 		r.env.UI.Printf("Restored %s of session #%d to %s: %s fetched, %s written.",
-			ui.Quote(j.name), j.entry.Seq, t.Path(), ui.Bytes(res.Fetched), ui.Bytes(res.Written))
+			ui.Quote(j.name), j.entry.Seq, path, ui.Bytes(res.Fetched), ui.Bytes(res.Written))
 	}
 	ranges, more := res.Damage.Ranges()
 	if len(ranges) == 0 {
-		r.pair(ctx, j, t)
 		return nil
 	}
 	r.doc.Damage = append(r.doc.Damage, ranges...)

@@ -79,7 +79,7 @@ func runAndDie(t *testing.T, cmd *exec.Cmd, path string, after int) {
 // of its commit. Each time the file is the old one or the new one, whole, and
 // the next restore succeeds and leaves nothing behind.
 func TestKilledAtEveryStep(t *testing.T) {
-	const putInPlace = 4 // the step, from 1, that renames
+	const putInPlace = 5 // the step, from 1, that renames
 	steps := len((&Target{kind: freshFile, fresh: &replacement{}}).steps())
 	for _, hadOld := range []bool{true, false} {
 		for after := -1; after <= steps; after++ {
@@ -147,4 +147,39 @@ func TestCreateByOther(t *testing.T) {
 		t.Errorf("mode %v, want 0705 without set-id bits", info.Mode())
 	}
 	wantNames(t, sub, "volume")
+}
+
+// TestWritten: what is called before a new file takes its place sees all of it
+// under the temporary name, and what is called for a file in place sees that.
+func TestWritten(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "volume")
+	writeFile(t, path, random(1, 1000))
+	for _, open := range []func(string, int64) (*Target, error){Create, OpenInPlace} {
+		to, err := open(path, 5)
+		must(t, err)
+		defer to.Abort()
+		put(t, to, []byte("again"), 0)
+		was, seen := readOr(t, path), ""
+		to.Written = func(at string) {
+			seen = at
+			wantFile(t, at, []byte("again"))
+			if at != path {
+				wantFile(t, path, was)
+			}
+		}
+		must(t, to.Commit())
+		if seen == "" {
+			t.Error("nothing was called")
+		}
+		wantFile(t, path, []byte("again"))
+	}
+}
+
+// readOr reads a file.
+func readOr(t *testing.T, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	must(t, err)
+	return b
 }

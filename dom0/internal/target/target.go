@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 
@@ -61,6 +62,11 @@ type Target struct {
 	had  int64 // the file's or device's own size when it was opened
 
 	fresh *replacement // of a freshFile only
+
+	// Written, if it is set before Commit, is called by it once when all bytes
+	// are durable and before anybody else is led to them, with the path that
+	// they are at now: of a new file, the temporary one.
+	Written func(path string)
 
 	touched atomic.Bool
 	stopped atomic.Bool
@@ -218,6 +224,7 @@ func (t *Target) steps() []step {
 			{"keep the owner and mode of", t.dress},
 			{"flush", t.f.Sync},
 			{"replace", t.checkReplaceable},
+			{"look at", func() error { return t.written(filepath.Join(t.fresh.dirIs, t.fresh.temp)) }},
 			{"put in place", t.rename},
 			{"flush the directory of", t.fresh.dir.Sync},
 		}
@@ -227,12 +234,22 @@ func (t *Target) steps() []step {
 			{"flush", t.f.Sync},
 			{"shrink", func() error { return t.resize(false) }},
 			{"flush", t.f.Sync},
+			{"look at", func() error { return t.written(t.path) }},
 		}
 	}
 	return []step{
 		{"zero the rest of", func() error { return t.zero(t.size, t.had) }},
 		{"flush", t.f.Sync},
+		{"look at", func() error { return t.written(t.path) }},
 	}
+}
+
+// written lets the caller look at what is there. That can't fail a restore.
+func (t *Target) written(path string) error {
+	if t.Written != nil {
+		t.Written(path)
+	}
+	return nil
 }
 
 // resize brings a file in place to the volume's size, if that means to grow,

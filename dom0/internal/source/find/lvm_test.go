@@ -60,8 +60,16 @@ func TestUMLNewVolumes(t *testing.T) {
 	run := func(args ...string) { t.Helper(); testenv.Run(t, args[0], args[1:]...) }
 	run("vgcreate", "-q", "vg2", umltest.Disk(1))
 	run("lvcreate", "-q", "-y", "-L", "64M", "-c", "128K", "-T", "vg2/pool")
+	dead, err := lvm.CreateThin(ctx, "vg2", "pool", "new", 5<<20+1)
+	if err != nil || dead.Path != "/dev/vg2/new.pinion-partial" {
+		t.Fatalf("%+v, %v", dead, err)
+	}
+	// What an attempt that died has left is removed.
 	v, err := lvm.CreateThin(ctx, "vg2", "pool", "new", 5<<20+1)
-	if err != nil || v.Size != 8<<20 || v.Path != "/dev/vg2/new" || v.Pool != "pool" {
+	if err != nil || v.Size != 8<<20 || v.UUID == dead.UUID || v.Pool != "pool" {
+		t.Fatalf("%+v, %v", v, err)
+	}
+	if v, err = lvm.Finish(ctx, v); err != nil || v.Path != "/dev/vg2/new" || len(v.Tags) > 0 {
 		t.Fatalf("%+v, %v", v, err)
 	}
 	if n, err := lvm.PoolChunk(ctx, v); err != nil || n != 128<<10 {
@@ -78,6 +86,13 @@ func TestUMLNewVolumes(t *testing.T) {
 	c, err := lvm.CreateThinFrom(ctx, "vg2", "pool", "clone", "new")
 	if err != nil || c.Size != v.Size || c.ReadOnly || !c.Active {
 		t.Errorf("%+v, %v", c, err)
+	}
+	if c, err = lvm.Finish(ctx, c); err != nil || c.Path != "/dev/vg2/clone" {
+		t.Errorf("%+v, %v", c, err)
+	}
+	run("lvcreate", "-q", "-V", "8M", "-T", "vg2/pool", "-n", "third.pinion-partial")
+	if v, err := lvm.CreateThin(ctx, "vg2", "pool", "third", 1); err == nil {
+		t.Errorf("somebody else's volume gave way to %+v", v)
 	}
 	run("lvrename", "-q", "vg2/new", "vg2/other")
 	run("lvrename", "-q", "vg2/clone", "vg2/new")

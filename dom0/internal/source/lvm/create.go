@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -13,9 +14,20 @@ import (
 // ErrExists says that there is a logical volume of that name already.
 var ErrExists = errors.New("there is such a logical volume already")
 
+// A new volume has another name and a tag until Finish, so that one which a
+// crash has left is never taken for whole. The next attempt removes it.
+const (
+	partialSuffix = ".pinion-partial"
+	partialTag    = "pinion-partial"
+)
+
+// partial is the name that a volume has until Finish.
+func partial(lv string) string { return lv + partialSuffix }
+
 // CreateThin makes an active thin volume of size bytes, rounded up to whole
-// extents of its group, in a pool that is there. All of it reads as zeros. A
-// volume that has the name gives ErrExists and stays as it is.
+// extents of its group, in a pool that is there. All of it reads as zeros. Its
+// name is a temporary one until Finish. A volume that has the name lv gives
+// ErrExists and stays as it is.
 func CreateThin(ctx context.Context, vg, pool, lv string, size int64) (*Volume, error) {
 	if err := checkNew(ctx, vg, pool, lv); err != nil {
 		return nil, err
@@ -26,26 +38,42 @@ func CreateThin(ctx context.Context, vg, pool, lv string, size int64) (*Volume, 
 		sectors++
 	}
 	_, err := Run(ctx, "lvcreate", "--yes", "--quiet", "--type", "thin", "--virtualsize", strconv.FormatInt(sectors, 10)+"s",
-		"--thinpool", pool, "--name", lv, vg)
-	return created(ctx, vg, pool, lv, err)
+		"--thinpool", pool, "--addtag", partialTag, "--name", partial(lv), vg)
+	return created(ctx, vg, pool, partial(lv), err)
 }
 
 // CreateThinFrom makes an active, writable thin volume that shares all blocks
-// of another one of its group, by name. A volume that has the new name gives
-// ErrExists and stays as it is.
+// of another one of its group, by name. Its name is a temporary one until
+// Finish. A volume that has the name lv gives ErrExists and stays as it is.
 func CreateThinFrom(ctx context.Context, vg, pool, lv, base string) (*Volume, error) {
 	if err := errors.Join(CheckName(base), checkNew(ctx, vg, pool, lv)); err != nil {
 		return nil, err
 	}
 	_, err := Run(ctx, "lvcreate", "--yes", "--quiet", "--snapshot", "--setactivationskip", "n", "--permission", "rw",
-		"--name", lv, vg+"/"+base)
-	return created(ctx, vg, pool, lv, err)
+		"--addtag", partialTag, "--name", partial(lv), vg+"/"+base)
+	return created(ctx, vg, pool, partial(lv), err)
 }
 
-// checkNew checks the three names, and that the pool is there and the volume
-// is not.
+// Finish gives a new volume its name, and returns it as it is then.
+func Finish(ctx context.Context, v *Volume) (*Volume, error) {
+	lv, found := strings.CutSuffix(v.Name, partialSuffix)
+	if !found {
+		return nil, fmt.Errorf("finish %s: it is not a new volume", v.FullName())
+	}
+	// The tag goes last: what has its name is whole, tag or not.
+	if _, err := Run(ctx, "lvrename", "--quiet", v.VG, v.Name, lv); err != nil {
+		return nil, fmt.Errorf("give %s its name: %w", v.FullName(), err)
+	}
+	if _, err := Run(ctx, "lvchange", "--quiet", "--deltag", partialTag, v.VG+"/"+lv); err != nil {
+		return nil, fmt.Errorf("take the tag %s off %s/%s: %w", partialTag, v.VG, lv, err)
+	}
+	return Find(ctx, v.VG, lv)
+}
+
+// checkNew checks the three names, that the pool is there and the volume is
+// not, and removes what an attempt that died has left of it.
 func checkNew(ctx context.Context, vg, pool, lv string) error {
-	if err := errors.Join(CheckName(vg), CheckName(pool), CheckName(lv)); err != nil {
+	if err := errors.Join(CheckName(vg), CheckName(pool), CheckName(lv), CheckName(partial(lv))); err != nil {
 		return err
 	}
 	all, err := List(ctx, vg)
@@ -53,16 +81,27 @@ func checkNew(ctx context.Context, vg, pool, lv string) error {
 		return fmt.Errorf("look for the pool %s/%s: %w", vg, pool, err)
 	}
 	found := false
+	var dead *Volume
 	for _, v := range all {
 		if v.Name == lv {
 			return fmt.Errorf("make %s: %w", v.FullName(), ErrExists)
+		}
+		if v.Name == partial(lv) {
+			dead = v
 		}
 		found = found || (v.Name == pool && v.Segment == "thin-pool")
 	}
 	if !found {
 		return fmt.Errorf("make %s/%s: there is no thin pool %s/%s", vg, lv, vg, pool)
 	}
-	return nil
+	if dead == nil {
+		return nil
+	}
+	if !slices.Contains(dead.Tags, partialTag) {
+		return fmt.Errorf("make %s/%s: %s is in the way, and no restore has left it", vg, lv, dead.FullName())
+	}
+	// LVM removes none that a live restore has open.
+	return RemoveNew(ctx, dead)
 }
 
 // created returns what a command has made; if it isn't what was wanted it is
