@@ -1,7 +1,9 @@
 # make build   both programs, static, into bin/
 # make demo    shows them at work on a real file system image
 # make test    every check and every test
-# make bench   speed and memory beside what this machine could do at best
+# make bench   speed and memory beside what this machine could do at best, and
+#              what differences cost; BENCH="-speed=false" leaves a part out,
+#              BENCH=-h shows what can be said
 
 GO      ?= go
 VERSION := $(shell cat version)
@@ -40,7 +42,7 @@ race:
 	$(GO) test $$race -timeout $(TEST_TIMEOUT) ./...
 
 bench: build
-	@$(GO) run ./dom0/internal/bench -bin bin -files "$$($(GO) env GOROOT)/src,/usr/share,/usr/lib"
+	@$(GO) run ./dom0/internal/bench -bin bin -files "$$($(GO) env GOROOT)/src,/usr/share,/usr/lib" $(BENCH)
 
 clean:
 	rm -rf bin
