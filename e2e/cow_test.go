@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -253,5 +254,41 @@ func (g *ground) writesToSnapshots() {
 		}
 		overwrite(g.t, path, 3<<20, "random:4096:99")
 		run(g.t, "sync", path)
+	}
+}
+
+// What a run that died has left behind is removed wherever the volumes are.
+func TestCowLeftoversInSeveralDirectories(t *testing.T) {
+	g := newGround(t, "btrfs")
+	w := cowWorld(t)
+	var sources, left []string
+	for _, name := range []string{"one", "two", "three"} {
+		dir := filepath.Join(g.dir, name)
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		path := makeImage(t, filepath.Join(dir, "v"), "random:1M:1")
+		sources = append(sources, name+"=file:"+path)
+	}
+	w.backup(sources...)
+	bases, err := filepath.Glob(g.dir + "/*/.pinion/*")
+	if err != nil || len(bases) != 3 {
+		t.Fatalf("%v, %v", bases, err)
+	}
+	for _, base := range bases {
+		f := strings.Split(filepath.Base(base), ".")
+		f[2] = "1" // another serial number
+		orphan := filepath.Join(filepath.Dir(base), strings.Join(f, "."))
+		run(t, "cp", "--reflink=always", base, orphan)
+		left = append(left, orphan)
+	}
+	w.ok("monitor")
+	for _, path := range left {
+		if exists(path) {
+			t.Errorf("%s is still there", path)
+		}
+	}
+	if bases, err = filepath.Glob(g.dir + "/*/.pinion/*"); err != nil || len(bases) != 3 {
+		t.Errorf("%v, %v", bases, err)
 	}
 }

@@ -295,27 +295,16 @@ func byPool(units []*unit) [][]*unit {
 
 // findOrphans finds snapshots of units' volumes that their state names
 // nowhere: of a process that died before it could write down what it took.
-// Units are of one pool. What can't be listed now is found another time.
+// Each volume's own pool is asked: of one file system, it may know only the
+// directory that is beside the volume. What can't be listed now is found
+// another time.
 func (d *Dir) findOrphans(ctx context.Context, units []*unit) {
-	var all []string
-	if len(units) > 1 {
-		var err error
-		if all, err = units[0].pool.Owned(ctx, d.owner, ""); err != nil {
-			return
-		}
-	}
 	for _, u := range units {
-		known := func(name string) bool { return u.named[ref{u.pool.ID(), name}] != nil }
-		// Names hold the owner and the volume one after the other. That is
-		// only used to spare the pool questions that it has answered.
-		suspect := func(name string) bool {
-			return strings.Contains(name, d.owner+"."+labelOf(u.locator)+".") && !known(name)
-		}
-		if len(units) > 1 && !slices.ContainsFunc(all, suspect) || u.pairing() || d.labelIsShared(u.locator) {
+		if u.pairing() || d.labelIsShared(u.locator) {
 			continue
 		}
-		names, err := u.pool.Owned(ctx, d.owner, labelOf(u.locator))
-		if err == nil {
+		known := func(name string) bool { return u.named[ref{u.pool.ID(), name}] != nil }
+		if names, err := u.pool.Owned(ctx, d.owner, labelOf(u.locator)); err == nil {
 			u.orphans = append(u.orphans, slices.DeleteFunc(names, known)...)
 		}
 	}

@@ -46,6 +46,7 @@ type Finder struct {
 
 	mu     sync.Mutex
 	groups map[string][]*lvm.Volume // by name; what LVM said of them
+	pools  map[string]source.Pool   // thin pools, by LVM's ids
 }
 
 // Locator finds what a word names: "file:" with an absolute path, which may

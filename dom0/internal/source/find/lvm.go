@@ -46,12 +46,32 @@ func (f *Finder) LV(ctx context.Context, vg, lv string) (*source.Source, error) 
 	case source.LVM:
 		s.Pool = lvm.NewPool(v, f.warn)
 	case source.LVMThin:
-		s.Pool, err = lvmthin.New(v, lvmthin.Options{
-			StateDir: f.StateDir, Warn: f.warn,
-			ReportAge: reportAge, WarnPercent: 100 - min(warnAt*f.Reserve, 99), RefusePercent: 100 - f.Reserve,
-		})
+		s.Pool, err = f.thinPool(v)
 	}
 	return s, err
+}
+
+// thinPool returns the pool of a thin volume: one value for all volumes of a
+// pool, so that what LVM says is asked for once.
+func (f *Finder) thinPool(v *lvm.Volume) (source.Pool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	id := v.VGUUID + "/" + v.PoolUUID
+	if p := f.pools[id]; p != nil {
+		return p, nil
+	}
+	p, err := lvmthin.New(v, lvmthin.Options{
+		StateDir: f.StateDir, Warn: f.warn, ReportAge: reportAge,
+		WarnPercent: 100 - min(warnAt*f.Reserve, 99), RefusePercent: 100 - f.Reserve,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if f.pools == nil {
+		f.pools = map[string]source.Pool{}
+	}
+	f.pools[id] = p
+	return p, nil
 }
 
 // lookUp asks LVM about a volume group once, and then remembers: with dozens
