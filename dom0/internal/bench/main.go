@@ -74,11 +74,14 @@ func run(ctx context.Context, o options) (err error) {
 		{o.mounts, b.fileSystems},
 		{o.thin, b.thinPools},
 	} {
-		if part.wanted {
-			if err := part.run(); err != nil {
-				return err
-			}
+		if !part.wanted {
+			continue
 		}
+		before, own := readCores(), ownSeconds()
+		if err := part.run(); err != nil {
+			return err
+		}
+		warnIfBusy(othersShare(before, readCores(), ownSeconds()-own))
 	}
 	return nil
 }
@@ -89,14 +92,12 @@ func (b *bench) speed(o options) (err error) {
 		return fmt.Errorf("make the image: %w", err)
 	}
 	b.header()
-	before, own := readCores(), ownSeconds()
 	if err := b.limits(); err != nil {
 		return err
 	}
 	if err := b.commands(); err != nil {
 		return err
 	}
-	warnIfBusy(othersShare(before, readCores(), ownSeconds()-own))
 	return errors.Join(os.Remove(b.path("image")), os.Remove(b.path("restored")))
 }
 

@@ -104,10 +104,11 @@ func readCores() (c cores) {
 	return c
 }
 
-// warnIfBusy says that the clock was not only pinion's.
+// warnIfBusy says that the clock was not only pinion's, behind what it was
+// measured with.
 func warnIfBusy(share float64) {
 	if share > 0.1 {
-		fmt.Printf("%.0f %% of the cores went to other programs meanwhile: compare CPU seconds, not MB/s.\n\n", 100*share)
+		fmt.Printf("%.0f %% of the cores went to other programs meanwhile: above, CPU seconds and\nratios tell more than MB/s and times.\n\n", 100*share)
 	}
 }
 
