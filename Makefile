@@ -11,7 +11,7 @@ VERSION := $(shell cat version)
 GOBUILD := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 
 # All tests together, with the race detector, on two cores.
-TEST_TIMEOUT := 30m
+TEST_TIMEOUT := 50m
 
 .PHONY: build demo test check race bench tools clean
 

@@ -30,6 +30,14 @@ func (g *ground) tracks() bool { return g.kind != "plain" }
 // thin says that volumes are thin logical volumes.
 func (g *ground) thin() bool { return g.kind == "lvmthin" }
 
+// word is what status calls the storage.
+func (g *ground) word() string {
+	if g.kind == "btrfs" || g.kind == "xfs" {
+		return "reflink"
+	}
+	return g.kind
+}
+
 // onEachGround runs a test on every kind of storage that this machine has:
 // inside User Mode Linux that is a thin pool, outside all the others.
 func onEachGround(t *testing.T, test func(t *testing.T, g *ground)) {

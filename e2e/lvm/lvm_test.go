@@ -20,7 +20,7 @@ func TestKillsOnThinPools(t *testing.T)    { inside(t, "TestCowKill.*") }
 func TestThinPools(t *testing.T)           { inside(t, "TestCowLVM.*") }
 func TestRowsOnThinPools(t *testing.T)     { inside(t, "TestCow(Row|Two|Clone|Replaced|Restore).*") }
 func TestRulesOnThinPools(t *testing.T)    { inside(t, "TestCow(Soak|Monitor|Shrink|Lost).*") }
-func TestCommandsOnThinPools(t *testing.T) { inside(t, "TestStorage.*") }
+func TestCommandsOnThinPools(t *testing.T) { inside(t, "TestStorage(Monitor|Diff|Forget).*") }
 
 func inside(t *testing.T, tests string) {
 	t.Parallel()

@@ -129,6 +129,9 @@ func (r *restoring) mayOverwrite(ctx context.Context, j restoreJob) error {
 		return nil
 	}
 	yes, err := r.env.UI.Confirm(ctx, fmt.Sprintf("Overwrite the device %s with %s of session #%d?", j.path, ui.Quote(j.name), j.entry.Seq))
+	if errors.Is(err, ui.ErrNoTerminal) {
+		return exit.With(exit.Failed, fmt.Errorf("nobody can be asked whether to overwrite the device %s: %w", j.path, err), "--yes overwrites it without a question")
+	}
 	if err != nil {
 		return err
 	}
