@@ -95,6 +95,10 @@ type Base struct {
 type Wanted struct {
 	Source *Source
 	Label  Label
+	// Replaces says that an older snapshot of the volume goes as soon as this
+	// one is there. So it frees more than it takes, and the reserve of data
+	// doesn't stand in its way: what an old snapshot holds only grows.
+	Replaces bool
 }
 
 // Taken answers it: a durable snapshot, or why there is none.
@@ -115,7 +119,7 @@ type Pool interface {
 	// Snapshot makes snapshots of volumes of this pool, read-only, as close
 	// together as it can. It answers each. When it returns, snapshots and
 	// their names are durable. A pool that is nearly full warns; below its
-	// reserve it refuses.
+	// reserve it refuses those that don't replace another.
 	Snapshot(ctx context.Context, wanted []Wanted) []Taken
 
 	// Check reports why a snapshot that state names can't be relied upon: it

@@ -272,7 +272,7 @@ func (a *advance) snapshotPool(ctx context.Context, group []*unit) {
 	var whose []*unit
 	for _, u := range group {
 		if a.needsSnapshot(u) {
-			wanted = append(wanted, source.Wanted{Source: u.src, Label: u.nextLabel()})
+			wanted = append(wanted, source.Wanted{Source: u.src, Label: u.nextLabel(), Replaces: u.old != nil})
 			whose = append(whose, u)
 		}
 	}

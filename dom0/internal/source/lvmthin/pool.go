@@ -46,7 +46,8 @@ type Options struct {
 	Warn func(string)
 	// WarnPercent and RefusePercent are how full data or metadata of the
 	// pool may be: from the first on a snapshot comes with a warning, from
-	// the second on there is none. 0 means 85 and 95.
+	// the second on there is none, but, if it is the data, in place of an
+	// older one. 0 means 85 and 95.
 	WarnPercent, RefusePercent int
 	// ReportAge is how long LVM's report on the volume group is made use of
 	// again, until this Pool changes something itself: a report takes longer

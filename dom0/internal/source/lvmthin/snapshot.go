@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -36,13 +37,17 @@ func (p *Pool) Snapshot(ctx context.Context, wanted []source.Wanted) []source.Ta
 	if err != nil {
 		return fail(err)
 	}
-	if err := p.checkRoom(ctx, g, len(wanted)); err != nil {
+	short, err := p.checkRoom(ctx, g, wanted)
+	if err != nil {
 		return fail(err)
 	}
 	before := time.Now().UTC()
 	made := make([]*snapshot, len(wanted))
 	for i, w := range wanted {
 		v, err := g.volume(nameOf(w.Source))
+		if err == nil && !w.Replaces {
+			err = short
+		}
 		if err != nil {
 			taken[i].Err = fmt.Errorf("make a snapshot of %s: %w", w.Source.Locator, err)
 			continue
@@ -171,36 +176,58 @@ func ancestor(g *group, uuid string) string {
 	return ""
 }
 
-// checkRoom warns of a pool that gets full, and refuses one that is.
-func (p *Pool) checkRoom(ctx context.Context, g *group, more int) error {
+// checkRoom warns of a pool that gets full. An error says that there is no
+// room for any snapshot; short, that its data is full beyond the reserve, which
+// is for those that don't replace another.
+func (p *Pool) checkRoom(ctx context.Context, g *group, wanted []source.Wanted) (short, err error) {
 	name := g.pool.FullName()
 	s, err := g.status()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for _, part := range []struct {
-		what        string
-		used, total uint64
-	}{{"data", s.DataUsed, s.DataTotal}, {"metadata", s.MetadataUsed, s.MetadataTotal}} {
-		percent := float64(part.used) / float64(part.total) * 100
-		if percent >= float64(p.options.RefusePercent) {
-			return fmt.Errorf("the thin pool %s is full to %.1f %% of its %s; no snapshot is made from %d %% on",
-				name, percent, part.what, p.options.RefusePercent)
-		}
-		if percent >= float64(p.options.WarnPercent) {
-			p.options.Warn(fmt.Sprintf("the thin pool %s is full to %.1f %% of its %s; from %d %% on no snapshot is made",
-				name, percent, part.what, p.options.RefusePercent))
-		}
+	short, warning := p.checkPart(name, "data", s.DataUsed, s.DataTotal)
+	full, another := p.checkPart(name, "metadata", s.MetadataUsed, s.MetadataTotal)
+	if full != nil {
+		return nil, full
 	}
+	// Where one is refused for it, the error says it.
+	if short == nil || !slices.ContainsFunc(wanted, func(w source.Wanted) bool { return !w.Replaces }) {
+		p.warn(warning)
+	}
+	p.warn(another)
 	var now, highest uint64
 	err = p.readStable(ctx, g, func(m metadata) error {
 		now, highest, err = m.clock(ctx)
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("read the clock of the thin pool %s: %w", name, err)
+		return nil, fmt.Errorf("read the clock of the thin pool %s: %w", name, err)
 	}
-	return p.checkClock(name, max(now, highest)+uint64(more))
+	return short, p.checkClock(name, max(now, highest)+uint64(len(wanted)))
+}
+
+// checkPart looks how full the pool's data, or metadata, is.
+func (p *Pool) checkPart(name, what string, used, total uint64) (full error, warning string) {
+	percent := float64(used) / float64(total) * 100
+	if percent >= float64(p.options.RefusePercent) {
+		full = fmt.Errorf("the thin pool %s is full to %.1f %% of its %s; no snapshot is made from %d %% on",
+			name, percent, what, p.options.RefusePercent)
+	}
+	if full != nil || percent >= float64(p.options.WarnPercent) {
+		warning = fmt.Sprintf("the thin pool %s is full to %.1f %% of its %s; from %d %% on no snapshot is made",
+			name, percent, what, p.options.RefusePercent)
+		if what == "data" {
+			warning += " but in place of an older one"
+		}
+	}
+	return full, warning
+}
+
+// warn passes a warning on, if it is one.
+func (p *Pool) warn(warning string) {
+	if warning != "" {
+		p.options.Warn(warning)
+	}
 }
 
 // checkClock warns of a pool whose clock, or whose highest id, will be this

@@ -177,11 +177,23 @@ func TestRealFullness(t *testing.T) {
 	p := w.pool(a)
 	one := []source.Wanted{{Source: a, Label: source.Label{Owner: owner, Volume: "00000000", Serial: 1}}}
 	wantError(t, p.Snapshot(t.Context(), one)[0].Err, "62.5 % of its data", "from 60 % on")
+	w.said = nil
+	label := source.Label{Owner: owner, Volume: "00000001", Serial: 1}
+	taken := p.Snapshot(t.Context(), []source.Wanted{one[0], {Source: a, Label: label, Replaces: true}})
+	wantError(t, taken[0].Err, "from 60 % on")
+	if taken[1].Err != nil || len(w.said) > 0 {
+		t.Errorf("in place of another: %v, warnings %q", taken[1].Err, w.said)
+	}
+	label.Serial++
+	taken = p.Snapshot(t.Context(), []source.Wanted{{Source: a, Label: label, Replaces: true}})
+	if taken[0].Err != nil || len(w.said) != 1 || !strings.Contains(w.said[0], "in place of an older one") {
+		t.Errorf("in place of another, alone: %v, warnings %q", taken[0].Err, w.said)
+	}
 	w.o.WarnPercent, w.o.RefusePercent = 1, 2 // the metadata comes second, so data has to be empty
 	empty := newWorld(t, "64M", "64k")
 	empty.o.WarnPercent, empty.o.RefusePercent = 1, 2
 	e := empty.thin("e", 4<<20)
-	wantError(t, empty.pool(e).Snapshot(t.Context(), []source.Wanted{{Source: e, Label: one[0].Label}})[0].Err, "of its metadata")
+	wantError(t, empty.pool(e).Snapshot(t.Context(), []source.Wanted{{Source: e, Label: one[0].Label, Replaces: true}})[0].Err, "of its metadata")
 	if owned, err := p.Owned(t.Context(), owner, "00000000"); err != nil || len(owned) > 0 {
 		t.Errorf("refused ones are there: %q (%v)", owned, err)
 	}

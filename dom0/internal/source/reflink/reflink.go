@@ -59,7 +59,7 @@ const (
 type Options struct {
 	// WarnBelow and RefuseBelow are percentages of the file system's space
 	// that ordinary users can still write: with less free, Snapshot warns, or
-	// refuses. Zero: never.
+	// refuses what doesn't replace another snapshot. Zero: never.
 	WarnBelow, RefuseBelow float64
 	// Warn takes a line for people, without a newline. It may be called by
 	// several goroutines at once. Nil: warnings go nowhere.

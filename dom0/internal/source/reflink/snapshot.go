@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -39,9 +40,13 @@ type clone struct {
 func (p *Pool) Snapshot(ctx context.Context, wanted []source.Wanted) []source.Taken {
 	taken := make([]source.Taken, len(wanted))
 	clones := make([]*clone, len(wanted))
-	short := p.checkSpace()
+	short, err := p.checkSpace(wanted)
 	for i, w := range wanted {
-		if clones[i], taken[i].Err = p.prepare(ctx, w, short); taken[i].Err != nil {
+		refused := err
+		if refused == nil && !w.Replaces {
+			refused = short
+		}
+		if clones[i], taken[i].Err = p.prepare(ctx, w, refused); taken[i].Err != nil {
 			clones[i] = nil
 		}
 	}
@@ -70,8 +75,8 @@ func (p *Pool) Snapshot(ctx context.Context, wanted []source.Wanted) []source.Ta
 }
 
 // prepare opens the source and makes the empty file of its snapshot.
-func (p *Pool) prepare(ctx context.Context, w source.Wanted, short error) (_ *clone, err error) {
-	if err := errors.Join(ctx.Err(), short); err != nil {
+func (p *Pool) prepare(ctx context.Context, w source.Wanted, refused error) (_ *clone, err error) {
+	if err := errors.Join(ctx.Err(), refused); err != nil {
 		return nil, err
 	}
 	src, err := openSource(w.Source.Path)
@@ -162,25 +167,28 @@ func (c *clone) remove() error {
 	return nil
 }
 
-// checkSpace warns if little of the file system is free, and returns an error
-// if too little is.
-func (p *Pool) checkSpace() error {
+// checkSpace finds out how much of the file system is free. If it is less than
+// the reserve, short says so, which is for snapshots that don't replace
+// another. It warns if little is free and nothing else will say so.
+func (p *Pool) checkSpace(wanted []source.Wanted) (short, err error) {
 	dir := filepath.Dir(p.dir)
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
-		return fmt.Errorf("find the free space of %s: %w", dir, err)
+		return nil, fmt.Errorf("find the free space of %s: %w", dir, err)
 	}
 	if st.Blocks == 0 {
-		return nil
+		return nil, nil
 	}
 	free := 100 * float64(st.Bavail) / float64(st.Blocks)
-	switch {
-	case free < p.opts.RefuseBelow:
-		return fmt.Errorf("only %.1f %% of the file system of %s is free, and snapshots are made down to %g %%", free, dir, p.opts.RefuseBelow)
-	case free < p.opts.WarnBelow && p.opts.Warn != nil:
-		p.opts.Warn(fmt.Sprintf("only %.1f %% of the file system of %s is free; below %g %% no snapshots will be made", free, dir, p.opts.RefuseBelow))
+	if free < p.opts.RefuseBelow {
+		short = fmt.Errorf("only %.1f %% of the file system of %s is free, and snapshots are made down to %g %%", free, dir, p.opts.RefuseBelow)
 	}
-	return nil
+	refuses := short != nil && slices.ContainsFunc(wanted, func(w source.Wanted) bool { return !w.Replaces })
+	if low := short != nil || free < p.opts.WarnBelow; low && !refuses && p.opts.Warn != nil {
+		p.opts.Warn(fmt.Sprintf("only %.1f %% of the file system of %s is free; below %g %% no snapshots will be made but in place of older ones",
+			free, dir, p.opts.RefuseBelow))
+	}
+	return short, nil
 }
 
 // identityOf returns what has to be as it was for an open file to be the same

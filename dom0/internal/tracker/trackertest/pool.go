@@ -69,6 +69,8 @@ type Pool struct {
 	Fail func(call string) error
 	// Before, if not nil, is told of each call of Snapshot, Diff and Drop.
 	Before func(call string)
+	// Wanted, if not nil, is told of each snapshot that is asked for.
+	Wanted func(path string, replaces bool)
 	// File, if not empty, is where processes share the pool.
 	File string
 
@@ -205,6 +207,9 @@ func (p *Pool) Snapshot(_ context.Context, wanted []source.Wanted) []source.Take
 	p.before("snapshot")
 	out := make([]source.Taken, len(wanted))
 	for i, w := range wanted {
+		if p.Wanted != nil {
+			p.Wanted(w.Source.Path, w.Replaces)
+		}
 		if out[i].Err = p.fail("snapshot"); out[i].Err != nil {
 			continue
 		}
