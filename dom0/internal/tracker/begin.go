@@ -26,9 +26,10 @@ type Request struct {
 	// Rescan says that everything is to be looked at, whatever is known.
 	Rescan bool
 	// Confirm reports whether the archive of Key still has a session of the
-	// volume k with its record. It is asked before the difference from another
-	// volume's base is made use of, while volumes are locked. Nil: no such
-	// difference is wanted.
+	// volume k with its record. Begin asks it of volumes that this one may be
+	// a clone of, at most kinAsks times, before any volume is locked: it may
+	// take its time, and nobody else waits. Nil: no difference from another
+	// volume's session is wanted.
 	Confirm func(ctx context.Context, k Key, s Session) bool
 }
 
@@ -129,6 +130,8 @@ type beginning struct {
 	run      *Run
 	units    []*unit
 	siblings []*unit // of volumes that are not in the run
+	// confirmed is what archives still have of other volumes.
+	confirmed map[pledge]bool
 }
 
 // lock locks the volumes of the run, and those that new ones may be clones of,
@@ -144,8 +147,7 @@ func (b *beginning) lock(ctx context.Context) error {
 	for _, s := range sources {
 		all = append(all, s)
 	}
-	kin := b.d.possibleKin(b.run.Volumes)
-	for _, locator := range kin {
+	for _, locator := range b.confirmKin(ctx) {
 		if sources[locator] == nil {
 			all = append(all, &source.Source{Locator: locator})
 		}
@@ -187,7 +189,7 @@ func (b *beginning) begin(ctx context.Context) error {
 	}
 	for _, v := range b.run.Volumes {
 		if v.Err == nil && v.unit.err == nil {
-			b.freeze(ctx, v)
+			b.freeze(v)
 		}
 	}
 	for _, u := range b.units {
@@ -288,7 +290,7 @@ func (b *beginning) lookAway(group []*unit) {
 }
 
 // freeze sets what is dirty apart for the run to send.
-func (b *beginning) freeze(ctx context.Context, v *Volume) {
+func (b *beginning) freeze(v *Volume) {
 	u, r := v.unit, &v.Request
 	v.Since, v.Why = u.since(r)
 	v.Base = u.held()
@@ -305,7 +307,7 @@ func (b *beginning) freeze(ctx context.Context, v *Volume) {
 	}
 	if v.Since != nil {
 		v.Candidates = e.Dirty.Clone()
-	} else if v.kin != nil && r.Confirm != nil && r.Confirm(ctx, v.kin.key, *v.kin.session) {
+	} else if v.kin != nil {
 		v.Since, v.Sibling, v.Candidates, v.Why = v.kin.session, &v.kin.key, v.kin.changed, ""
 	}
 	e.Destination, e.Name = r.Destination, r.Name
