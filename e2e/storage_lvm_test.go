@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -67,22 +68,41 @@ func TestCowLVMFailedRestoreLeavesNoVolume(t *testing.T) {
 }
 
 // A pool that doesn't zero what it hands out shows nothing of what it held
-// before in a restored volume.
+// before in a restored volume, however that is restored.
 func TestCowLVMRestoreToAPoolThatDoesNotZero(t *testing.T) {
-	g := insideOnly(t)
-	w := cowWorld(t)
-	c := g.volume("v", 32<<20, "random:128K:1", "hole:1M", "random:128K:2", "hole:9M", "random:1M:3")
-	w.scanned(c, "full")
+	thinPool(insideOnly(t).t, "64k") // makes the volume group
 	pool := vg + "/dirty"
-	run(t, "lvcreate", "-q", "-Zn", "--type", "thin-pool", "-L", "128M", "--poolmetadatasize", "4M", "-c", "1m", "-n", "dirty", vg)
+	run(t, "lvcreate", "-q", "-Zn", "--type", "thin-pool", "-L", "160M", "--poolmetadatasize", "4M", "-c", "512k", "-n", "dirty", vg)
 	t.Cleanup(func() { run(t, "lvremove", "-q", "-f", pool) })
-	old := (&ground{t: t, kind: "lvmthin", pool: pool}).volume("old", 100<<20, "random:100M:9")
-	old.remove()
-	w.ok("restore", "v", "--to", "lvm:"+pool+"/new")
-	same(t, "/dev/"+vg+"/new", c.path)
-	run(t, "lvremove", "-q", "-f", vg+"/new")
-	run(t, "lvcreate", "-q", "-V", "32M", "-T", pool, "-n", "there")
-	w.ok("restore", "v", "--to", "lvm:"+vg+"/there", "--yes")
-	same(t, "/dev/"+vg+"/there", c.path)
-	run(t, "lvremove", "-q", "-f", vg+"/there")
+	g := &ground{t: t, kind: "lvmthin", pool: pool}
+	w := cowWorld(t)
+	c := g.volume("v", 32<<20)
+	// All of it, so that what the volume holds is known.
+	c.write(0, "random:128K:1", "zero:1M", "random:128K:2", "zero:6912K", "zero:128K", "random:128K:3", "zero:256K", "zero:22M", "text:1536K:4")
+	w.scanned(c, "full")
+	like := c.copy()
+	c.discard(8<<20, 512<<10)
+	w.backup(c.source)
+	for i, to := range [][]string{
+		{"lvm:" + pool + "/a"},
+		{"lvm:" + pool + "/b", "--from-snapshot"},
+		{"lvm:" + pool + "/c", "--from-snapshot", "--trust-snapshot"},
+		{"lvm:" + vg + "/v", "--from-snapshot", "--trust-snapshot"},
+		{"lvm:" + vg + "/v"},
+	} {
+		// What is handed out next was somebody's.
+		secret := g.volume("secret", 80<<20, fmt.Sprintf("random:80M:%d", 90+i))
+		secret.remove()
+		w.ok(append([]string{"restore", "v", "--session", "#1", "--yes", "--to"}, to...)...)
+		writeFile(t, "/proc/sys/vm/drop_caches", []byte("3"))
+		device := "/dev/" + vg + "/" + filepath.Base(to[0])
+		same(t, device, like)
+		if filepath.Base(to[0]) != "v" {
+			run(t, "lvremove", "-q", "-f", device)
+			continue
+		}
+		w.incremental(c, 0)
+		c.discard(8<<20, 512<<10)
+		w.backup(c.source)
+	}
 }

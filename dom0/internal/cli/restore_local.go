@@ -109,6 +109,9 @@ func (r *restoring) openOwn(ctx context.Context, j restoreJob, t *restoreTarget,
 		if err := r.mayOverwrite(ctx, j); err != nil {
 			return err
 		}
+		if t.piece, err = r.unzeroed(ctx, j.path); err != nil {
+			return err
+		}
 	}
 	if t.Target, err = target.OpenInPlace(j.path, j.record.Size); err != nil {
 		return err
@@ -169,7 +172,10 @@ func (r *restoring) makeLVFrom(ctx context.Context, j restoreJob, t *restoreTarg
 	if t.made, err = lvm.CreateThinFrom(ctx, vg, j.newLV.pool, j.newLV.lv, base); err != nil {
 		return fmt.Errorf("restore %s: %w", ui.Quote(j.name), err)
 	}
-	if t.Target, err = target.OpenDevice(t.made.Path, j.record.Size); err != nil {
+	if t.piece, err = lvm.Unzeroed(ctx, t.made); err == nil {
+		t.Target, err = target.OpenDevice(t.made.Path, j.record.Size)
+	}
+	if err != nil {
 		return fmt.Errorf("restore %s: %w", ui.Quote(j.name), r.unmake(ctx, t, err))
 	}
 	return nil

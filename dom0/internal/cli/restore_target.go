@@ -18,8 +18,8 @@ type restoreTarget struct {
 	*target.Target
 	// existing says that it has content to bring up to date.
 	existing bool
-	// beside is how far from what is written it may hold anything.
-	beside int64
+	// piece is what its thin pool hands out without zeroing it, in bytes; 0: nothing.
+	piece int64
 	// only, if set, is where it may differ from the volume.
 	only *dirty.Map
 	// local is the base snapshot that it is made of, held until the end.
@@ -72,14 +72,36 @@ func (r *restoring) openTarget(ctx context.Context, j restoreJob) (*restoreTarge
 		if err := r.mayOverwrite(ctx, j); err != nil {
 			return nil, err
 		}
-		t, err := target.OpenDevice(j.path, j.record.Size)
-		return &restoreTarget{Target: t, existing: true}, err
+		return r.openDevice(ctx, j)
 	case j.exists && r.o.InPlace:
 		t, err := target.OpenInPlace(j.path, j.record.Size)
 		return &restoreTarget{Target: t, existing: true}, err
 	}
 	t, err := target.Create(j.path, j.record.Size)
 	return &restoreTarget{Target: t}, err
+}
+
+// openDevice opens a device that is there.
+func (r *restoring) openDevice(ctx context.Context, j restoreJob) (*restoreTarget, error) {
+	piece, err := r.unzeroed(ctx, j.path)
+	if err != nil {
+		return nil, err
+	}
+	t, err := target.OpenDevice(j.path, j.record.Size)
+	return &restoreTarget{Target: t, existing: true, piece: piece}, err
+}
+
+// unzeroed is the piece of a device that may be a thin volume.
+func (r *restoring) unzeroed(ctx context.Context, path string) (int64, error) {
+	vg, lv, err := lvm.OfDevice(ctx, path)
+	if err != nil || vg == "" {
+		return 0, err
+	}
+	v, err := lvm.Find(ctx, vg, lv)
+	if err != nil {
+		return 0, err
+	}
+	return lvm.Unzeroed(ctx, v)
 }
 
 // closeTarget ends the use of a target, and of what it was made of.
@@ -102,7 +124,7 @@ func (r *restoring) makeLV(ctx context.Context, j restoreJob) (*restoreTarget, e
 		return nil, fmt.Errorf("restore %s: %w", ui.Quote(j.name), err)
 	}
 	t := &restoreTarget{made: v}
-	if t.beside, err = lvm.PoolChunk(ctx, v); err == nil {
+	if t.piece, err = lvm.Unzeroed(ctx, v); err == nil {
 		t.Target, err = target.OpenDevice(v.Path, j.record.Size)
 	}
 	if err != nil {

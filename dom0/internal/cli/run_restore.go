@@ -292,7 +292,7 @@ func (r *restoring) one(ctx context.Context, j restoreJob) (err error) {
 	defer r.closeTarget(ctx, t)
 	defer context.AfterFunc(ctx, t.Stop)()
 	opts := restore.Options{
-		Salvage: r.o.Salvage, Bytes: r.meter.add, Beside: t.beside, Only: t.only,
+		Salvage: r.o.Salvage, Bytes: r.meter.add, Piece: t.piece, Only: t.only,
 		Begin: func(phase string, total int64) { r.meter.begin(phase+" "+ui.Quote(j.name), total) },
 	}
 	run := restore.Fresh

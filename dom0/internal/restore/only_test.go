@@ -119,7 +119,7 @@ func TestFreshBeside(t *testing.T) {
 	}
 	defer to.Abort()
 	o := options(false)
-	o.Beside = block
+	o.Piece = block
 	if _, err = restore.Fresh(ctx, s.a, "volume", s.seq, s.record, to, o); err == nil {
 		err = to.Commit()
 	}

@@ -29,10 +29,10 @@ import (
 type Options struct {
 	Salvage bool // write what is whole, list what is not
 
-	// Beside is how far from what is written a fresh target may hold anything
-	// but zeros, in bytes; 0: nowhere. A thin pool that doesn't zero what it
-	// hands out shows old bytes in the rest of each of its chunks.
-	Beside int64
+	// Piece is the size in bytes of what a thin pool hands out to the target
+	// at once without zeroing it: old bytes, perhaps another machine's, are
+	// beside the first that are written. 0: there is no such thing.
+	Piece int64
 
 	// Only, if set, says where an existing target may differ from the volume.
 	// What isn't in it is neither looked at nor written, and the cost follows
@@ -60,6 +60,7 @@ type job struct {
 	from    io.ReaderAt // what there is already: the target, or a volume to compare with
 	o       Options
 	res     *Result
+	fresh   bool // all that isn't written reads as zeros, but for Piece
 	written atomic.Int64
 	differ  bitmap             // in place: chunks to write
 	spool   spool              // in place: some of them, authenticated
@@ -72,8 +73,9 @@ func Fresh(ctx context.Context, a *archive.Archive, name string, seq uint64, r *
 	j := &job{a: a, name: name, seq: seq, record: r, t: t, o: o, res: &Result{}, lost: map[tree.Item]bool{}}
 	start := a.FetchedChunks()
 	o.Begin("restoring", r.Data)
-	zero := j.zeroBeside
-	if o.Beside == 0 {
+	j.fresh = true
+	zero := j.zero
+	if o.Piece == 0 {
 		zero = nil
 	}
 	err := j.walk(ctx, func(items []tree.Item) error { return j.fetch(ctx, items, j.write) }, zero)
@@ -87,6 +89,7 @@ func Fresh(ctx context.Context, a *archive.Archive, name string, seq uint64, r *
 // first one fetched is kept up to a bound; the rest is fetched again. With
 // Salvage, ranges that can't be had keep what they held.
 func Existing(ctx context.Context, a *archive.Archive, name string, seq uint64, r *format.VolumeRecord, t *target.Target, o Options) (*Result, error) {
+	o.Only = inPieces(o.Only, o.Piece)
 	j := &job{a: a, name: name, seq: seq, record: r, t: t, from: t, o: o, res: &Result{}, lost: map[tree.Item]bool{}}
 	start := a.FetchedChunks()
 	defer func() { j.res.Fetched, j.res.Written = a.FetchedChunks()-start, j.written.Load() }()
@@ -129,36 +132,6 @@ func (o *Options) toCompare(r *format.VolumeRecord) int64 {
 		return r.Data
 	}
 	return min(r.Data, o.Only.Within(r.Size))
-}
-
-// zero makes a range zero where it may be anything else.
-func (j *job) zero(off, length int64) error {
-	if j.o.Only == nil {
-		return j.t.Zero(off, length)
-	}
-	for end := off + length; off < end; {
-		r, ok := j.o.Only.Next(off)
-		if !ok || r.Start >= end {
-			return nil
-		}
-		off = min(r.End, end)
-		if err := j.t.Zero(r.Start, off-r.Start); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// zeroBeside makes the ends of a range zero, where they are near to what was
-// written.
-func (j *job) zeroBeside(off, length int64) error {
-	if length <= 2*j.o.Beside {
-		return j.t.Zero(off, length)
-	}
-	if err := j.t.Zero(off, j.o.Beside); err != nil {
-		return err
-	}
-	return j.t.Zero(off+length-j.o.Beside, j.o.Beside)
 }
 
 // wanted says whether any of some chunks may have to be written.

@@ -28,6 +28,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"golang.org/x/sys/unix"
+
 	"pinion/dom0/internal/source"
 )
 
@@ -216,7 +218,9 @@ func (t *Target) Commit() error {
 // A file in place: it is grown before and cut after its bytes are durable, so
 // a crash never leaves it short of what either volume needs.
 //
-// A device: the rest behind the volume is zeroed, then everything is flushed.
+// A device: everything is flushed and let go of, so that what is then read
+// behind the volume is what the device has and not what the system remembers;
+// that rest is zeroed, and flushed.
 func (t *Target) steps() []step {
 	switch t.kind {
 	case freshFile:
@@ -238,10 +242,24 @@ func (t *Target) steps() []step {
 		}
 	}
 	return []step{
+		{"flush", t.flushOut},
 		{"zero the rest of", func() error { return t.zero(t.size, t.had) }},
 		{"flush", t.f.Sync},
 		{"look at", func() error { return t.written(t.path) }},
 	}
+}
+
+// flushOut makes everything durable and has the system forget what it holds of
+// the device: a thin pool may have put old bytes beside what was written, and
+// the system still has the zeros that it read there before.
+func (t *Target) flushOut() error {
+	if err := t.f.Sync(); err != nil {
+		return err
+	}
+	// If that can't be had the look that follows may miss old bytes; it is
+	// not what the volume holds, so nothing is lost by trying.
+	_ = unix.Fadvise(int(t.f.Fd()), 0, 0, unix.FADV_DONTNEED)
+	return nil
 }
 
 // written lets the caller look at what is there. That can't fail a restore.

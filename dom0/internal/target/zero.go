@@ -22,6 +22,16 @@ func (t *Target) Zero(off, length int64) error {
 	return t.zero(off, off+length)
 }
 
+// WriteZeros writes zeros over length bytes at offset off, in bytes, whatever
+// is there. Where a file in place ends before the range does, it isn't grown.
+func (t *Target) WriteZeros(off, length int64) error {
+	if err := t.inside("zero", length, off); err != nil {
+		return err
+	}
+	t.touch()
+	return t.writeZeros(off, off+length)
+}
+
 // zero is Zero from off to end, without the look at Size.
 func (t *Target) zero(off, end int64) error {
 	var buf []byte

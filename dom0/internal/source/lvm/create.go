@@ -140,15 +140,27 @@ func RemoveNew(ctx context.Context, v *Volume) error {
 	return nil
 }
 
-// PoolChunk returns the size of the pieces that the pool of a thin volume hands
-// out, in bytes. In a piece that was written to in part, the rest may be
-// anything, unless the pool zeroes them.
-func PoolChunk(ctx context.Context, v *Volume) (int64, error) {
-	out, err := Run(ctx, "lvs", "--noheadings", "--units", "b", "--nosuffix", "--options", "chunk_size", v.VG+"/"+v.Pool)
+// Unzeroed returns the size, in bytes, of the pieces that the pool of a thin
+// volume hands out without zeroing them first: in one that was written to in
+// part, the rest may be anything. It is 0 if the pool zeroes them, or the
+// volume isn't thin.
+func Unzeroed(ctx context.Context, v *Volume) (int64, error) {
+	if v.Pool == "" {
+		return 0, nil
+	}
+	out, err := Run(ctx, "lvs", "--noheadings", "--units", "b", "--nosuffix", "--binary", "--options", "chunk_size,zero", v.VG+"/"+v.Pool)
 	if err != nil {
 		return 0, fmt.Errorf("ask for the chunk size of %s/%s: %w", v.VG, v.Pool, err)
 	}
-	n, err := strconv.ParseInt(strings.TrimSpace(string(out)), 10, 64)
+	f := strings.Fields(string(out))
+	if len(f) == 2 && f[1] == "1" {
+		return 0, nil
+	}
+	// What else is said, or not said, of zeroing means that it isn't sure.
+	n := int64(0)
+	if len(f) > 0 {
+		n, err = strconv.ParseInt(f[0], 10, 64)
+	}
 	if err != nil || n <= 0 {
 		return 0, fmt.Errorf("ask for the chunk size of %s/%s: lvs says %q", v.VG, v.Pool, strings.TrimSpace(string(out)))
 	}
