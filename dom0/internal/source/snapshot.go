@@ -2,6 +2,7 @@ package source
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -107,6 +108,10 @@ type Taken struct {
 	Err  error
 }
 
+// ErrUnsure is in what Pool.Check says if nothing proves that a snapshot isn't
+// what it was: a look failed, which another time may not.
+var ErrUnsure = errors.New("it could not be told whether the snapshot is as it was")
+
 // A Pool is storage whose volumes share blocks: an LVM thin pool, a file
 // system with reflinks, a classic volume group. Methods are safe for
 // concurrent use; each does all locking against other processes that the
@@ -123,7 +128,8 @@ type Pool interface {
 	Snapshot(ctx context.Context, wanted []Wanted) []Taken
 
 	// Check reports why a snapshot that state names can't be relied upon: it
-	// is gone, another, or was written to. The error is a clause for people.
+	// is gone, another, or was written to, or, with ErrUnsure, that this can't
+	// be found out now. The error is a clause for people.
 	Check(ctx context.Context, b *Base) error
 
 	// Open opens a snapshot to be read.

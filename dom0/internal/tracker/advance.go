@@ -167,7 +167,8 @@ func (a *advance) run(ctx context.Context) error {
 	return nil
 }
 
-// checkBase finds out whether the unit's base can be compared with.
+// checkBase finds out whether the unit's base can be compared with. Where that
+// can't be told, a backup doesn't wait for it; else there is another time.
 func (a *advance) checkBase(ctx context.Context, u *unit) {
 	b := u.st.Base
 	switch {
@@ -181,11 +182,15 @@ func (a *advance) checkBase(ctx context.Context, u *unit) {
 		u.lose("it is on other storage than at its last backup")
 	default:
 		// If it is only that ctx is over, nothing of this is kept.
-		if err := u.pool.Check(ctx, b); err != nil {
+		err := u.pool.Check(ctx, b)
+		switch {
+		case err == nil:
+			u.old = b
+		case errors.Is(err, source.ErrUnsure) && !a.backup:
+			u.old, u.err = b, fmt.Errorf("look at the base snapshot of %s: %w", u.locator, err)
+		default:
 			u.lose("its base snapshot can't be relied upon: " + err.Error())
-			return
 		}
-		u.old = b
 	}
 }
 
@@ -197,12 +202,13 @@ func (u *unit) lose(why string) {
 
 // findUnchanged finds volumes that need no new snapshot.
 func (a *advance) findUnchanged(ctx context.Context, group []*unit) {
-	if !slices.ContainsFunc(group, func(u *unit) bool { return u.old != nil }) {
+	known := func(u *unit) bool { return u.err == nil && u.old != nil }
+	if !slices.ContainsFunc(group, known) {
 		return
 	}
 	err := a.d.withComparison(ctx, group[0].pool, func(c source.Comparison) error {
 		for _, u := range group {
-			if u.old == nil {
+			if !known(u) {
 				continue
 			}
 			same, err := c.Unchanged(ctx, u.src, u.old)

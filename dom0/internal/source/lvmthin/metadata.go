@@ -175,26 +175,31 @@ func restless(err error) error {
 	return err
 }
 
+// A mismatch proves that a snapshot isn't what was made.
+type mismatch struct{ error }
+
+func mismatchf(format string, args ...any) error { return mismatch{fmt.Errorf(format, args...)} }
+
 // checkDevice finds a snapshot's device and compares it with what it was when
-// it was made.
+// it was made. An error that isn't a mismatch says that this failed.
 func checkDevice(ctx context.Context, m metadata, b *source.Base) (device, error) {
 	id, err := strconv.ParseUint(b.Identity[keyID], 10, 64)
 	if err != nil {
-		return device{}, fmt.Errorf("the snapshot %s has no thin id in the state", b.Name)
+		return device{}, mismatchf("the snapshot %s has no thin id in the state", b.Name)
 	}
 	d, err := m.device(ctx, id)
 	switch {
 	case errors.Is(err, thinmeta.ErrNoDevice):
-		return d, fmt.Errorf("the snapshot %s is not in the pool's metadata", b.Name)
+		return d, mismatchf("the snapshot %s is not in the pool's metadata", b.Name)
 	case err != nil:
 		return d, fmt.Errorf("look for the snapshot %s: %w", b.Name, err)
 	case strconv.FormatUint(d.created, 10) != b.Identity[keyCreated]:
-		return d, fmt.Errorf("the snapshot %s was made at another time than the one in the state", b.Name)
+		return d, mismatchf("the snapshot %s was made at another time than the one in the state", b.Name)
 	case strconv.FormatUint(d.mapped, 10) != b.Identity[keyMapped]:
-		return d, fmt.Errorf("the snapshot %s was written to: it maps %d blocks, not %s", b.Name, d.mapped, b.Identity[keyMapped])
+		return d, mismatchf("the snapshot %s was written to: it maps %d blocks, not %s", b.Name, d.mapped, b.Identity[keyMapped])
 	}
 	if was := b.Identity[keyRoot]; d.known && was != "" && was != strconv.FormatUint(d.root, 10) {
-		return d, fmt.Errorf("the snapshot %s was written to: its mappings are others than at first", b.Name)
+		return d, mismatchf("the snapshot %s was written to: its mappings are others than at first", b.Name)
 	}
 	return d, nil
 }

@@ -201,22 +201,29 @@ const (
 func (p *Pool) Check(ctx context.Context, b *source.Base) error {
 	g, err := p.look(ctx)
 	if err != nil {
-		return err
+		return unsure(err)
 	}
 	if err := p.checkVolume(g, b); err != nil {
 		return err
 	}
 	// Asking for the status commits what was written so far.
 	if _, err := g.status(); err != nil {
-		return err
+		return unsure(err)
 	}
-	return p.readStable(ctx, g, func(m metadata) error {
+	err = p.readStable(ctx, g, func(m metadata) error {
 		_, err := checkDevice(ctx, m, b)
 		return err
 	})
+	if proof := (mismatch{}); err == nil || errors.As(err, &proof) {
+		return err
+	}
+	return unsure(err)
 }
 
-// checkVolume compares a snapshot with what LVM says.
+// unsure says that err proves nothing about a snapshot.
+func unsure(err error) error { return fmt.Errorf("%w: %w", source.ErrUnsure, err) }
+
+// checkVolume compares a snapshot with what LVM says. Its errors are proof.
 func (p *Pool) checkVolume(g *group, b *source.Base) error {
 	if b.Kind != source.LVMThin || b.Pool != p.ID() {
 		return fmt.Errorf("the snapshot %s is of another pool", b.Name)

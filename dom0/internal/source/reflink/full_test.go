@@ -2,6 +2,7 @@ package reflink
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pinion/dom0/internal/source"
+	"pinion/dom0/internal/testenv"
 )
 
 // TestFullReplaces: the reserve refuses first snapshots, and none that takes
@@ -65,4 +67,44 @@ func TestFullReplaces(t *testing.T) {
 			t.Errorf("%.1f %% are free, after %.1f %%", now, was)
 		}
 	})
+}
+
+// TestUnsure: a look that failed proves nothing about a snapshot, unlike what
+// TestCheckFinds does to them.
+func TestUnsure(t *testing.T) {
+	im := newImage(t, testenv.Mount(t, "xfs", 512*mib), mib)
+	b := im.snap()
+	if err := overLimit(t, func() error { return im.pool.Check(context.Background(), b) }); !errors.Is(err, source.ErrUnsure) || !errors.Is(err, unix.EMFILE) {
+		t.Errorf("without room for another open file: %v", err)
+	}
+	done, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := im.pool.Check(done, b); !errors.Is(err, source.ErrUnsure) || !errors.Is(err, context.Canceled) {
+		t.Errorf("given up: %v", err)
+	}
+	if err := im.pool.Check(context.Background(), b); err != nil {
+		t.Error(err)
+	}
+	overwrite(t, b.Name)
+	if err := im.pool.Check(context.Background(), b); err == nil || errors.Is(err, source.ErrUnsure) {
+		t.Errorf("written to: %v", err)
+	}
+}
+
+// overLimit runs f while the process can open no file.
+func overLimit(t *testing.T, f func() error) error {
+	t.Helper()
+	var was unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: was.Max}); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+			t.Fatal(err)
+		}
+	}()
+	return f()
 }

@@ -231,7 +231,7 @@ func (p *Pool) Check(ctx context.Context, b *source.Base) error {
 // takes. The error is a clause for people.
 func (p *Pool) openBase(ctx context.Context, b *source.Base) (*os.File, error) {
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return nil, unsure(err)
 	}
 	if b.Kind != source.Reflink || b.Pool != p.id {
 		return nil, errors.New("it was made in other storage")
@@ -243,7 +243,7 @@ func (p *Pool) openBase(ctx context.Context, b *source.Base) (*os.File, error) {
 	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENXIO), errors.Is(err, errNotRegular):
 		return nil, errOther
 	case err != nil:
-		return nil, err
+		return nil, unsure(err)
 	}
 	if err := p.checkFile(f, b); err != nil {
 		f.Close()
@@ -251,6 +251,9 @@ func (p *Pool) openBase(ctx context.Context, b *source.Base) (*os.File, error) {
 	}
 	return f, nil
 }
+
+// unsure says that err proves nothing about a snapshot.
+func unsure(err error) error { return fmt.Errorf("%w: %w", source.ErrUnsure, err) }
 
 var (
 	errOther   = errors.New("another file has its name")
@@ -261,14 +264,14 @@ var (
 func (p *Pool) checkFile(f *os.File, b *source.Base) error {
 	id, why, err := identify(f)
 	if err != nil {
-		return err
+		return unsure(err)
 	}
 	if why != "" || id != p.id {
 		return errOther
 	}
 	got, size, err := identityOf(f, id)
 	if err != nil {
-		return err
+		return unsure(err)
 	}
 	for _, key := range []string{"fs", "inode", "generation"} {
 		if got[key] != b.Identity[key] {
