@@ -66,22 +66,44 @@ func onPool(dir, id string) (bool, error) {
 // makeDir makes the directory of snapshots, or sees that the one there is
 // what it should be: nobody else may put files into it.
 func makeDir(dir string) error {
+	// Looked at first: what is in the way may be a file, or a link.
+	if why, err := notOurs(dir); why != "" || err != nil {
+		return errors.Join(clause(why), err)
+	}
 	if err := durable.MkdirAll(dir); err != nil {
 		return err
 	}
+	why, err := notOurs(dir)
+	return errors.Join(clause(why), err)
+}
+
+// notOurs says, of a directory for snapshots that is there, what keeps them
+// from being kept in it: a clause for people. One that isn't there is no
+// matter.
+func notOurs(dir string) (why string, err error) {
 	var st unix.Stat_t
-	if err := unix.Lstat(dir, &st); err != nil {
-		return fmt.Errorf("look at %s: %w", dir, err)
-	}
+	err = unix.Lstat(dir, &st)
 	switch {
+	case errors.Is(err, unix.ENOENT):
+		return "", nil
+	case err != nil:
+		return "", fmt.Errorf("look at %s: %w", dir, err)
 	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
-		return fmt.Errorf("%s is not a directory", dir)
+		return fmt.Sprintf("%s is not a directory, so no snapshot is kept there", dir), nil
 	case int(st.Uid) != os.Geteuid():
-		return fmt.Errorf("%s belongs to user %d: snapshots only lie in a directory of one's own", dir, st.Uid)
+		return fmt.Sprintf("%s belongs to user %d, so no snapshot is kept there", dir, st.Uid), nil
 	case st.Mode&0o022 != 0:
-		return fmt.Errorf("%s can be written by others (mode %03o): snapshots only lie in a directory of one's own", dir, st.Mode&0o777)
+		return fmt.Sprintf("%s can be written by others (mode %03o), so no snapshot is kept there", dir, st.Mode&0o777), nil
 	}
-	return nil
+	return "", nil
+}
+
+// clause makes an error of one that isn't empty.
+func clause(why string) error {
+	if why == "" {
+		return nil
+	}
+	return errors.New(why)
 }
 
 // checkPart sees that a part of a label is 8 hex digits.

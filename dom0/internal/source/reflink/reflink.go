@@ -84,7 +84,8 @@ func (p *Pool) ID() string { return p.id }
 // Find returns the pool of the regular file at path, which has to be absolute
 // and free of symbolic links. Where the file's storage can't make snapshots
 // the pool is nil, and why says what keeps it from that: a clause for people.
-// It is tried out, with a file that never has a name. An error says that the
+// It is tried out, with a file that never has a name. The same goes where the
+// directory for snapshots is somebody else's. An error says that the
 // file couldn't be looked at.
 func Find(path string, opts Options) (pool *Pool, why string, err error) {
 	f, err := openSource(path)
@@ -99,6 +100,9 @@ func Find(path string, opts Options) (pool *Pool, why string, err error) {
 	dir, err := place(path, id)
 	if err != nil {
 		return nil, err.Error(), nil
+	}
+	if why, err := notOurs(dir); err != nil || why != "" {
+		return nil, why, err
 	}
 	if err := tryClone(f, filepath.Dir(dir)); err != nil {
 		return nil, fmt.Sprintf("no snapshot can be made in %s: %v", filepath.Dir(dir), err), nil

@@ -244,6 +244,12 @@ func TestOtherPeoplesDirectory(t *testing.T) {
 			}
 			return os.Symlink(dir+"-moved", dir)
 		},
+		"/.pinion is not a directory": func(dir string) error {
+			if err := os.RemoveAll(dir); err != nil {
+				return err
+			}
+			return os.WriteFile(dir, nil, 0o600)
+		},
 	} {
 		im := newImage(t, testenv.Mount(t, "btrfs", 512*mib), mib)
 		if err := spoil(filepath.Dir(im.snap().Name)); err != nil {
@@ -253,6 +259,10 @@ func TestOtherPeoplesDirectory(t *testing.T) {
 		got := im.pool.Snapshot(context.Background(), []source.Wanted{{Source: im.source(), Label: label}})
 		if got[0].Err == nil || !strings.Contains(got[0].Err.Error(), name) {
 			t.Errorf("%s: %v", name, got[0].Err)
+		}
+		// Found so, the file is one that is only read.
+		if pool, why, err := Find(im.path, Options{}); pool != nil || !strings.Contains(why, name) || !strings.Contains(why, "so no snapshot is kept there") || err != nil {
+			t.Errorf("%s: %v, %q, %v", name, pool, why, err)
 		}
 	}
 }
