@@ -4,8 +4,12 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"slices"
+	"strings"
 
 	"pinion/dom0/internal/exit"
+	"pinion/dom0/internal/source"
+	"pinion/dom0/internal/source/lvm"
 	"pinion/dom0/internal/state"
 	"pinion/dom0/internal/tracker"
 	"pinion/dom0/internal/ui"
@@ -18,7 +22,7 @@ type forgetJSON struct {
 }
 
 type forgottenJSON struct {
-	Source string `json:"source"`
+	Source string `json:"source"` // the state's file, if that was damaged
 	// Dropped is the base snapshot that went, if any.
 	Dropped string `json:"dropped"`
 	// Archives are how many archives it was forgotten for.
@@ -42,7 +46,9 @@ func runForget(ctx context.Context, env *Env, o *forgetCommand) error {
 	}
 	if o.All {
 		for _, err := range errs {
-			fail("", err)
+			if err := env.forgetDamaged(ctx, dir, err, &doc); err != nil {
+				fail("", err)
+			}
 		}
 	}
 	chosen, err := env.chooseTracked(ctx, o, list)
@@ -57,16 +63,19 @@ func runForget(ctx context.Context, env *Env, o *forgetCommand) error {
 				n++
 			}
 		}
-		if n == 0 && !o.All {
+		if n == 0 && o.Archive {
 			continue
 		}
-		if err := dir.Forget(ctx, finder.Locator, t.Locator, which); err != nil {
+		removed, err := dir.Forget(ctx, seeing(finder.Locator), t.Locator, which)
+		if err != nil {
 			fail(t.Locator, err)
 			continue
 		}
 		f := forgottenJSON{Source: t.Locator, Archives: n}
-		if t.Base != nil && n == len(t.Entries) {
+		if t.Base != nil && slices.Contains(removed, t.Base.Name) {
 			f.Dropped = t.Base.Name
+		} else if len(removed) > 0 { // what an earlier one could not reach
+			f.Dropped = removed[0]
 		}
 		doc.Volumes = append(doc.Volumes, f)
 		env.sayForgotten(f)
@@ -80,6 +89,38 @@ func runForget(ctx context.Context, env *Env, o *forgetCommand) error {
 		return err
 	}
 	return ofVolumes("forgotten", len(doc.Failed), len(doc.Failed)+len(doc.Volumes))
+}
+
+// seeing finds as find does, but that there is no such logical volume counts
+// only if its volume group is there: else its disks may be somewhere else.
+func seeing(find tracker.Find) tracker.Find {
+	return func(ctx context.Context, locator string) (*source.Source, error) {
+		s, err := find(ctx, locator)
+		vg, _, ok := strings.Cut(strings.TrimPrefix(locator, "lvm:"), "/")
+		if !strings.HasPrefix(locator, "lvm:") || !ok || !errors.Is(err, fs.ErrNotExist) {
+			return s, err
+		}
+		if there, listErr := lvm.List(ctx, vg); listErr != nil || len(there) == 0 {
+			return nil, errors.New("the volume group " + vg + " can't be reached")
+		}
+		return nil, err
+	}
+}
+
+// forgetDamaged removes state that nobody can read. Whose it was it can't say.
+func (e *Env) forgetDamaged(ctx context.Context, dir *tracker.Dir, err error, doc *forgetJSON) error {
+	var damaged *tracker.DamagedError
+	if !errors.As(err, &damaged) {
+		return err
+	}
+	if err := dir.ForgetDamaged(ctx, damaged); err != nil {
+		return err
+	}
+	doc.Volumes = append(doc.Volumes, forgottenJSON{Source: damaged.Path})
+	if !e.UI.Quiet() {
+		e.UI.Printf("%s: damaged state, removed; the next backup of its volume removes the snapshots that it named", ui.Quote(damaged.Path))
+	}
+	return nil
 }
 
 func (e *Env) sayForgotten(f forgottenJSON) {

@@ -119,7 +119,7 @@ var acts = []struct {
 	}},
 	{name: "pair", before: startRun, lives: true, act: restoreA},
 	{name: "forget", act: func(s *scene, d *tracker.Dir) {
-		_ = d.Forget(ctx, tt.Find(s.pool), "file:/a", func(tracker.Entry) bool { return true })
+		_, _ = d.Forget(ctx, tt.Find(s.pool), "file:/a", func(tracker.Entry) bool { return true })
 	}},
 	{name: "local", act: func(s *scene, d *tracker.Dir) {
 		c, err := d.Local(ctx, tt.Find(s.pool), "file:/a", key(1, "/a"))
@@ -275,7 +275,7 @@ func (s *scene) anything(d *tracker.Dir, name string) {
 		return
 	}
 	if name == "forget" {
-		_ = d.Forget(ctx, tt.Find(s.pool), "file:/a", func(tracker.Entry) bool { return true })
+		_, _ = d.Forget(ctx, tt.Find(s.pool), "file:/a", func(tracker.Entry) bool { return true })
 		return
 	}
 	if s.run == nil || name == "backup after a run that died" {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"pinion/dom0/internal/dirty"
+	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/source"
 )
 
@@ -48,7 +49,7 @@ type Activity struct {
 // whether it still has it, and then Begin for the difference.
 func (d *Dir) Paired(locator string, k Key) (*Session, error) {
 	st, _, err := d.read(locator)
-	var damaged *damagedError
+	var damaged *DamagedError
 	if errors.As(err, &damaged) || st == nil && err == nil {
 		return nil, nil // Begin says so
 	}
@@ -66,7 +67,7 @@ func (d *Dir) Paired(locator string, k Key) (*Session, error) {
 }
 
 // List returns what state knows of all volumes, by locator, and an error for
-// each whose state can't be used. It asks no storage and waits for no lock.
+// each whose state can't be used: a DamagedError, if it never will be. It asks no storage and waits for no lock.
 func (d *Dir) List(ctx context.Context) ([]Tracked, []error) {
 	names, err := d.volumeDirs()
 	if err != nil {
@@ -90,8 +91,14 @@ func (d *Dir) List(ctx context.Context) ([]Tracked, []error) {
 		if err == nil && (dirName(st.Locator) != name || st.Owner != d.owner) {
 			err = errors.New("it is of another volume or state directory")
 		}
+		damaged := text != nil && !errors.Is(err, format.ErrNewer)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("tracker state %s: %w", path, err))
+			if damaged {
+				err = &DamagedError{path, err}
+			} else {
+				err = fmt.Errorf("tracker state %s: %w", path, err)
+			}
+			errs = append(errs, err)
 			continue
 		}
 		out = append(out, d.tracked(st))
@@ -122,10 +129,10 @@ func (e *entry) export() Entry {
 // a run that lives still reads. A volume that state doesn't know is no error.
 // If find doesn't lead to the volume any more, it is asked for the snapshots,
 // since those are volumes, too. Snapshots whose storage can't be reached are
-// an error, and are remembered.
-func (d *Dir) Forget(ctx context.Context, find Find, locator string, which func(Entry) bool) error {
+// an error, and are remembered. It returns the names of those it removed.
+func (d *Dir) Forget(ctx context.Context, find Find, locator string, which func(Entry) bool) (removed []string, err error) {
 	if _, err := os.Stat(d.volumeDir(locator)); errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return nil, nil
 	}
 	// Found before the lock is taken: it may take its time.
 	src, findErr := find(ctx, locator)
@@ -134,7 +141,7 @@ func (d *Dir) Forget(ctx context.Context, find Find, locator string, which func(
 	}
 	u, err := d.openUnit(ctx, locator, src)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer u.close()
 	u.st.Entries = slices.DeleteFunc(u.st.Entries, func(e *entry) bool { return which(e.export()) })
@@ -145,23 +152,31 @@ func (d *Dir) Forget(ctx context.Context, find Find, locator string, which func(
 		d.findOrphans(ctx, []*unit{u})
 	}
 	if err := u.save(); err != nil {
-		return err
+		return nil, err
 	}
+	for r, b := range u.garbage {
+		if u.reachable(b) && u.named[r] == nil {
+			removed = append(removed, b.Name)
+		}
+	}
+	slices.Sort(removed)
 	if err := d.sweep(ctx, []*unit{u}); err != nil {
-		return fmt.Errorf("forget %s: %w", locator, err)
+		return nil, fmt.Errorf("forget %s: %w", locator, err)
 	}
-	if err := u.dropDiscarded(ctx, find); err != nil {
-		return fmt.Errorf("forget %s: %w", locator, err)
+	more, err := u.dropDiscarded(ctx, find)
+	removed = append(removed, more...)
+	if err != nil {
+		return removed, fmt.Errorf("forget %s: %w", locator, err)
 	}
 	if u.onDisk == nil {
 		u.removeDir()
 	}
-	return nil
+	return removed, nil
 }
 
 // dropDiscarded removes snapshots in pools that the volume's source, if there
-// is one, doesn't lead to.
-func (u *unit) dropDiscarded(ctx context.Context, find Find) error {
+// is one, doesn't lead to, and returns the names of those that it did remove.
+func (u *unit) dropDiscarded(ctx context.Context, find Find) (removed []string, err error) {
 	var errs []error
 	var left []*source.Base
 	for _, b := range u.st.Discarded {
@@ -169,19 +184,26 @@ func (u *unit) dropDiscarded(ctx context.Context, find Find) error {
 		if err == nil && pool != nil {
 			err = pool.Drop(ctx, u.d.owner, b.Name)
 		}
-		if err != nil {
+		switch {
+		case err != nil:
 			left = append(left, b)
-			errs = append(errs, fmt.Errorf("snapshot %s is left: %w", b.Name, err))
+			errs = append(errs, fmt.Errorf("snapshot %s is left: %w (if its storage is gone for good, remove %s)", b.Name, err, u.d.volumeDir(u.locator)))
+		case pool != nil:
+			removed = append(removed, b.Name)
 		}
 	}
 	u.st.Discarded = left
 	u.src, u.pool = nil, nil // what is left stays in the list
 	u.named = u.st.refs()
-	return errors.Join(append(errs, u.save())...)
+	return removed, errors.Join(append(errs, u.save())...)
 }
 
-// poolOf finds the pool of a snapshot by way of the snapshot. A pool or a
-// snapshot that is gone gives nil: there is nothing to remove.
+// errAway says that nobody can tell whether a snapshot is still there.
+var errAway = errors.New("its storage can't be reached")
+
+// poolOf finds the pool of a snapshot by way of the snapshot. One that is gone
+// gives nil: there is nothing to remove. That it can't be seen doesn't say
+// that it is gone: what it is on may not be mounted.
 func poolOf(ctx context.Context, find Find, b *source.Base) (source.Pool, error) {
 	prefix := "file:"
 	if b.Kind != source.Reflink {
@@ -189,14 +211,63 @@ func poolOf(ctx context.Context, find Find, b *source.Base) (source.Pool, error)
 	}
 	s, err := find(ctx, prefix+b.Name)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist) && (b.Kind != source.Reflink || inSight(ctx, find, b)):
 		return nil, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, errAway
 	case err != nil:
 		return nil, err
-	case s.Pool == nil || s.Pool.ID() != b.Pool:
-		return nil, nil // another thing has taken the name
+	case s.Pool == nil: // such as if it is mounted read-only
+		return nil, fmt.Errorf("%w: %s", errAway, s.Why)
+	case s.Pool.ID() != b.Pool:
+		return nil, fmt.Errorf("%w: another has taken its place", errAway)
 	}
 	return s.Pool, nil
+}
+
+// maxWitnesses is how many files are looked at to tell a file system by.
+const maxWitnesses = 16
+
+// inSight reports whether the file system of a snapshot is where the snapshot
+// would be: any file beside it, or beside the directory that it would be in, is
+// of its pool. An empty directory tells nothing: it may be a mount point.
+func inSight(ctx context.Context, find Find, b *source.Base) bool {
+	beside := filepath.Dir(b.Name)
+	for _, dir := range []string{beside, filepath.Dir(beside)} {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			continue
+		}
+		entries = slices.DeleteFunc(entries, func(e fs.DirEntry) bool { return !e.Type().IsRegular() })
+		for _, e := range entries[:min(len(entries), maxWitnesses)] {
+			if s, err := find(ctx, "file:"+filepath.Join(dir, e.Name())); err == nil && s.Pool != nil && s.Pool.ID() == b.Pool {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// ForgetDamaged removes the state that List found damaged. Snapshots that only
+// it named are found as a volume's leftovers by the next backup of the volume.
+// What was made whole meanwhile stays and is no error; a lock is waited for
+// until ctx ends.
+func (d *Dir) ForgetDamaged(ctx context.Context, e *DamagedError) error {
+	dir := filepath.Dir(e.Path)
+	lock, err := flock(ctx, filepath.Join(dir, "lock"))
+	if err != nil {
+		return fmt.Errorf("lock the tracker state %s: %w", e.Path, err)
+	}
+	defer lock.Close()
+	if d.peek(filepath.Base(dir)) != nil {
+		return nil
+	}
+	if err := os.Remove(e.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove damaged state: %w", err)
+	}
+	os.Remove(filepath.Join(dir, "lock"))
+	os.Remove(dir) // fails if somebody has begun anew, as it should
+	return nil
 }
 
 // removeDir takes the volume's directory away, with its lock. Whoever waits

@@ -376,7 +376,7 @@ func (m *model) local(*rapid.T) {
 func (m *model) forget(*rapid.T) {
 	path, archive := m.path(), m.archive()
 	m.do(func(d *tracker.Dir) {
-		_ = d.Forget(ctx, tt.Find(m.pools...), "file:"+path, func(e tracker.Entry) bool { return e.Key == key(archive, path) })
+		_, _ = d.Forget(ctx, tt.Find(m.pools...), "file:"+path, func(e tracker.Entry) bool { return e.Key == key(archive, path) })
 	})
 	delete(m.sound, key(archive, path))
 }

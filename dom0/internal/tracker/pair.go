@@ -101,7 +101,7 @@ var ErrNoCopy = errors.New("there is no local snapshot to go on from")
 // the last backup or Advance. The caller releases it.
 func (d *Dir) Local(ctx context.Context, find Find, locator string, k Key) (*LocalCopy, error) {
 	st, _, err := d.read(locator)
-	var damaged *damagedError
+	var damaged *DamagedError
 	switch {
 	case errors.As(err, &damaged):
 		return nil, fmt.Errorf("%s: %w: %w", locator, ErrNoCopy, err)

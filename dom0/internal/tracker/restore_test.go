@@ -106,7 +106,7 @@ func TestLocal(t *testing.T) {
 	if c.Session.Seq != w.next || c.Changed.Bytes() != grain || !c.Changed.Overlaps(at(1)) || c.Pool != source.Pool(p) {
 		t.Errorf("%+v", c)
 	}
-	if err := d.Forget(ctx, find, "file:/a", func(tracker.Entry) bool { return true }); err != nil || len(p.Snaps()) != 1 {
+	if _, err := d.Forget(ctx, find, "file:/a", func(tracker.Entry) bool { return true }); err != nil || len(p.Snaps()) != 1 {
 		t.Errorf("%v, %d snapshots", err, len(p.Snaps()))
 	}
 	if err := errors.Join(c.Release(ctx), c.Release(ctx)); err != nil || len(p.Snaps()) != 0 {
@@ -148,10 +148,10 @@ func TestForget(t *testing.T) {
 	all := func(tracker.Entry) bool { return true }
 	find := tt.Find(p)
 	d := w.dir()
-	if err := d.Forget(ctx, find, "file:/unknown", all); err != nil {
+	if _, err := d.Forget(ctx, find, "file:/unknown", all); err != nil {
 		t.Error(err)
 	}
-	if err := d.Forget(ctx, find, "file:/a", func(e tracker.Entry) bool { return e.Destination == "file:/archive/1" }); err != nil {
+	if _, err := d.Forget(ctx, find, "file:/a", func(e tracker.Entry) bool { return e.Destination == "file:/archive/1" }); err != nil {
 		t.Error(err)
 	}
 	w.reads(w.one(2), "")
@@ -159,13 +159,13 @@ func TestForget(t *testing.T) {
 	p.Remove("/a")
 	// Storage that can't be reached now.
 	away := func(context.Context, string) (*source.Source, error) { return nil, errFails }
-	if err := d.Forget(ctx, away, "file:/a", all); !errors.Is(err, errFails) || len(p.Snaps()) != 1 {
+	if _, err := d.Forget(ctx, away, "file:/a", all); !errors.Is(err, errFails) || len(p.Snaps()) != 1 {
 		t.Errorf("%v, %d snapshots", err, len(p.Snaps()))
 	}
 	if list, errs := d.List(ctx); len(list) != 1 || len(errs) != 0 || len(list[0].Entries) != 0 || list[0].Base != nil {
 		t.Errorf("%+v, %v", list, errs)
 	}
-	if err := d.Forget(ctx, find, "file:/a", all); err != nil || len(p.Snaps()) != 0 {
+	if _, err := d.Forget(ctx, find, "file:/a", all); err != nil || len(p.Snaps()) != 0 {
 		t.Errorf("%v, %d snapshots", err, len(p.Snaps()))
 	}
 	there, err := filepath.Glob(filepath.Join(w.state, "trackers", "*", "*"))
@@ -176,8 +176,8 @@ func TestForget(t *testing.T) {
 	w, _ = small(t)
 	w.one(1)
 	gone := func(context.Context, string) (*source.Source, error) { return nil, fs.ErrNotExist }
-	if err := w.dir().Forget(ctx, gone, "file:/a", all); err != nil {
-		t.Error(err)
+	if removed, err := w.dir().Forget(ctx, gone, "file:/a", all); err != nil || len(removed) != 0 {
+		t.Errorf("removed %q, %v", removed, err)
 	}
 	if list, errs := w.dir().List(ctx); len(list) != 0 || len(errs) != 0 {
 		t.Errorf("%+v, %v", list, errs)

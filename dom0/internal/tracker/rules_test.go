@@ -268,7 +268,7 @@ func TestStorageThatChanges(t *testing.T) {
 	if len(p.Snaps()) != 1 || len(other.Snaps()) != 1 {
 		t.Errorf("%d and %d snapshots", len(p.Snaps()), len(other.Snaps()))
 	}
-	if err := w.dir().Forget(ctx, tt.Find(p, other), "file:/a", func(tracker.Entry) bool { return true }); err != nil {
+	if _, err := w.dir().Forget(ctx, tt.Find(p, other), "file:/a", func(tracker.Entry) bool { return true }); err != nil {
 		t.Error(err)
 	}
 	if len(p.Snaps()) != 0 || len(other.Snaps()) != 0 {
@@ -378,7 +378,7 @@ func TestStateThatIsLost(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.advance("/a")
-		if err := w.dir().Forget(ctx, tt.Find(p), "file:/a", func(tracker.Entry) bool { return true }); err != nil {
+		if _, err := w.dir().Forget(ctx, tt.Find(p), "file:/a", func(tracker.Entry) bool { return true }); err != nil {
 			t.Fatal(err)
 		}
 		w.reads(w.one(1), first)

@@ -73,7 +73,7 @@ func (u *unit) close() {
 // none: a scan sends nothing twice.
 func (u *unit) load() error {
 	st, text, err := u.d.read(u.locator)
-	var damaged *damagedError
+	var damaged *DamagedError
 	switch {
 	case errors.As(err, &damaged):
 		st = u.fresh()
@@ -103,19 +103,19 @@ func (u *unit) fresh() *state {
 	return &state{Locator: u.locator, Owner: u.d.owner, Entries: []*entry{}}
 }
 
-// A damagedError says why a state file is of no use.
-type damagedError struct {
-	path string
+// A DamagedError says why a state file is of no use.
+type DamagedError struct {
+	Path string // of the file
 	err  error
 }
 
 // Error names the file.
-func (e *damagedError) Error() string { return fmt.Sprintf("tracker state %s: %v", e.path, e.err) }
+func (e *DamagedError) Error() string { return fmt.Sprintf("tracker state %s: %v", e.Path, e.err) }
 
 // Unwrap gives the cause.
-func (e *damagedError) Unwrap() error { return e.err }
+func (e *DamagedError) Unwrap() error { return e.err }
 
-// read reads a volume's state: nil if there is none, a damagedError if it is
+// read reads a volume's state: nil if there is none, a DamagedError if it is
 // not to be used. The file is replaced as a whole, so this needs no lock.
 func (d *Dir) read(locator string) (*state, []byte, error) {
 	path := d.statePath(locator)
@@ -138,7 +138,7 @@ func (d *Dir) read(locator string) (*state, []byte, error) {
 	default:
 		return st, text, nil
 	}
-	return nil, text, &damagedError{path, err}
+	return nil, text, &DamagedError{path, err}
 }
 
 // tracks reports whether the volume's storage can tell what changed.
