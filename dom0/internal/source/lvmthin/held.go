@@ -70,29 +70,62 @@ const lockPause = 20 * time.Millisecond
 
 // takeLock waits for the pool's lock.
 func (p *Pool) takeLock(ctx context.Context) (*os.File, error) {
-	if err := durable.MkdirAll(p.dir); err != nil {
-		return nil, err
-	}
-	f, err := os.OpenFile(filepath.Join(p.dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
-	}
 	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return f, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			f.Close()
-			return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+		f, err := p.tryLock()
+		if f != nil || err != nil {
+			return f, err
 		}
 		select {
 		case <-ctx.Done():
-			f.Close()
-			return nil, fmt.Errorf("wait for the lock %s: %w", f.Name(), ctx.Err())
+			return nil, fmt.Errorf("wait for the lock %s: %w", p.lockPath(), ctx.Err())
 		case <-time.After(lockPause):
 		}
 	}
+}
+
+// tryLock returns nil if somebody has the pool's lock.
+func (p *Pool) tryLock() (*os.File, error) {
+	if err := durable.MkdirAll(p.dir); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(p.lockPath(), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil {
+		return f, nil
+	}
+	f.Close()
+	if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, unix.EINTR) {
+		return nil, nil
+	}
+	return nil, fmt.Errorf("lock %s: %w", p.lockPath(), err)
+}
+
+func (p *Pool) lockPath() string { return filepath.Join(p.dir, "lock") }
+
+// giveBackLeft gives back what a run that was killed holds, if it left its
+// note. While somebody has the lock, the note is theirs, and they are at work.
+func (p *Pool) giveBackLeft(ctx context.Context) (err error) {
+	h := &hold{p: p}
+	if _, err := os.Stat(h.notePath()); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if h.lock, err = p.tryLock(); h.lock == nil {
+		return err
+	}
+	defer h.drop()
+	if h.g, err = p.look(ctx); err != nil {
+		return err
+	}
+	if h.dev, err = h.g.open(); err != nil {
+		return err
+	}
+	if err = h.recover(); errors.Is(err, ErrHeld) {
+		return nil // not ours
+	}
+	return err
 }
 
 // hold takes a metadata snapshot. What a dead process holds is given back
@@ -152,7 +185,7 @@ func (h *hold) recover() error {
 		return h.heldError()
 	}
 	if err := lvm.Message(h.g.target, "release_metadata_snap"); err != nil {
-		return fmt.Errorf("give back what a run that was killed has held: %w", err)
+		return fmt.Errorf("give back what a run that was killed has held of the thin pool %s: %w", h.g.pool.FullName(), err)
 	}
 	return h.removeNote()
 }

@@ -133,12 +133,7 @@ func TestRealKilled(t *testing.T) {
 	a := w.thin("a", 4<<20)
 	p := w.pool(a)
 	for _, step := range steps {
-		cmd := exec.Command(os.Args[0], "-test.run", "^TestDies$")
-		cmd.Env = append(os.Environ(), "PINION_TEST_DIE_AT="+step, "PINION_TEST_STATE="+w.state)
-		out, err := cmd.CombinedOutput()
-		if err == nil || !strings.Contains(err.Error(), "killed") {
-			t.Fatalf("%s: %v\n%s", step, err, out)
-		}
+		w.kill(step)
 		if _, err := os.Stat(p.NotePath()); err != nil {
 			t.Errorf("%s: %v", step, err)
 		}
@@ -147,6 +142,57 @@ func TestRealKilled(t *testing.T) {
 		}
 		w.free(p)
 	}
+}
+
+// kill has a process that compares killed at a step.
+func (w *world) kill(step string) {
+	w.t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run", "^TestDies$")
+	cmd.Env = append(os.Environ(), "PINION_TEST_DIE_AT="+step, "PINION_TEST_STATE="+w.state)
+	out, err := cmd.CombinedOutput()
+	if err == nil || !strings.Contains(err.Error(), "killed") {
+		w.t.Fatalf("%s: %v\n%s", step, err, out)
+	}
+}
+
+// TestRealDropGivesBack: removing snapshots, which needs no comparison, also
+// gives back what a process that was killed holds, but nobody else's.
+func TestRealDropGivesBack(t *testing.T) {
+	w := newWorld(t, "64M", "64k")
+	a := w.thin("a", 4<<20)
+	p := w.pool(a)
+	gone := vg + "/pinion." + owner + ".00000001.a.1"
+	for _, step := range steps {
+		w.kill(step)
+		b := take(t, p, a)
+		if err := p.Drop(t.Context(), owner, b.Name); err != nil {
+			t.Errorf("%s: %v", step, err)
+		}
+		if held := w.status().Held; held != 0 {
+			t.Errorf("%s: block %d is held", step, held)
+		}
+		if _, err := os.Stat(p.NotePath()); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: the note is there (%v)", step, err)
+		}
+		wantError(t, p.Check(t.Context(), b), "is gone")
+	}
+	compare(t, p, func(source.Comparison) { // whose Close tells if it was whole
+		if err := w.pool(a).Drop(t.Context(), owner, gone); err != nil {
+			t.Errorf("while it is compared: %v", err)
+		}
+	})
+	w.kill("noted")
+	write(t, a, 0, 1<<20)
+	take(t, p, a) // the clock goes on
+	w.message("reserve_metadata_snap")
+	if err := p.Drop(t.Context(), owner, gone); err != nil {
+		t.Errorf("while somebody else holds one: %v", err)
+	}
+	if w.status().Held == 0 {
+		t.Error("somebody else's was released")
+	}
+	w.message("release_metadata_snap")
+	w.free(p)
 }
 
 // TestDies is the process that TestRealKilled kills.

@@ -265,14 +265,20 @@ func (p *Pool) Owned(ctx context.Context, owner, volume string) ([]string, error
 }
 
 // Drop removes snapshots of this owner. One that is open stays, with an error.
+// What a run that was killed left of the pool's metadata snapshot goes too: it
+// keeps the kernel from using its blocks again.
 func (p *Pool) Drop(ctx context.Context, owner string, names ...string) error {
 	lvs, err := lvm.CheckOwned(p.vg, owner, names)
 	if err != nil {
 		return err
 	}
+	left := p.giveBackLeft(ctx)
+	if left != nil {
+		left = fmt.Errorf("look after a run that was killed: %w", left)
+	}
 	defer p.changed()
 	if err := lvm.Drop(ctx, p.vg, lvs...); err != nil {
-		return fmt.Errorf("drop snapshots: %w", err)
+		return errors.Join(fmt.Errorf("drop snapshots: %w", err), left)
 	}
-	return nil
+	return left
 }
