@@ -190,8 +190,13 @@ func (r *restoring) pair(ctx context.Context, j restoreJob, t *restoreTarget, pa
 	if err != nil || !s.Kind.Tracks() {
 		return // the next backup of it, if there is one, says what is wrong
 	}
+	if !t.Alone() {
+		// What it holds now may not be the session: the next backup finds out.
+		r.env.UI.Warn("another program may have written to %s while it was restored", t.Path())
+		return
+	}
 	if err := r.pairAs(ctx, j, t, s, r.finally(j, t, s)); err != nil && ctx.Err() == nil {
-		r.env.UI.Notice("the next backup of %s reads all of it: %s", t.Path(), oneLine(err))
+		r.env.UI.Notice("the next backup of %s may have to read all of it: %s", t.Path(), oneLine(err))
 	}
 }
 

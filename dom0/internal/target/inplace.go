@@ -90,7 +90,11 @@ func (t *Target) inspect() error {
 		return err
 	}
 	if !isDevice {
-		return lock(t.f)
+		if err := lock(t.f); err != nil {
+			return err
+		}
+		t.watch, err = newWatch(t.f)
+		return err
 	}
 	// The kernel opens a read-only device for writing all the same.
 	readOnly, err := unix.IoctlGetUint32(int(t.f.Fd()), unix.BLKROGET)

@@ -64,6 +64,7 @@ type Target struct {
 	had  int64 // the file's or device's own size when it was opened
 
 	fresh *replacement // of a freshFile only
+	watch *watch       // of a fileInPlace only
 
 	// Written, if it is set before Commit, is called by it once when all bytes
 	// are durable and before anybody else is led to them, with the path that
@@ -312,6 +313,7 @@ func (t *Target) abort() error {
 // close releases the file and the directory.
 func (t *Target) close() error {
 	t.closed = true
+	t.watch.close()
 	err := t.f.Close()
 	if t.kind == freshFile {
 		err = both(err, t.fresh.dir.Close())

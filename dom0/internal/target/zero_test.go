@@ -120,6 +120,7 @@ func TestZeroKeepsSharing(t *testing.T) {
 			must(t, err)
 			defer f.Close()
 			must(t, unix.IoctlFileClone(int(f.Fd()), int(from.Fd())))
+			must(t, f.Close()) // it has to be nobody's
 			unix.Sync()
 			before, err := Free(dir)
 			must(t, err)
@@ -157,11 +158,15 @@ func TestZeroOfPebibyte(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	must(t, f.Close()) // it has to be nobody's
 	to, err := OpenInPlace(path, size)
 	must(t, err)
 	defer to.Abort()
 	must(t, to.Zero(0, size))
 	must(t, to.Commit())
+	f, err = os.Open(path)
+	must(t, err)
+	defer f.Close()
 	if _, _, err := source.NextData(f, 0, size); err == nil {
 		if used := diskBytes(t, path); used > 8192 {
 			t.Errorf("%d bytes of space left", used)
