@@ -111,6 +111,9 @@ func (d *Dir) Local(ctx context.Context, find Find, locator string, k Key) (*Loc
 		return nil, fmt.Errorf("%s: %w", locator, ErrNoCopy)
 	}
 	pool, err := poolOf(ctx, find, st.Base)
+	if errors.Is(err, errAway) {
+		return nil, fmt.Errorf("%s: %w: the base snapshot can't be seen: %w", locator, ErrNoCopy, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("find the snapshot of %s: %w", locator, err)
 	}

@@ -233,7 +233,7 @@ func (s *state) refs() map[ref]*source.Base {
 // encode returns the content of the state file: a line that says what it is,
 // with a checksum, and JSON that people can read.
 func (s *state) encode() ([]byte, error) {
-	body, err := json.MarshalIndent(s, "", "  ")
+	body, err := json.MarshalIndent(s.packed(), "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("encode the state of %s: %w", s.Locator, err)
 	}
@@ -261,7 +261,10 @@ func decode(untrusted []byte) (*state, error) {
 	if err := d.Decode(s); err != nil {
 		return nil, err
 	}
-	return s, s.check()
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	return s, s.unpack()
 }
 
 // check holds what the code relies on: a checksum is no proof of origin.
