@@ -194,6 +194,8 @@ func TestStorageRestoreFromSnapshot(t *testing.T) {
 		to := filepath.Join(g.dir, "to")
 		w.ok("restore", "v", "--session", "#1", "--to", to, "--from-snapshot")
 		same(t, to, first)
+		w.ok("restore", "v", "--session", "#1", "--to", "file:"+to) // as sources are written
+		same(t, to, first)
 		r := w.exits(1, "restore", "v", "--session", "#1", "--to", w.path("to"), "--from-snapshot").oneLine()
 		r.says("no base snapshot", "hint: without --from-snapshot")
 		if n := len(files(t, g.dir)); n != 2+len(g.snapshots()) {

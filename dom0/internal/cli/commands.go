@@ -3,10 +3,12 @@ package cli
 import (
 	"context"
 	"os"
+	"strings"
 	"time"
 
 	"pinion/dom0/internal/exit"
 	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/source/find"
 	"pinion/dom0/internal/when"
 )
 
@@ -155,8 +157,12 @@ func (o *restoreCommand) validateTarget() (err error) {
 	}
 	isDir := false
 	if o.lv == nil {
-		if o.to, err = absolute("to", o.To); err != nil {
+		// Sources are written so, and people write targets alike.
+		if o.to, err = absolute("to", strings.TrimPrefix(o.To, find.SchemeFile)); err != nil {
 			return err
+		}
+		if o.to == "/" {
+			return exit.Usagef("restore: --to %q names no file", o.To)
 		}
 		// A path that isn't there yet is told apart when the directory is made or used.
 		info, err := os.Stat(o.to)

@@ -210,7 +210,7 @@ func (p *Pool) checkRoom(ctx context.Context, g *group, wanted []source.Wanted) 
 func (p *Pool) checkPart(name, what string, used, total uint64) (full error, warning string) {
 	percent := float64(used) / float64(total) * 100
 	if percent >= float64(p.options.RefusePercent) {
-		full = fmt.Errorf("the thin pool %s is full to %.1f %% of its %s; no snapshot is made from %d %% on",
+		full = fmt.Errorf("the thin pool %s is full to %.1f %% of its %s; no snapshot is made from %d %% on (--pool-reserve)",
 			name, percent, what, p.options.RefusePercent)
 	}
 	if full != nil || percent >= float64(p.options.WarnPercent) {

@@ -181,7 +181,7 @@ func (p *Pool) checkSpace(wanted []source.Wanted) (short, err error) {
 	}
 	free := 100 * float64(st.Bavail) / float64(st.Blocks)
 	if free < p.opts.RefuseBelow {
-		short = fmt.Errorf("only %.1f %% of the file system of %s is free, and snapshots are made down to %g %%", free, dir, p.opts.RefuseBelow)
+		short = fmt.Errorf("only %.1f %% of the file system of %s is free, and snapshots are made down to %g %% (--pool-reserve)", free, dir, p.opts.RefuseBelow)
 	}
 	refuses := short != nil && slices.ContainsFunc(wanted, func(w source.Wanted) bool { return !w.Replaces })
 	if low := short != nil || free < p.opts.WarnBelow; low && !refuses && p.opts.Warn != nil {
