@@ -2,6 +2,8 @@ package cli
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"strings"
 
 	"pinion/dom0/internal/source"
@@ -50,6 +52,12 @@ func runMonitor(ctx context.Context, env *Env, o *monitorCommand) error {
 	var there []*source.Source
 	names := map[string]string{}
 	for _, f := range found {
+		if len(o.sources) == 0 && errors.Is(f.err, fs.ErrNotExist) {
+			// Nobody asked for it: a timer is not to fail for ever.
+			m.all--
+			env.UI.Detail("%s: isn't there any more; pinion forget-local drops what is kept of it", ui.Quote(f.Name))
+			continue
+		}
 		if f.err != nil {
 			m.failed(f.Name, f.err)
 			continue
