@@ -330,7 +330,9 @@ func TestRowS31NoTemporaryFiles(t *testing.T) {
 func TestRowS31NothingStrayAfterAKill(t *testing.T) {
 	w := archive(t)
 	v := w.image("v", "random:40M:1")
+	w.ok("backup", "file:"+v)
 	before := files(t, w.state)
+	overwrite(t, v, 0, "random:40M:7")
 	for _, victim := range []string{"pinion", "helper"} {
 		// In the middle of the second pack.
 		x := w.usesStandIn("killer", fmt.Sprint("PINION_E2E_BYTES=", 25*mib), "PINION_E2E_VICTIM="+victim)
