@@ -19,6 +19,9 @@ import (
 // status of the tests behind it.
 const statusLine = "umltest: exit status "
 
+// errSilent says that a kernel was running and said nothing for long.
+var errSilent = errors.New("the kernel said nothing for " + silence.String())
+
 // A machine is one kernel with its disks. All its files are in dir.
 type machine struct {
 	options Options
@@ -62,11 +65,17 @@ func (m *machine) run(take func(line string)) error {
 	}
 	defer release()
 	timer := time.AfterFunc(m.options.Timeout, kill)
-	status := readLines(out, take)
-	inTime := timer.Stop()
+	silent := time.AfterFunc(silence, kill)
+	status := readLines(out, func(line string) {
+		silent.Reset(silence)
+		take(line)
+	})
+	inTime, spoke := timer.Stop(), silent.Stop()
 	cmd.Wait()
 	kill() // what it left of its group; mostly there is nothing
 	switch {
+	case !spoke:
+		return errSilent
 	case !inTime:
 		return fmt.Errorf("stopped after %v\nlast words of the kernel:\n%s", m.options.Timeout, tail(console.String()))
 	case status < 0:

@@ -14,6 +14,7 @@
 package umltest
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,6 +36,10 @@ const (
 	defaultMemory = 768 << 20
 	// defaultTimeout is for the boot, some seconds, and all tests inside.
 	defaultTimeout = 5 * time.Minute
+	// silence is after how long a kernel counts as stuck that says nothing:
+	// now and then one spins and nothing in it goes on, whatever it was
+	// doing. No test takes so long.
+	silence = 8 * time.Minute
 	// reserve is left of the outer test's own time to clean up and report.
 	reserve = 10 * time.Second
 )
@@ -119,6 +124,14 @@ func Run(t *testing.T, o Options, pattern string) {
 	}
 	r := &report{t: t, lines: map[string][]string{}}
 	err := m.run(r.line)
+	if errors.Is(err, errSilent) {
+		// That is the kernel's fault, not the tests': once more, all of them.
+		// What has failed until then has failed.
+		t.Logf("USER MODE LINUX IS STUCK: %v; booting it once more", err)
+		m.dir = t.TempDir()
+		r = &report{t: t, lines: map[string][]string{}}
+		err = m.run(r.line)
+	}
 	r.end(err)
 }
 
