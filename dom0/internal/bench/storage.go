@@ -170,7 +170,6 @@ type document struct {
 
 // A line is a row of the table.
 type line struct {
-	label      string
 	read, sent int64 // bytes
 	seconds    float64
 	finding    float64 // seconds; 0: not measured

@@ -4,7 +4,11 @@ import (
 	"context"
 	"fmt"
 
+	"pinion/dom0/internal/archive"
+	"pinion/dom0/internal/dirty"
 	"pinion/dom0/internal/exit"
+	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/restore"
 	"pinion/dom0/internal/source"
 	"pinion/dom0/internal/source/find"
 	"pinion/dom0/internal/tracker"
@@ -50,6 +54,37 @@ func (e *Env) findSources(ctx context.Context, sources []Source) ([]foundSource,
 		all = append(all, f)
 	}
 	return all, nil
+}
+
+// advance makes the base snapshot of a volume new.
+func (e *Env) advance(ctx context.Context, dir *tracker.Dir, s *source.Source) error {
+	for _, a := range dir.Advance(ctx, []*source.Source{s}) {
+		if a.Warning != nil {
+			e.UI.Warn("%s", oneLine(a.Warning))
+		}
+		if a.Err != nil {
+			return a.Err
+		}
+	}
+	return nil
+}
+
+// release ends the use of a base snapshot.
+func (e *Env) release(ctx context.Context, local *tracker.LocalCopy) {
+	if err := local.Release(ctx); err != nil {
+		e.UI.Warn("%s", oneLine(err))
+	}
+}
+
+// changedSince is where a base snapshot may differ from a record of its volume; since is the record of what is known to
+// be in the snapshot.
+func changedSince(ctx context.Context, a *archive.Archive, local *tracker.LocalCopy, since, record *format.VolumeRecord) (*dirty.Map, error) {
+	changed := local.Changed.Clone()
+	err := restore.Differences(ctx, a, since, record, func(r source.Range) error {
+		changed.Add(r)
+		return nil
+	})
+	return changed, err
 }
 
 // ofVolumes is the error of a command that goes on when a volume fails.

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"pinion/dom0/internal/exit"
-	"pinion/dom0/internal/restore"
 	"pinion/dom0/internal/source"
 	"pinion/dom0/internal/source/find"
 	"pinion/dom0/internal/source/lvm"
@@ -116,31 +115,24 @@ func (r *restoring) openOwn(ctx context.Context, j restoreJob, t *restoreTarget,
 	if t.Target, err = target.OpenInPlace(j.path, j.record.Size); err != nil {
 		return err
 	}
-	for _, a := range r.dir.Advance(ctx, []*source.Source{own}) {
-		if a.Warning != nil {
-			r.env.UI.Warn("%s", oneLine(a.Warning))
-		}
-		if a.Err != nil {
-			return noSnapshot(j, a.Err)
-		}
+	if err := r.env.advance(ctx, r.dir, own); err != nil {
+		return noSnapshot(j, err)
 	}
 	return nil
 }
 
 // onlyChanged says where the snapshot may differ from the session, so that nothing else has to be looked at.
-func (r *restoring) onlyChanged(ctx context.Context, j restoreJob, t *restoreTarget) error {
-	t.only = t.local.Changed.Clone()
+func (r *restoring) onlyChanged(ctx context.Context, j restoreJob, t *restoreTarget) (err error) {
 	if t.local.Session.Record == j.blob {
+		t.only = t.local.Changed
 		return nil
 	}
 	since, err := r.a.Record(ctx, t.local.Session.Record)
 	if err != nil {
 		return noSnapshot(j, fmt.Errorf("its session #%d: %w", t.local.Session.Seq, err))
 	}
-	return restore.Differences(ctx, r.a, since, j.record, func(x source.Range) error {
-		t.only.Add(x)
-		return nil
-	})
+	t.only, err = changedSince(ctx, r.a, t.local, since, j.record)
+	return err
 }
 
 // cloneFile makes the new file of the base snapshot, which has to be a file of the same file system.

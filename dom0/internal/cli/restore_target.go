@@ -109,11 +109,8 @@ func (r *restoring) closeTarget(ctx context.Context, t *restoreTarget) {
 	if t.Target != nil {
 		_ = t.Abort() // after Commit it does nothing; else what failed was said
 	}
-	if t.local == nil {
-		return
-	}
-	if err := t.local.Release(ctx); err != nil {
-		r.env.UI.Warn("%s", oneLine(err))
+	if t.local != nil {
+		r.env.release(ctx, t.local)
 	}
 }
 

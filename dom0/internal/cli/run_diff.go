@@ -199,13 +199,8 @@ func (d *diffing) readLive(ctx context.Context) error {
 
 // tracked compares the volume as it is now, by a new base snapshot.
 func (d *diffing) tracked(ctx context.Context, known *found) error {
-	for _, a := range d.dir.Advance(ctx, []*source.Source{d.src}) {
-		if a.Warning != nil {
-			d.env.UI.Warn("%s", oneLine(a.Warning))
-		}
-		if a.Err != nil {
-			return a.Err
-		}
+	if err := d.env.advance(ctx, d.dir, d.src); err != nil {
+		return err
 	}
 	local, err := d.dir.Local(ctx, d.finder.Locator, known.locator, known.entry.Key)
 	if errors.Is(err, tracker.ErrNoCopy) && d.o.Full {
@@ -217,11 +212,7 @@ func (d *diffing) tracked(ctx context.Context, known *found) error {
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err := local.Release(ctx); err != nil {
-			d.env.UI.Warn("%s", oneLine(err))
-		}
-	}()
+	defer d.env.release(ctx, local)
 	if d.o.Full {
 		v, err := local.Pool.Open(ctx, local.Base)
 		if err != nil {
@@ -230,19 +221,19 @@ func (d *diffing) tracked(ctx context.Context, known *found) error {
 		defer v.Close()
 		return d.compare(ctx, v)
 	}
-	changed := local.Changed.Clone()
-	session := &sessionIDJSON{local.Session.ID.String(), local.Session.Seq, jsonTime(local.Session.Time.UnixNano())}
-	if d.entry != nil && d.entry.ID != local.Session.ID {
-		since, err := d.a.Record(ctx, local.Session.Record)
-		if err != nil {
-			return fmt.Errorf("read session #%d, which is what is known of the volume: %w", local.Session.Seq, err)
-		}
-		if err := restore.Differences(ctx, d.a, since, d.record, func(r source.Range) error { changed.Add(r); return nil }); err != nil {
-			return err
-		}
-		session = d.sessionJSON()
+	if d.entry == nil || d.entry.ID == local.Session.ID {
+		session := &sessionIDJSON{local.Session.ID.String(), local.Session.Seq, jsonTime(local.Session.Time.UnixNano())}
+		return d.report(session, local.Changed, local.Base.Size)
 	}
-	return d.report(session, changed, local.Base.Size)
+	since, err := d.a.Record(ctx, local.Session.Record)
+	if err != nil {
+		return fmt.Errorf("read session #%d, which is what is known of the volume: %w", local.Session.Seq, err)
+	}
+	changed, err := changedSince(ctx, d.a, local, since, d.record)
+	if err != nil {
+		return err
+	}
+	return d.report(d.sessionJSON(), changed, local.Base.Size)
 }
 
 func (d *diffing) sessionJSON() *sessionIDJSON {

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"pinion/dom0/internal/flock"
 	"pinion/dom0/internal/format"
 )
 
@@ -39,7 +40,7 @@ func openCacheDir(path string, archive format.ArchiveID, keep map[format.ObjectI
 		return nil, fmt.Errorf("lock index cache: %w", err)
 	}
 	c := &cacheDir{path: path, archive: archive, lock: lock}
-	err = flock(lock, unix.LOCK_EX|unix.LOCK_NB)
+	err = flock.File(lock, unix.LOCK_EX|unix.LOCK_NB)
 	if err == nil {
 		err = c.clean(keep)
 	} else if errors.Is(err, unix.EWOULDBLOCK) {
@@ -47,22 +48,13 @@ func openCacheDir(path string, archive format.ArchiveID, keep map[format.ObjectI
 	}
 	if err == nil {
 		// Waits for another process's cleaning at most.
-		err = flock(lock, unix.LOCK_SH)
+		err = flock.File(lock, unix.LOCK_SH)
 	}
 	if err != nil {
 		lock.Close()
 		return nil, fmt.Errorf("index cache %s: %w", path, err)
 	}
 	return c, nil
-}
-
-// flock is the system call, repeated while signals interrupt it.
-func flock(f *os.File, how int) error {
-	for {
-		if err := unix.Flock(int(f.Fd()), how); !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
 }
 
 // clean needs the exclusive lock.

@@ -19,11 +19,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"crypto/sha256"
 
+	"golang.org/x/sys/unix"
+
 	"pinion/dom0/internal/durable"
+	"pinion/dom0/internal/flock"
 	"pinion/dom0/internal/format"
 )
 
@@ -272,13 +274,7 @@ func (d *Dir) lock() (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock the state directory: %w", err)
 	}
-	for {
-		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
-		if !errors.Is(err, syscall.EINTR) {
-			break
-		}
-	}
-	if err != nil {
+	if err := flock.File(f, unix.LOCK_EX); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("lock the state directory: %w", err)
 	}

@@ -162,16 +162,6 @@ func (p *process) drain(handOn func(string)) {
 	}
 }
 
-// running says whether the helper was not waited for yet.
-func (p *process) running() bool {
-	select {
-	case <-p.exited:
-		return false
-	default:
-		return true
-	}
-}
-
 // stop ends the helper after a failure: its pipes are closed at once, which
 // also frees whoever is reading or writing them here, and after a grace it is
 // killed. It doesn't wait.

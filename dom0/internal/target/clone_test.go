@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"pinion/dom0/internal/source"
 	"pinion/dom0/internal/testenv"
 )
 
@@ -49,7 +50,7 @@ func TestCreateFromNoCow(t *testing.T) {
 	base, err := os.Create(filepath.Join(dir, "base"))
 	must(t, err)
 	defer base.Close()
-	must(t, unix.IoctlSetPointerInt(int(base.Fd()), unix.FS_IOC_SETFLAGS, noCowFlag))
+	must(t, unix.IoctlSetPointerInt(int(base.Fd()), unix.FS_IOC_SETFLAGS, source.NoCowFlag))
 	_, err = base.Write(random(2, 100_000))
 	must(t, err)
 	path := filepath.Join(dir, "volume")

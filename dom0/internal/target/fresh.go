@@ -12,12 +12,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"pinion/dom0/internal/flock"
 	"pinion/dom0/internal/source"
 )
-
-// noCowFlag is the inode flag of files that btrfs updates in place
-// (FS_NOCOW_FL of linux/fs.h).
-const noCowFlag = 0x00800000
 
 // replacement is what a new file needs to take its name: the directory, held
 // open so that it stays the same one, and the two names in it.
@@ -111,7 +108,7 @@ func (t *Target) start(base *os.File) error {
 // clone makes the still empty f share all blocks of base.
 func clone(f, base *os.File) error {
 	// Files that differ in this flag share no blocks.
-	copyNoCow(f, base)
+	_ = source.CopyNoCow(f, base)
 	if err := unix.IoctlFileClone(int(f.Fd()), int(base.Fd())); err != nil {
 		return fmt.Errorf("share the blocks of %s: %w", base.Name(), err)
 	}
@@ -234,16 +231,10 @@ func (r *replacement) remove(f *os.File) error {
 // Where the file system knows no locks the file is taken as free: what then
 // happens to two restores into one name, checkReplaceable notices.
 func lock(f *os.File) error {
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case errors.Is(err, unix.EWOULDBLOCK):
-			return fmt.Errorf("%w: another restore is writing it", ErrInUse)
-		}
-		return nil
+	if errors.Is(flock.File(f, unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK) {
+		return fmt.Errorf("%w: another restore is writing it", ErrInUse)
 	}
+	return nil
 }
 
 // copyNoCow gives the still empty f the "no copy on write" flag of the file
@@ -256,20 +247,7 @@ func (r *replacement) copyNoCow(f *os.File) {
 		return
 	}
 	defer old.Close()
-	copyNoCow(f, old)
-}
-
-// copyNoCow gives the still empty f the flag of another file.
-func copyNoCow(f, old *os.File) {
-	want, err := unix.IoctlGetUint32(int(old.Fd()), unix.FS_IOC_GETFLAGS)
-	if err != nil {
-		return
-	}
-	have, err := unix.IoctlGetUint32(int(f.Fd()), unix.FS_IOC_GETFLAGS)
-	if err != nil || (want^have)&noCowFlag == 0 {
-		return
-	}
-	_ = unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, int(have^noCowFlag))
+	_ = source.CopyNoCow(f, old)
 }
 
 // checkReplaceable looks, at the start and again right before the new file

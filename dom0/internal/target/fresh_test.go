@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"pinion/dom0/internal/source"
 	"pinion/dom0/internal/testenv"
 )
 
@@ -177,7 +178,7 @@ func TestCreateKeepsNoCow(t *testing.T) {
 	f, err := os.Create(path)
 	must(t, err)
 	defer f.Close()
-	must(t, unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, int(flags(f)|noCowFlag)))
+	must(t, unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, int(flags(f)|source.NoCowFlag)))
 
 	to, err := Create(path, 3)
 	must(t, err)
@@ -187,7 +188,7 @@ func TestCreateKeepsNoCow(t *testing.T) {
 	replaced, err := os.Open(path)
 	must(t, err)
 	defer replaced.Close()
-	if flags(replaced)&noCowFlag == 0 {
+	if flags(replaced)&source.NoCowFlag == 0 {
 		t.Error("the flag is lost")
 	}
 }

@@ -32,7 +32,7 @@ func randomPool(rng *rand.Rand, devices int) *maker {
 	base := rng.Uint64N(1<<40) * uint64(rng.IntN(2))
 	change(rng, m, m.create(rng.Uint64N(5)), span)
 	for id := uint64(10); len(m.devices) < devices; id += 1 + rng.Uint64N(3) {
-		d := m.devices[m.ids()[rng.IntN(len(m.devices))]]
+		var d *madeDevice
 		switch rng.IntN(6) {
 		case 0:
 			d = m.create(id)

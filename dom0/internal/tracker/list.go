@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"pinion/dom0/internal/dirty"
+	"pinion/dom0/internal/flock"
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/source"
 )
@@ -169,7 +170,7 @@ func (d *Dir) Forget(ctx context.Context, find Find, locator string, which func(
 		return removed, fmt.Errorf("forget %s: %w", locator, err)
 	}
 	if u.onDisk == nil {
-		u.removeDir()
+		removeDir(d.volumeDir(locator))
 	}
 	return removed, nil
 }
@@ -254,7 +255,7 @@ func inSight(ctx context.Context, find Find, b *source.Base) bool {
 // until ctx ends.
 func (d *Dir) ForgetDamaged(ctx context.Context, e *DamagedError) error {
 	dir := filepath.Dir(e.Path)
-	lock, err := flock(ctx, filepath.Join(dir, "lock"))
+	lock, err := flock.Lock(ctx, filepath.Join(dir, "lock"))
 	if err != nil {
 		return fmt.Errorf("lock the tracker state %s: %w", e.Path, err)
 	}
@@ -265,15 +266,13 @@ func (d *Dir) ForgetDamaged(ctx context.Context, e *DamagedError) error {
 	if err := os.Remove(e.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove damaged state: %w", err)
 	}
-	os.Remove(filepath.Join(dir, "lock"))
-	os.Remove(dir) // fails if somebody has begun anew, as it should
+	removeDir(dir)
 	return nil
 }
 
-// removeDir takes the volume's directory away, with its lock. Whoever waits
-// for the lock sees that the file has no name any more.
-func (u *unit) removeDir() {
-	dir := u.d.volumeDir(u.locator)
+// removeDir takes a volume's directory away, with its lock, which the caller
+// holds. Whoever waits for the lock sees that the file has no name any more.
+func removeDir(dir string) {
 	os.Remove(filepath.Join(dir, "lock"))
 	os.Remove(dir) // fails if somebody has begun anew, as it should
 }

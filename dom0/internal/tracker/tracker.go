@@ -26,11 +26,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"pinion/dom0/internal/durable"
+	"pinion/dom0/internal/flock"
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/source"
 )
@@ -87,7 +89,7 @@ func Open(stateDir string) (*Dir, error) {
 
 // readOwner reads the random id of the state directory, or draws it.
 func (d *Dir) readOwner(path string) error {
-	lock, err := flock(context.Background(), filepath.Join(d.path, "lock"))
+	lock, err := flock.Lock(context.Background(), filepath.Join(d.path, "lock"))
 	if err != nil {
 		return err
 	}
@@ -146,14 +148,11 @@ func (d *Dir) volumeDirs() ([]string, error) {
 	return names, nil
 }
 
-// labelIsShared reports whether the label of a volume is that of another, too.
-// Then snapshots can't be told apart by it, and none is taken for forgotten.
-func (d *Dir) labelIsShared(locator string) bool {
-	names, err := d.volumeDirs()
-	for _, name := range names {
-		if name != dirName(locator) && name[:8] == labelOf(locator) {
-			return true
-		}
-	}
-	return err != nil
+// labelIsShared reports whether the label of a volume is that of another one of
+// those with the given directories, too. Then snapshots can't be told apart by
+// it, and none is taken for forgotten.
+func labelIsShared(locator string, volumeDirs []string) bool {
+	return slices.ContainsFunc(volumeDirs, func(name string) bool {
+		return name != dirName(locator) && name[:8] == labelOf(locator)
+	})
 }

@@ -14,6 +14,7 @@ import (
 
 	"pinion/dom0/internal/dirty"
 	"pinion/dom0/internal/durable"
+	"pinion/dom0/internal/flock"
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/source"
 )
@@ -40,7 +41,6 @@ type unit struct {
 	unchanged bool         // old is what the volume holds
 	delta     *dirty.Map   // where old and now differ
 	lost      string       // why there is no delta, though there is old
-	data      *dirty.Map   // where there may be anything in what is to be read
 }
 
 // openUnit locks a volume and reads its state. Runs that died are taken back.
@@ -51,7 +51,7 @@ func (d *Dir) openUnit(ctx context.Context, locator string, src *source.Source) 
 		u.pool = src.Pool
 	}
 	var err error
-	if u.lock, err = flock(ctx, filepath.Join(d.volumeDir(locator), "lock")); err != nil {
+	if u.lock, err = flock.Lock(ctx, filepath.Join(d.volumeDir(locator), "lock")); err != nil {
 		return nil, fmt.Errorf("lock the tracker of %s: %w", locator, err)
 	}
 	if err := u.load(); err != nil {
@@ -299,8 +299,12 @@ func byPool(units []*unit) [][]*unit {
 // directory that is beside the volume. What can't be listed now is found
 // another time.
 func (d *Dir) findOrphans(ctx context.Context, units []*unit) {
+	volumes, err := d.volumeDirs()
+	if err != nil {
+		return
+	}
 	for _, u := range units {
-		if u.pairing() || d.labelIsShared(u.locator) {
+		if u.pairing() || labelIsShared(u.locator, volumes) {
 			continue
 		}
 		known := func(name string) bool { return u.named[ref{u.pool.ID(), name}] != nil }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pinion/dom0/internal/durable"
+	"pinion/dom0/internal/flock"
 	"pinion/dom0/internal/source/lvm"
 	"pinion/dom0/internal/thinmeta"
 )
@@ -65,44 +66,6 @@ type hold struct {
 	root  uint64              // block again, as the pool's superblock has it; 0 if that can't be read
 }
 
-// lockPause is between two attempts at the lock.
-const lockPause = 20 * time.Millisecond
-
-// takeLock waits for the pool's lock.
-func (p *Pool) takeLock(ctx context.Context) (*os.File, error) {
-	for {
-		f, err := p.tryLock()
-		if f != nil || err != nil {
-			return f, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, fmt.Errorf("wait for the lock %s: %w", p.lockPath(), ctx.Err())
-		case <-time.After(lockPause):
-		}
-	}
-}
-
-// tryLock returns nil if somebody has the pool's lock.
-func (p *Pool) tryLock() (*os.File, error) {
-	if err := durable.MkdirAll(p.dir); err != nil {
-		return nil, err
-	}
-	f, err := os.OpenFile(p.lockPath(), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if err == nil {
-		return f, nil
-	}
-	f.Close()
-	if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, unix.EINTR) {
-		return nil, nil
-	}
-	return nil, fmt.Errorf("lock %s: %w", p.lockPath(), err)
-}
-
 func (p *Pool) lockPath() string { return filepath.Join(p.dir, "lock") }
 
 // giveBackLeft gives back what a run that was killed holds, if it left its
@@ -112,7 +75,11 @@ func (p *Pool) giveBackLeft(ctx context.Context) (err error) {
 	if _, err := os.Stat(h.notePath()); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	if h.lock, err = p.tryLock(); h.lock == nil {
+	h.lock, err = flock.Try(p.lockPath(), os.O_RDWR|os.O_CREATE, unix.LOCK_EX)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
 	defer h.drop()
@@ -141,7 +108,7 @@ func (p *Pool) hold(ctx context.Context) (h *hold, err error) {
 	if h.g, err = p.look(ctx); err != nil {
 		return h, err
 	}
-	if h.lock, err = p.takeLock(ctx); err != nil {
+	if h.lock, err = flock.Lock(ctx, p.lockPath()); err != nil {
 		return h, err
 	}
 	if h.dev, err = h.g.open(); err != nil {

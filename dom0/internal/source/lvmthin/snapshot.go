@@ -185,8 +185,8 @@ func (p *Pool) checkRoom(ctx context.Context, g *group, wanted []source.Wanted) 
 	if err != nil {
 		return nil, err
 	}
-	short, warning := p.checkPart(name, "data", s.DataUsed, s.DataTotal)
-	full, another := p.checkPart(name, "metadata", s.MetadataUsed, s.MetadataTotal)
+	warning, short := p.checkPart(name, "data", s.DataUsed, s.DataTotal)
+	another, full := p.checkPart(name, "metadata", s.MetadataUsed, s.MetadataTotal)
 	if full != nil {
 		return nil, full
 	}
@@ -207,7 +207,7 @@ func (p *Pool) checkRoom(ctx context.Context, g *group, wanted []source.Wanted) 
 }
 
 // checkPart looks how full the pool's data, or metadata, is.
-func (p *Pool) checkPart(name, what string, used, total uint64) (full error, warning string) {
+func (p *Pool) checkPart(name, what string, used, total uint64) (warning string, full error) {
 	percent := float64(used) / float64(total) * 100
 	if percent >= float64(p.options.RefusePercent) {
 		full = fmt.Errorf("the thin pool %s is full to %.1f %% of its %s; no snapshot is made from %d %% on (--pool-reserve)",
@@ -220,7 +220,7 @@ func (p *Pool) checkPart(name, what string, used, total uint64) (full error, war
 			warning += " but in place of an older one"
 		}
 	}
-	return full, warning
+	return warning, full
 }
 
 // warn passes a warning on, if it is one.

@@ -198,7 +198,7 @@ func TestNoCowFilesByRounds(t *testing.T) {
 	im.write(1, 0, 32<<20)
 	im.sync()
 	base := im.snap()
-	if flags, err := unix.IoctlGetUint32(int(open(t, base.Name).Fd()), unix.FS_IOC_GETFLAGS); err != nil || flags&noCowFlag == 0 {
+	if flags, err := unix.IoctlGetUint32(int(open(t, base.Name).Fd()), unix.FS_IOC_GETFLAGS); err != nil || flags&source.NoCowFlag == 0 {
 		t.Errorf("the snapshot's flags are %#x (%v)", flags, err)
 	}
 	at := func() uint64 {

@@ -18,7 +18,6 @@ const (
 	ioctlBtrfsInfo      = 0x8400941f // BTRFS_IOC_FS_INFO
 	ioctlBtrfsSearch    = 0xc0709411 // BTRFS_IOC_TREE_SEARCH_V2
 	ioctlXFSGeometry    = 0x8100587e // XFS_IOC_FSGEOMETRY
-	noCowFlag           = 0x00800000 // FS_NOCOW_FL
 	xflagRealtime       = 0x00000001 // FS_XFLAG_REALTIME
 	xfsReflink          = 1 << 20    // XFS_FSOP_GEOM_FLAGS_REFLINK
 	btrfsInfoGeneration = 1 << 1     // BTRFS_FS_INFO_FLAG_GENERATION
@@ -91,27 +90,6 @@ func inodeGeneration(f *os.File) (uint32, error) {
 		return 0, fmt.Errorf("read the generation of %s: %w", f.Name(), err)
 	}
 	return generation[0], nil
-}
-
-// copyNoCow gives the still empty f the "no copy on write" flag of another
-// file, or takes it away: btrfs doesn't share blocks between files that
-// differ in it.
-func copyNoCow(f, like *os.File) error {
-	want, err := unix.IoctlGetUint32(int(like.Fd()), unix.FS_IOC_GETFLAGS)
-	if err != nil {
-		return fmt.Errorf("read its flags: %w", err)
-	}
-	have, err := unix.IoctlGetUint32(int(f.Fd()), unix.FS_IOC_GETFLAGS)
-	if err != nil {
-		return fmt.Errorf("read the flags of its snapshot: %w", err)
-	}
-	if (want^have)&noCowFlag == 0 {
-		return nil
-	}
-	if err := unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, int(have^noCowFlag)); err != nil {
-		return fmt.Errorf("set the flags of its snapshot: %w", err)
-	}
-	return nil
 }
 
 // generation returns a number that grows with every transaction of the file

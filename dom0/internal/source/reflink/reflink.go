@@ -222,7 +222,7 @@ func tryClone(f *os.File, dir string) error {
 	}
 	temp := os.NewFile(uintptr(fd), dir)
 	defer temp.Close()
-	if err := copyNoCow(temp, f); err != nil {
+	if err := source.CopyNoCow(temp, f); err != nil {
 		return err
 	}
 	size, err := source.Size(f)

@@ -113,7 +113,7 @@ func (p *Pool) prepare(ctx context.Context, w source.Wanted, refused error) (_ *
 	if err != nil {
 		return nil, fmt.Errorf("make %s: %w", c.path, source.Cause(err))
 	}
-	if err := copyNoCow(c.dst, src); err != nil {
+	if err := source.CopyNoCow(c.dst, src); err != nil {
 		return nil, errors.Join(err, c.remove())
 	}
 	return c, nil

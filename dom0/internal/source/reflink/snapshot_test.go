@@ -182,7 +182,7 @@ func TestNoCowFlagFollowsTheSource(t *testing.T) {
 		for im, want := range map[*image]bool{plain: false, nocow: true} {
 			b := im.snap()
 			flags, err := unix.IoctlGetUint32(int(open(t, b.Name).Fd()), unix.FS_IOC_GETFLAGS)
-			if err != nil || flags&noCowFlag != 0 != want {
+			if err != nil || flags&source.NoCowFlag != 0 != want {
 				t.Errorf("%s: flags %#x (%v)", b.Name, flags, err)
 			}
 			im.next += 10
