@@ -1,6 +1,6 @@
 // Package format holds the byte formats of an archive: pack, table of
 // contents, index object, tree node, session, volume record, volume table,
-// root and key slot. docs/format.md describes the same bytes for people.
+// qube configuration, root and key slot. docs/format.md describes the same bytes for people.
 //
 // It owns the layout and the bounds of every structure and the identifiers
 // that they refer to each other by. It promises that parsing followed by
@@ -72,6 +72,7 @@ const (
 	BlobVolumeTable  BlobType = 4 // names of volumes
 	BlobSession      BlobType = 5 // a session
 	BlobSessionLeaf  BlobType = 6 // up to 32 entries of the session list
+	BlobQubeConfig   BlobType = 7 // a qube's configuration as it was in a session
 )
 
 // String names the type in messages.
@@ -89,6 +90,8 @@ func (t BlobType) String() string {
 		return "session"
 	case BlobSessionLeaf:
 		return "session list"
+	case BlobQubeConfig:
+		return "qube configuration"
 	}
 	return fmt.Sprintf("blob of type %d", uint8(t))
 }

@@ -3,6 +3,8 @@ package format
 import (
 	"errors"
 	"fmt"
+
+	"pinion/protocol/wire"
 )
 
 // HeaderSize is the length of what every object begins with, in bytes: the
@@ -71,6 +73,42 @@ func checkVersion(v uint8) error {
 		return errors.New("has version 0, which was never written")
 	}
 	return nil
+}
+
+// qubesVersion is the version of a session, and of a volume table, that has
+// qubes. One without is written as before, so that older programs read it.
+const qubesVersion = 2
+
+// versionWithQubes is the version byte of a structure with so many qubes.
+func versionWithQubes(qubes int) byte {
+	if qubes > 0 {
+		return qubesVersion
+	}
+	return Version
+}
+
+// parseVersionWithQubes takes the version byte of a structure that may have
+// qubes, and says whether it has.
+func parseVersionWithQubes(d *wire.Decoder) (has bool) {
+	v := d.U8()
+	if d.Err() == nil && v == qubesVersion {
+		return true
+	}
+	if d.Err() == nil {
+		if err := checkVersion(v); err != nil {
+			d.Fail(err)
+		}
+	}
+	return false
+}
+
+// countQubes takes the number of qubes of a structure that has any.
+func countQubes(d *wire.Decoder, size int) int {
+	n := d.Count(size, MaxQubes)
+	if d.Err() == nil && n == 0 {
+		d.Failf("says that it has qubes, and has none")
+	}
+	return n
 }
 
 // An ArchiveID is the identifier of an archive. It is part of everything that

@@ -17,8 +17,9 @@ const (
 	// nonce, the method byte, and a 16-byte tag.
 	BlobOverhead = 24 + 1 + 16
 
-	// MaxMetadata bounds the plaintext of a metadata blob, in bytes. The
-	// largest is a volume table of MaxVolumes names of MaxName bytes.
+	// MaxMetadata bounds the plaintext of a metadata blob, in bytes. A volume
+	// table of MaxVolumes names of MaxName bytes and MaxQubes of MaxQubeName has
+	// 190 KiB; a qube's configuration may have more, and is then refused.
 	MaxMetadata = 256 << 10
 
 	// MaxSealedBlob bounds a sealed blob: a chunk that didn't compress.
@@ -62,6 +63,23 @@ const (
 
 	// MaxName bounds a volume's name, in bytes of UTF-8.
 	MaxName = 128
+
+	// MaxQubes bounds the qubes of an archive, and of a session.
+	MaxQubes = 1000
+
+	// MaxQubeName bounds a qube's name, in bytes: what qubesd allows.
+	MaxQubeName = 31
+
+	// MaxQubeKey bounds a name or a line in a qube's configuration, in bytes:
+	// qubesd's own are far shorter.
+	MaxQubeKey = 4096
+
+	// MaxQubeValue bounds a value in a qube's configuration, in bytes: a
+	// request to qubesd has 65,536 with everything around the value.
+	MaxQubeValue = 64_000
+
+	// MaxQubeItems bounds each list of a qube's configuration.
+	MaxQubeItems = 8192
 
 	// MaxTags, MaxTagName and MaxTagText bound a session's tags; the two
 	// lengths are bytes of UTF-8.

@@ -39,6 +39,14 @@ type Session struct {
 	Zone       string // abbreviation of that zone, for display
 	Host       string // name of the host, for display
 	Volumes    []SessionVolume
+	Qubes      []SessionQube
+}
+
+// A SessionQube is a qube's line in a session: its volumes are those of the
+// session that the volume table calls NAME:VOLUME.
+type SessionQube struct {
+	Qube   ObjectID
+	Config BlobID // its configuration
 }
 
 // A SessionVolume is a volume's line in a session.
@@ -52,11 +60,14 @@ type SessionVolume struct {
 	Live      bool // taken while something may have been writing
 }
 
-const sessionVolume = 16 + 32 + 8 + 8 + 8 + 1 + 1
+const (
+	sessionVolume = 16 + 32 + 8 + 8 + 8 + 1 + 1
+	sessionQube   = 16 + 32
+)
 
 // Append appends the session's encoding.
 func (s *Session) Append(b []byte) []byte {
-	b = append(b, Version)
+	b = append(b, versionWithQubes(len(s.Qubes)))
 	b = append(b, s.ID[:]...)
 	b = binary.BigEndian.AppendUint64(b, s.Seq)
 	b = binary.BigEndian.AppendUint64(b, uint64(s.Time))
@@ -74,13 +85,21 @@ func (s *Session) Append(b []byte) []byte {
 		b = append(b, byte(v.Mode))
 		b = wire.AppendBool(b, v.Live)
 	}
+	if len(s.Qubes) == 0 {
+		return b
+	}
+	b = binary.BigEndian.AppendUint32(b, uint32(len(s.Qubes)))
+	for i := range s.Qubes {
+		b = append(b, s.Qubes[i].Qube[:]...)
+		b = append(b, s.Qubes[i].Config[:]...)
+	}
 	return b
 }
 
 // ParseSession decodes a session.
 func ParseSession(untrusted []byte) (*Session, error) {
 	d := wire.NewDecoder(untrusted)
-	parseVersion(d)
+	withQubes := parseVersionWithQubes(d)
 	s := &Session{}
 	d.Into(s.ID[:])
 	s.Seq = d.U64()
@@ -102,10 +121,29 @@ func ParseSession(untrusted []byte) (*Session, error) {
 		seen[v.Volume] = true
 		s.Volumes = append(s.Volumes, v)
 	}
+	if withQubes {
+		s.Qubes = parseSessionQubes(d)
+	}
 	if err := d.Finish(); err != nil {
 		return nil, err
 	}
 	return s, nil
+}
+
+func parseSessionQubes(d *wire.Decoder) []SessionQube {
+	n := countQubes(d, sessionQube)
+	list, seen := make([]SessionQube, 0, n), make(map[ObjectID]bool, n)
+	for range n {
+		var q SessionQube
+		d.Into(q.Qube[:])
+		d.Into(q.Config[:])
+		if d.Err() == nil && (seen[q.Qube] || q.Qube.IsZero() || q.Config.IsZero()) {
+			d.Failf("has a qube twice, or one without id or configuration")
+		}
+		seen[q.Qube] = true
+		list = append(list, q)
+	}
+	return list
 }
 
 func parseSessionVolume(d *wire.Decoder) SessionVolume {

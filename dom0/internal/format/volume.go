@@ -75,12 +75,14 @@ func size(d *wire.Decoder) int64 {
 	return int64(n)
 }
 
-// A VolumeTable ties names to volumes. Names stand nowhere else.
+// A VolumeTable ties names to volumes and to qubes. What they are called now
+// stands nowhere else. A volume and a qube may have one name.
 type VolumeTable struct {
 	Volumes []NamedVolume // by name, ascending
+	Qubes   []NamedVolume // likewise
 }
 
-// A NamedVolume is one line of the volume table.
+// A NamedVolume is one line of the volume table: a volume's or a qube's.
 type NamedVolume struct {
 	ID   ObjectID
 	Name string
@@ -88,9 +90,17 @@ type NamedVolume struct {
 
 // Append appends the table's encoding. The names are valid and ascending.
 func (t *VolumeTable) Append(b []byte) []byte {
-	b = append(b, Version)
-	b = binary.BigEndian.AppendUint32(b, uint32(len(t.Volumes)))
-	for _, v := range t.Volumes {
+	b = append(b, versionWithQubes(len(t.Qubes)))
+	b = appendNamed(b, t.Volumes)
+	if len(t.Qubes) > 0 {
+		b = appendNamed(b, t.Qubes)
+	}
+	return b
+}
+
+func appendNamed(b []byte, list []NamedVolume) []byte {
+	b = binary.BigEndian.AppendUint32(b, uint32(len(list)))
+	for _, v := range list {
 		b = append(b, v.ID[:]...)
 		b = wire.AppendText(b, v.Name)
 	}
@@ -100,32 +110,49 @@ func (t *VolumeTable) Append(b []byte) []byte {
 // ParseVolumeTable decodes a volume table.
 func ParseVolumeTable(untrusted []byte) (*VolumeTable, error) {
 	d := wire.NewDecoder(untrusted)
-	parseVersion(d)
-	n := d.Count(16+2, MaxVolumes)
-	t := &VolumeTable{Volumes: make([]NamedVolume, 0, n)}
-	seen := make(map[ObjectID]bool, n)
-	for range n {
-		var v NamedVolume
-		d.Into(v.ID[:])
-		v.Name = d.Text(MaxName)
-		if d.Err() == nil {
-			if err := CheckVolumeName(v.Name); err != nil {
-				d.Fail(err)
-			}
-		}
-		if k := len(t.Volumes); d.Err() == nil && k > 0 && t.Volumes[k-1].Name >= v.Name {
-			d.Failf("has names out of order")
-		}
-		if d.Err() == nil && (seen[v.ID] || v.ID.IsZero()) {
-			d.Failf("has a volume id twice, or a zero one")
-		}
-		seen[v.ID] = true
-		t.Volumes = append(t.Volumes, v)
+	withQubes := parseVersionWithQubes(d)
+	t := &VolumeTable{Volumes: parseNamed(d, d.Count(namedVolume, MaxVolumes), CheckVolumeName)}
+	if withQubes {
+		t.Qubes = parseNamed(d, countQubes(d, namedVolume), checkTableQube)
 	}
 	if err := d.Finish(); err != nil {
 		return nil, err
 	}
 	return t, nil
+}
+
+const namedVolume = 16 + 2
+
+// checkTableQube accepts the name of any qube, dom0 too.
+func checkTableQube(name string) error {
+	if name == AdminQube {
+		return nil
+	}
+	return CheckQubeName(name)
+}
+
+// parseNamed takes n lines of the volume table.
+func parseNamed(d *wire.Decoder, n int, check func(string) error) []NamedVolume {
+	list, seen := make([]NamedVolume, 0, n), make(map[ObjectID]bool, n)
+	for range n {
+		var v NamedVolume
+		d.Into(v.ID[:])
+		v.Name = d.Text(MaxName)
+		if d.Err() == nil {
+			if err := check(v.Name); err != nil {
+				d.Fail(err)
+			}
+		}
+		if k := len(list); d.Err() == nil && k > 0 && list[k-1].Name >= v.Name {
+			d.Failf("has names out of order")
+		}
+		if d.Err() == nil && (seen[v.ID] || v.ID.IsZero()) {
+			d.Failf("has an id twice, or a zero one")
+		}
+		seen[v.ID] = true
+		list = append(list, v)
+	}
+	return list
 }
 
 // CheckVolumeName accepts 1 to MaxName bytes of UTF-8 without control
