@@ -68,6 +68,11 @@ const (
 	// something.
 	AliveInterval = 10 * time.Second
 
+	// HelloTimeout is how long a helper waits for the whole hello, which the
+	// client sends as soon as there is a pipe: beyond it, somebody else took
+	// what was sent.
+	HelloTimeout = 20 * time.Second
+
 	// FrameTimeout is how long a client waits for any frame while a request
 	// of its is not answered: twelve missed signs of life.
 	FrameTimeout = 120 * time.Second
