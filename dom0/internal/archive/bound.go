@@ -14,6 +14,9 @@ type Load struct {
 	Bytes  int64  // of those, plain
 	Nodes  uint64 // of trees, that are new
 	Reads  uint64 // blobs that are read one by one: nodes of older trees, records
+
+	Configs     uint64 // of qubes, that are new
+	ConfigBytes int64  // of those, plain
 }
 
 // Add makes l the load of both.
@@ -22,6 +25,8 @@ func (l *Load) Add(o Load) {
 	l.Bytes += o.Bytes
 	l.Nodes += o.Nodes
 	l.Reads += o.Reads
+	l.Configs += o.Configs
+	l.ConfigBytes += o.ConfigBytes
 }
 
 // SentAtMost is an upper bound of the bytes that a connection sends when it is
@@ -31,7 +36,8 @@ func (l *Load) Add(o Load) {
 //   - the chunks, as if none could be compressed, each with its seal and its
 //     line in a pack's table of contents and in the index
 //   - the tree nodes, each with all its children, the records, the session,
-//     the end of the session list and the volume table, likewise
+//     the end of the session list, the volume table and the configurations of
+//     qubes, likewise
 //   - the packs around them: header, seal of the table, trailer
 //   - the index runs that are merged with the new entries
 //   - the root
@@ -58,6 +64,8 @@ func (a *Archive) SentAtMost(ctx context.Context, l Load, d Draft) (int64, error
 	meta.add(1, len(d.Session.Append(nil)))
 	meta.add(1, len(leaf.Append(nil)))
 	meta.add(1, len(d.Table.Append(nil)))
+	meta.blobs += l.Configs
+	meta.bytes += l.ConfigBytes + int64(l.Configs)*format.BlobOverhead
 
 	dataPacks, dataBytes := data.packs()
 	metaPacks, metaBytes := meta.packs()

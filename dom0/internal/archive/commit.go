@@ -216,5 +216,7 @@ func (b *listBuilder) replace(steps []step, oldTop format.BlobID, oldLevel uint8
 
 // SortVolumes orders a table by name, as its format wants it.
 func SortVolumes(t *format.VolumeTable) {
-	sort.Slice(t.Volumes, func(i, j int) bool { return t.Volumes[i].Name < t.Volumes[j].Name })
+	for _, list := range [][]format.NamedVolume{t.Volumes, t.Qubes} {
+		sort.Slice(list, func(i, j int) bool { return list[i].Name < list[j].Name })
+	}
 }

@@ -28,6 +28,31 @@ func (a *Archive) Record(ctx context.Context, id format.BlobID) (*format.VolumeR
 	return readAs(ctx, a, format.BlobVolumeRecord, id, format.ParseVolumeRecord)
 }
 
+// QubeConfigs reads configurations of qubes, each once; they may come many
+// times. deliver gets each id with what it is, or why that can't be had, in no
+// particular order, from one goroutine at a time.
+func (a *Archive) QubeConfigs(ctx context.Context, ids []format.BlobID, deliver func(id format.BlobID, c *format.QubeConfig, err error) error) error {
+	var wants []Want
+	seen := make(map[format.BlobID]bool, len(ids))
+	for _, id := range ids {
+		if !seen[id] {
+			seen[id] = true
+			wants = append(wants, Want{format.BlobQubeConfig, id})
+		}
+	}
+	return a.Fetch(ctx, wants, func(i int, plain []byte, err error) error {
+		id := wants[i].ID
+		if err != nil {
+			return deliver(id, nil, fmt.Errorf("read %s: %w", format.BlobQubeConfig, err))
+		}
+		c, err := format.ParseQubeConfig(plain)
+		if err != nil {
+			err = &DamageError{Object: fmt.Sprintf("%s %s", format.BlobQubeConfig, short(id.String())), Reason: err}
+		}
+		return deliver(id, c, err)
+	})
+}
+
 // readAs reads a metadata blob and decodes it.
 func readAs[T any](ctx context.Context, a *Archive, t format.BlobType, id format.BlobID, parse func([]byte) (*T, error)) (*T, error) {
 	plain, err := a.Read(ctx, t, id)

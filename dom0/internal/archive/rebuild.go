@@ -24,7 +24,7 @@ type Listing struct {
 	TableDamage error // why the volume table can't be read
 	Gaps        []Gap // sessions of those stretches that were not found either
 	Found       []uint64
-	MadeUp      int // volumes whose names are lost, and that are named by their ids
+	MadeUp      int // volumes and qubes whose names are lost, and that are named by their ids
 }
 
 // A Gap is a stretch of sequence numbers, and why nothing is known of them.
@@ -82,7 +82,7 @@ func (a *Archive) Listing(ctx context.Context) (*Listing, error) {
 type surveyed struct {
 	mu       sync.Mutex
 	sessions map[format.BlobID]*format.Session
-	names    map[format.ObjectID]string // empty: tables disagree
+	names    map[format.ObjectID]string // of volumes and qubes; empty: tables disagree
 }
 
 // survey reads all session blobs and volume tables that the index has, those
@@ -128,7 +128,7 @@ func (s *surveyed) enter(w Want, plain []byte) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, v := range table.Volumes {
+	for _, v := range slices.Concat(table.Volumes, table.Qubes) {
 		if known, ok := s.names[v.ID]; ok && known != v.Name {
 			s.names[v.ID] = ""
 		} else {
@@ -184,9 +184,27 @@ func (l *Listing) fill(s *surveyed, root *format.Root) {
 	}
 }
 
-// name makes a volume table for the volumes of all sessions. A name counts if
-// every table that was found gives it to the same volume and to no other.
+// name makes a volume table for the volumes and qubes of all sessions. A name
+// counts if every table that was found gives it to the same one and to no other.
 func (l *Listing) name(s *surveyed) {
+	l.Table.Volumes = l.nameAll(s, "volume-", format.MaxName, func(session *format.Session) (ids []format.ObjectID) {
+		for _, v := range session.Volumes {
+			ids = append(ids, v.Volume)
+		}
+		return ids
+	})
+	l.Table.Qubes = l.nameAll(s, "qube-", format.MaxQubeName, func(session *format.Session) (ids []format.ObjectID) {
+		for _, q := range session.Qubes {
+			ids = append(ids, q.Qube)
+		}
+		return ids
+	})
+	SortVolumes(l.Table)
+}
+
+// nameAll names what of finds in sessions: at most as many as a session may
+// have, with names of at most longest bytes.
+func (l *Listing) nameAll(s *surveyed, prefix string, longest int, of func(*format.Session) []format.ObjectID) []format.NamedVolume {
 	var ids []format.ObjectID
 	seen, taken := map[format.ObjectID]bool{}, map[string]int{}
 	for _, e := range l.Entries {
@@ -194,28 +212,30 @@ func (l *Listing) name(s *surveyed) {
 		if session == nil {
 			continue
 		}
-		for _, v := range session.Volumes {
-			if !seen[v.Volume] {
-				seen[v.Volume] = true
-				ids = append(ids, v.Volume)
-				taken[s.names[v.Volume]]++
+		for _, id := range of(session) {
+			if !seen[id] {
+				seen[id] = true
+				ids = append(ids, id)
+				taken[s.names[id]]++
 			}
 		}
 	}
-	// The volumes are in order of their first sessions, so that a short name
-	// doesn't depend on chance.
-	for _, id := range ids[:min(len(ids), format.MaxVolumes)] {
+	var list []format.NamedVolume
+	// They are in order of their first sessions, so that a short name doesn't
+	// depend on chance.
+	for _, id := range ids[:min(len(ids), format.MaxVolumes, format.MaxQubes)] {
 		name := s.names[id]
 		if name == "" || taken[name] > 1 {
 			l.MadeUp++
-			if name = "volume-" + short(id.String()); taken[name] > 0 {
-				name = "volume-" + id.String()
+			if name = prefix + short(id.String()); taken[name] > 0 {
+				name = prefix + id.String()
+				name = name[:min(len(name), longest)]
 			}
 			taken[name]++
 		}
-		l.Table.Volumes = append(l.Table.Volumes, format.NamedVolume{ID: id, Name: name})
+		list = append(list, format.NamedVolume{ID: id, Name: name})
 	}
-	SortVolumes(l.Table)
+	return list
 }
 
 // markList marks the blobs of the session list and the volume table that don't
@@ -259,7 +279,7 @@ func (w *Writer) relist(ctx context.Context, next *format.Root, warn func(string
 		return nil
 	}
 	if l.MadeUp > 0 {
-		warn(fmt.Sprintf("the names of %d volumes are lost; they are called volume-… now, see pinion list", l.MadeUp))
+		warn(fmt.Sprintf("the names of %d volumes or qubes are lost; they are called volume-… or qube-… now, see pinion list", l.MadeUp))
 	}
 	next.VolumeTable, _, err = w.AddMetadata(ctx, format.BlobVolumeTable, l.Table.Append(nil))
 	return err

@@ -44,8 +44,20 @@ type Source struct {
 	Source *source.Source
 }
 
+// A Qube is a qube to back up: its settings, and which of the sources are its
+// volumes.
+type Qube struct {
+	Name    string
+	Config  *format.QubeConfig // valid, as its Check says
+	Volumes []string           // names of sources
+}
+
 // Options say how to back up.
 type Options struct {
+	// Qubes are those that the sources belong to. One that can't be saved
+	// whole, because a source of its fails, is left out, and what could be
+	// saved of its volumes is in the session as that of any other source.
+	Qubes       []Qube
 	Tracker     *tracker.Dir // what this host remembers of volumes
 	Rescan      bool         // look at everything, whatever the tracker says
 	Compression format.Compression
@@ -65,7 +77,8 @@ type Result struct {
 	Session *format.Session
 	Volumes []Volume // those in the session, in the order of the sources
 	Failed  []Failed
-	Limit   Limit // what the reading of all volumes was limited by
+	Qubes   []SavedQube // those in the session, in the order of Options.Qubes
+	Limit   Limit       // what the reading of all volumes was limited by
 
 	// Warning is what went wrong beside the backup without harm to it, such as
 	// an old snapshot that could not be removed yet.
@@ -74,6 +87,13 @@ type Result struct {
 	// Untracked says why this host doesn't remember the session, which is
 	// whole in the archive: the next one reads again what this one did.
 	Untracked error
+}
+
+// A SavedQube is a qube of a session.
+type SavedQube struct {
+	Name   string
+	New    bool  // its settings were not in the archive yet
+	Stored int64 // sealed bytes of them that are new
 }
 
 // A Volume says what was done with a volume. All numbers but NewChunks are
@@ -116,7 +136,7 @@ func Run(ctx context.Context, a *archive.Archive, sources []Source, o Options) (
 	}
 	defer func() { err = b.abort(ctx, err) }()
 	res.Failed, res.Warning = b.failed, b.warning()
-	if len(b.ready) == 0 {
+	if len(b.ready) == 0 && !b.settingsOnly() {
 		return res, ErrNothing
 	}
 	w, err := a.NewWriter(ctx, o.Compression, o.Verify)
@@ -133,10 +153,15 @@ func Run(ctx context.Context, a *archive.Archive, sources []Source, o Options) (
 	if err != nil {
 		return res, err
 	}
-	if len(res.Volumes) == 0 {
+	if len(res.Volumes) == 0 && !b.settingsOnly() {
 		return res, ErrNothing
 	}
 	d, err := b.draft(res.Volumes)
+	if err == nil {
+		res.Qubes, err = b.qubes(&d, res.Volumes, func(plain []byte) (format.BlobID, int64, error) {
+			return w.AddMetadata(ctx, format.BlobQubeConfig, plain)
+		})
+	}
 	if err != nil {
 		return res, err
 	}
@@ -194,6 +219,5 @@ func (b *backup) draft(volumes []Volume) (archive.Draft, error) {
 	if n := len(b.table.Volumes); n > format.MaxVolumes {
 		return archive.Draft{}, fmt.Errorf("the archive would have %d volumes, and %d are allowed", n, format.MaxVolumes)
 	}
-	archive.SortVolumes(b.table)
 	return archive.Draft{Session: s, Tags: b.o.Tags, Table: b.table}, nil
 }

@@ -78,6 +78,9 @@ func (b *backup) abort(ctx context.Context, err error) error {
 // remember tells the tracker what the volumes were in the session, which the
 // archive has now, also if the command is being interrupted.
 func (b *backup) remember(ctx context.Context, s *format.Session, volumes []Volume) error {
+	if b.over {
+		return nil // there was no volume
+	}
 	b.over = true
 	ctx = context.WithoutCancel(ctx)
 	sessions := make([]*tracker.Session, len(b.run.Volumes))

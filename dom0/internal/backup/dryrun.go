@@ -11,7 +11,8 @@ import (
 type Forecast struct {
 	Volumes []Volume // as a backup would give them, but that nothing is said of what is new
 	Failed  []Failed
-	Warning error // as in a Result
+	Qubes   []SavedQube // those that would be in the session; nothing is said of what is new
+	Warning error       // as in a Result
 
 	// Sent is the most that would be sent: the sum that archive.SentAtMost
 	// describes, where every chunk that is read counts as one that the archive
@@ -45,10 +46,16 @@ func DryRun(ctx context.Context, a *archive.Archive, sources []Source, o Options
 		return err
 	})
 	f.Failed = b.failed
-	if err != nil || len(f.Volumes) == 0 {
+	if err != nil || len(f.Volumes) == 0 && !b.settingsOnly() {
 		return f, err
 	}
 	d, err := b.draft(f.Volumes)
+	if err == nil {
+		f.Qubes, err = b.qubes(&d, f.Volumes, func(plain []byte) (id format.BlobID, stored int64, err error) {
+			load.Add(archive.Load{Configs: 1, ConfigBytes: int64(len(plain))})
+			return id, 0, nil
+		})
+	}
 	if err != nil {
 		return nil, err
 	}

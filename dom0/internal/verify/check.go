@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/damage"
@@ -127,7 +128,7 @@ func (c *check) subjects(ctx context.Context, entries []format.SessionEntry, fou
 	case err != nil:
 		return nil, err
 	default:
-		for _, v := range table.Volumes {
+		for _, v := range slices.Concat(table.Volumes, table.Qubes) {
 			names[v.ID] = v.Name
 		}
 	}
@@ -135,7 +136,14 @@ func (c *check) subjects(ctx context.Context, entries []format.SessionEntry, fou
 	if err != nil {
 		return nil, err
 	}
+	nameOf := func(id format.ObjectID) string {
+		if name, ok := names[id]; ok {
+			return name
+		}
+		return id.String()
+	}
 	var subjects []Subject
+	var configs []Config
 	for i, s := range sessions {
 		if errs[i] != nil {
 			c.markBad(entries[i].Blob)
@@ -143,14 +151,13 @@ func (c *check) subjects(ctx context.Context, entries []format.SessionEntry, fou
 			continue
 		}
 		for _, v := range s.Volumes {
-			name, ok := names[v.Volume]
-			if !ok {
-				name = v.Volume.String()
-			}
-			subjects = append(subjects, Subject{Name: name, Seq: s.Seq, Record: v.Record, Size: v.Size})
+			subjects = append(subjects, Subject{Name: nameOf(v.Volume), Seq: s.Seq, Record: v.Record, Size: v.Size})
+		}
+		for _, q := range s.Qubes {
+			configs = append(configs, Config{Name: nameOf(q.Qube), Seq: s.Seq, Blob: q.Config})
 		}
 	}
-	return subjects, nil
+	return subjects, Configs(ctx, c.a, configs, found, c.markBad)
 }
 
 // begin shows what the survey is at: without reading data it has no bytes.
