@@ -1,8 +1,9 @@
 // Command pinion-store is the store's helper: it keeps one archive's objects
 // in one directory and speaks the protocol on its standard input and output.
-// It owns nothing beside the command line; serve and dirstore do the work. It
-// never opens a socket, never starts a program, and exits with a status below
-// 100.
+// It owns nothing beside the command line; service, serve and dirstore do the
+// work. It never opens a socket, never starts a program, never writes what is
+// secret to standard error, and exits with a status below 100, so that qrexec's
+// own can be told from it.
 package main
 
 import (
@@ -18,17 +19,22 @@ import (
 
 	"pinion/destvm/internal/dirstore"
 	"pinion/destvm/internal/serve"
+	"pinion/destvm/internal/service"
 	"pinion/protocol"
 )
 
 // version is set by the linker.
 var version = "dev"
 
-// Exit statuses.
+// Exit statuses. They keep their meaning for ever: dom0 makes sentences of them.
 const (
-	exitOK     = 0
-	exitFailed = 1 // the client broke the protocol, or the pipes failed
-	exitUsage  = 2
+	exitOK      = 0
+	exitFailed  = 1 // the client broke the protocol, or the pipes failed
+	exitUsage   = 2
+	exitCaller  = 3 // the configuration doesn't let the caller have the archive
+	exitConfig  = 4 // the configuration is wrong, or can't be read
+	exitName    = 5 // that can't be the name of an archive
+	exitNoHello = 6 // what came first is not a client's hello
 )
 
 // memoryLimit is when the garbage collector begins to work hard, in bytes. It
@@ -39,6 +45,7 @@ func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 
 type options struct {
 	Serve   serveCommand   `command:"serve" description:"speak the store's protocol on standard input and output"`
+	Qrexec  qrexecCommand  `command:"qrexec" description:"the same as the qrexec service pinion.Store, for one archive"`
 	Version versionCommand `command:"version" description:"show the versions of program and protocol"`
 }
 
@@ -48,6 +55,13 @@ type serveCommand struct {
 	Args       struct {
 		Dir string `positional-arg-name:"DIR" description:"the archive's directory"`
 	} `positional-args:"yes" required:"yes"`
+}
+
+type qrexecCommand struct {
+	Config []string `long:"config" value-name:"FILE" description:"read this in place of /rw/config/pinion/store.conf and /etc/pinion/store.conf; of several, the first that is there"`
+	Args   struct {
+		Archive string `positional-arg-name:"ARCHIVE" description:"the archive's name, which is the service's argument"`
+	} `positional-args:"yes"`
 }
 
 type versionCommand struct{}
@@ -72,15 +86,69 @@ func run(args []string, in io.Reader, out, errs io.Writer) int {
 		fmt.Fprintf(errs, "pinion-store: %v\n", err)
 		return exitUsage
 	}
-	if parser.Active.Name == "version" {
+	switch parser.Active.Name {
+	case "version":
 		fmt.Fprintf(out, "pinion-store %s, protocol %d\n", version, protocol.Version)
 		return exitOK
+	case "qrexec":
+		err = opts.Qrexec.run(in, out)
+	default:
+		err = opts.Serve.run(in, out)
 	}
-	return opts.Serve.run(in, out, errs)
+	if err != nil {
+		fmt.Fprintf(errs, "pinion-store: %v\n", err)
+	}
+	return statusOf(err)
 }
 
-// run serves one connection.
-func (c *serveCommand) run(in io.Reader, out, errs io.Writer) int {
+// statusOf is the one place where errors become exit statuses.
+func statusOf(err error) int {
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.Is(err, service.ErrCaller):
+		return exitCaller
+	case errors.Is(err, service.ErrConfig):
+		return exitConfig
+	case errors.Is(err, service.ErrName):
+		return exitName
+	case errors.Is(err, serve.ErrNoHello):
+		return exitNoHello
+	}
+	return exitFailed
+}
+
+// run serves one connection to the directory on the command line.
+func (c *serveCommand) run(in io.Reader, out io.Writer) error {
+	return serveAt(service.Place{
+		Dir:     c.Args.Dir,
+		Options: dirstore.Options{ReadOnly: c.ReadOnly, AppendOnly: c.AppendOnly},
+	}, in, out)
+}
+
+// run serves one connection that qrexec has made.
+func (c *qrexecCommand) run(in io.Reader, out io.Writer) error {
+	call, err := service.ReadCall(c.Args.Archive, os.LookupEnv)
+	if err != nil {
+		return err
+	}
+	paths := c.Config
+	if len(paths) == 0 {
+		paths = []string{service.ConfigOfQube, service.ConfigOfTemplate}
+	}
+	conf, err := service.Load(paths...)
+	if err != nil {
+		return err
+	}
+	place, err := conf.Place(call, os.Getenv("HOME"))
+	if err != nil {
+		return err
+	}
+	return serveAt(place, in, out)
+}
+
+// serveAt serves one connection.
+func serveAt(place service.Place, in io.Reader, out io.Writer) error {
 	debug.SetMemoryLimit(memoryLimit)
 	// A client that is gone is an end of the connection, not of the process:
 	// there are temp files to remove.
@@ -92,16 +160,5 @@ func (c *serveCommand) run(in io.Reader, out, errs io.Writer) int {
 		<-signals
 		close(stop)
 	}()
-	err := serve.Serve(serve.Config{
-		Path:    c.Args.Dir,
-		Options: dirstore.Options{ReadOnly: c.ReadOnly, AppendOnly: c.AppendOnly},
-		In:      in,
-		Out:     out,
-		Stop:    stop,
-	})
-	if err != nil {
-		fmt.Fprintf(errs, "pinion-store: %v\n", err)
-		return exitFailed
-	}
-	return exitOK
+	return serve.Serve(serve.Config{Path: place.Dir, Options: place.Options, In: in, Out: out, Stop: stop})
 }

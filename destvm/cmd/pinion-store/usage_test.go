@@ -19,10 +19,13 @@ func TestArguments(t *testing.T) {
 		{"version", exitOK, "pinion-store dev, protocol 1\n", ""},
 		{"--help", exitOK, "serve", ""},
 		{"serve --help", exitOK, "--append-only", ""},
-		{"", exitUsage, "", "serve or version"},
+		{"", exitUsage, "", "qrexec, serve or version"},
 		{"serve", exitUsage, "", "DIR"},
 		{"serve /a /b", exitUsage, "", `"/b"`},
 		{"serve --create /a", exitUsage, "", "create"},
+		{"qrexec --help", exitOK, "ARCHIVE", ""},
+		{"qrexec a b", exitUsage, "", `"b"`},
+		{"qrexec --create a", exitUsage, "", "create"},
 		{"obey /a", exitUsage, "", "obey"},
 	} {
 		var out, errs bytes.Buffer

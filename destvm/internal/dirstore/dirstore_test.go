@@ -39,6 +39,34 @@ func create(t *testing.T, dir string) *Store {
 	return s
 }
 
+// TestParent: one more directory is made if that was asked for, and only when
+// an archive is made.
+func TestParent(t *testing.T) {
+	home := t.TempDir()
+	path := filepath.Join(home, "pinion", "laptop")
+	_, err := Open(path, Options{Create: true})
+	wantCode(t, "create without its parent", err, protocol.CodeNotFound)
+	_, err = Open(path, Options{Parent: true})
+	wantCode(t, "open", err, protocol.CodeNotFound)
+	if _, err := os.Stat(filepath.Dir(path)); !errors.Is(err, os.ErrNotExist) {
+		t.Fatalf("the parent: %v", err)
+	}
+	if s := open(t, path, Options{Create: true, Parent: true}); !s.Created() {
+		t.Error("it says that it made nothing")
+	}
+	for _, dir := range []string{filepath.Dir(path), path} {
+		if info, err := os.Stat(dir); err != nil || info.Mode() != os.ModeDir|0o700 {
+			t.Errorf("%s: %v, %v", dir, info.Mode(), err)
+		}
+	}
+	open(t, filepath.Join(home, "pinion", "second"), Options{Create: true, Parent: true})
+	_, err = Open(filepath.Join(home, "a", "b", "c"), Options{Create: true, Parent: true})
+	wantCode(t, "create two levels below what is there", err, protocol.CodeNotFound)
+	if _, err := os.Stat(filepath.Join(home, "a")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it was made: %v", err)
+	}
+}
+
 func put(s *Store, name string, b []byte) error {
 	u, err := s.Create(name, uint64(len(b)))
 	if err != nil {

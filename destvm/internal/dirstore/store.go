@@ -44,6 +44,7 @@ type Options struct {
 	ReadOnly   bool // nothing is written
 	AppendOnly bool // nothing is deleted or punched, all replaced roots are kept
 	Create     bool // the directory is made if it is missing, and what an archive has in it
+	Parent     bool // with Create, the directory that it is in is made too
 }
 
 // A Store is an open archive directory.
@@ -67,7 +68,8 @@ type Store struct {
 
 // Open opens the archive directory at path. Only its last element is made if
 // it is missing and o.Create is set, so that a disk that isn't mounted is not
-// taken for a new archive.
+// taken for a new archive; o.Parent is for a path above which nothing is
+// mounted.
 func Open(path string, o Options) (*Store, error) {
 	s := &Store{opts: o, dirs: make(map[string]bool), temps: make(map[string]struct{})}
 	if err := s.find(path); err != nil {
@@ -110,22 +112,35 @@ func (s *Store) find(path string) error {
 	case s.opts.ReadOnly:
 		return &Error{Code: protocol.CodeReadOnly, Text: "there is no such directory, and a read-only helper makes none"}
 	}
-	if err := os.Mkdir(path, dirMode); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return &Error{Code: protocol.CodeNotFound, Text: "the directory that the archive's directory would be in is missing"}
+	err = makeDirectory(path)
+	if s.opts.Parent && errors.Is(err, fs.ErrNotExist) {
+		if err := makeDirectory(filepath.Dir(filepath.Clean(path))); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fault(writing, "make the directory that the archive's directory is in", err)
 		}
-		return fault(writing, "make the archive's directory", err)
+		err = makeDirectory(path)
 	}
-	s.created = true
+	if errors.Is(err, fs.ErrNotExist) {
+		return &Error{Code: protocol.CodeNotFound, Text: "the directory that the archive's directory would be in is missing"}
+	}
+	s.created = err == nil
+	return fault(writing, "make the archive's directory", err)
+}
+
+// makeDirectory makes one directory, durably and with its mode, whatever the
+// umask.
+func makeDirectory(path string) error {
+	if err := os.Mkdir(path, dirMode); err != nil {
+		return err
+	}
 	if err := os.Chmod(path, dirMode); err != nil {
-		return fault(writing, "make the archive's directory", err)
+		return err
 	}
 	parent, err := os.Open(filepath.Dir(filepath.Clean(path)))
 	if err != nil {
-		return fault(writing, "make the archive's directory durable", err)
+		return err
 	}
 	defer parent.Close()
-	return fault(writing, "make the archive's directory durable", syncDirectory(parent))
+	return syncDirectory(parent)
 }
 
 // layOut makes what an archive begins with.

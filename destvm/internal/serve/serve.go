@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"pinion/destvm/internal/dirstore"
@@ -45,11 +46,18 @@ type Config struct {
 	Out     io.Writer
 	// Stop, when closed, ends the connection like an end of input.
 	Stop <-chan struct{}
+	// HelloTimeout is how long the whole hello may take to come; 0 means
+	// protocol.HelloTimeout.
+	HelloTimeout time.Duration
 }
+
+// ErrNoHello says that what came first is not a whole hello. It is for people
+// who look for who else reads, or writes, the helper's input.
+var ErrNoHello = errors.New("what came first is not a client's hello")
 
 // Serve speaks to the client until it is gone. It returns nil if the client
 // ended the connection, or was refused by an answer to its hello, and an
-// error if it broke the protocol. When Serve returns, nothing is written to
+// error if it broke the protocol: ErrNoHello if it did so at once. When Serve returns, nothing is written to
 // the directory any more; a goroutine that reads In, or waits in a write to
 // Out, may be left.
 func Serve(cfg Config) error {
@@ -58,6 +66,7 @@ func Serve(cfg Config) error {
 		out:     cfg.Out,
 		outDead: make(chan struct{}),
 		quit:    make(chan struct{}),
+		late:    make(chan struct{}),
 		reads:   make(chan job, protocol.MaxOutstanding),
 		commits: make(chan job, protocol.MaxOutstanding),
 	}
@@ -68,6 +77,8 @@ func Serve(cfg Config) error {
 	case err = <-ended:
 	case <-cfg.Stop:
 	case <-s.outDead:
+	case <-s.late:
+		err = fmt.Errorf("%w: no more than %d of its %d bytes came in time", ErrNoHello, s.early.Load(), helloSize)
 	}
 	s.end()
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
@@ -92,6 +103,8 @@ type session struct {
 
 	reads, commits chan job
 	quit           chan struct{} // closed when the connection is over
+	late           chan struct{} // closed when a hello is overdue
+	early          atomic.Int64  // bytes of the hello that came
 	workers        sync.WaitGroup
 
 	outMu    sync.Mutex
@@ -196,24 +209,50 @@ func (s *session) change(fn func() error) error {
 // errRefused says that the hello was answered with an error.
 var errRefused = errors.New("refused")
 
+// helloSize is the length of a hello's frame.
+const helloSize = protocol.HeaderSize + 2 + 2 + protocol.TokenSize + 1
+
+// takeHello takes the first frame. Bytes that are missing or too many in front
+// of it, or in it, come of somebody who shares the input, such as a login
+// profile that reads a line.
+func (s *session) takeHello(limit time.Duration) (protocol.Hello, error) {
+	overdue := time.AfterFunc(limit, func() { close(s.late) })
+	defer overdue.Stop()
+	var untrusted [helloSize]byte
+	for n := 0; n < helloSize; {
+		m, err := s.in.Read(untrusted[n:])
+		n += m
+		s.early.Store(int64(n))
+		if n >= protocol.HeaderSize {
+			h, err := protocol.ParseHeader(untrusted[:protocol.HeaderSize])
+			if err != nil {
+				return protocol.Hello{}, fmt.Errorf("%w: %v", ErrNoHello, err)
+			}
+			if h.Type != protocol.TypeHello || h.ID != 0 || h.Len != helloSize-protocol.HeaderSize {
+				return protocol.Hello{}, fmt.Errorf("%w: it is a frame of type %s with id %d and %d bytes", ErrNoHello, h.Type, h.ID, h.Len)
+			}
+		}
+		switch {
+		case err == io.EOF && n == 0:
+			return protocol.Hello{}, err
+		case err != nil && n < helloSize:
+			return protocol.Hello{}, fmt.Errorf("%w: the input ended after %d of its %d bytes", ErrNoHello, n, helloSize)
+		}
+	}
+	hello, err := protocol.ParseHello(untrusted[protocol.HeaderSize:])
+	if err != nil {
+		return protocol.Hello{}, fmt.Errorf("%w: %v", ErrNoHello, err)
+	}
+	return hello, nil
+}
+
 // hello takes the first frame and answers it.
 func (s *session) hello(cfg Config) error {
-	var header [protocol.HeaderSize]byte
-	if _, err := io.ReadFull(s.in, header[:]); err != nil {
-		return err
+	limit := cfg.HelloTimeout
+	if limit <= 0 {
+		limit = protocol.HelloTimeout
 	}
-	h, err := protocol.ParseHeader(header[:])
-	if err != nil {
-		return err
-	}
-	if h.Type != protocol.TypeHello || h.ID != 0 {
-		return fmt.Errorf("the first frame is of type %s with id %d", h.Type, h.ID)
-	}
-	untrusted := make([]byte, h.Len)
-	if _, err := io.ReadFull(s.in, untrusted); err != nil {
-		return err
-	}
-	hello, err := protocol.ParseHello(untrusted)
+	hello, err := s.takeHello(limit)
 	if err != nil {
 		return err
 	}
@@ -234,6 +273,7 @@ func (s *session) hello(cfg Config) error {
 // open opens the directory as the hello asks.
 func (s *session) open(cfg Config, hello protocol.Hello) (protocol.HelloReply, error) {
 	if hello.Min > protocol.Version || hello.Max < protocol.Version {
+		// The client looks for the last words of this, to say who is older.
 		return protocol.HelloReply{}, &dirstore.Error{Code: protocol.CodeVersion,
 			Text: fmt.Sprintf("the client speaks versions %d to %d, this helper speaks %d", hello.Min, hello.Max, protocol.Version)}
 	}
