@@ -3,6 +3,7 @@ module pinion
 go 1.26.0
 
 require (
+	github.com/beevik/etree v1.8.1
 	github.com/jessevdk/go-flags v1.6.1
 	github.com/klauspost/compress v1.20.3
 	github.com/rogpeppe/go-internal v1.16.0

@@ -58,6 +58,7 @@ var walls = []struct {
 	{
 		"dom0", []string{
 			"pinion/dom0", "pinion/protocol", "golang.org/x/", "github.com/jessevdk/go-flags", "github.com/klauspost/compress/zstd",
+			"github.com/beevik/etree",
 		},
 		[]string{"pinion/destvm"},
 	},
