@@ -27,6 +27,7 @@ import (
 // reader touches its buffers any more.
 type Conn struct {
 	p       *process
+	qube    string // where the helper is; empty: here
 	timeout time.Duration
 	info    Info
 
@@ -48,6 +49,7 @@ type Conn struct {
 	err     error      // the first failure
 	pending map[uint32]*Pending
 	nextID  uint32
+	greeted bool      // the helper has shown the magic and the token
 	reading *Pending  // whose memory the reader is filling right now
 	owed    string    // outside of requests: what the helper owes an answer to
 	owing   time.Time // since when owed is what it is
@@ -56,9 +58,10 @@ type Conn struct {
 	wrote   time.Time // when writing last changed
 }
 
-func newConn(p *process, timeout time.Duration) *Conn {
+func newConn(p *process, qube string, timeout time.Duration) *Conn {
 	c := &Conn{
 		p:          p,
+		qube:       qube,
 		timeout:    timeout,
 		single:     make(chan struct{}, 1),
 		dead:       make(chan struct{}),
@@ -151,11 +154,29 @@ func (c *Conn) gone(err error) error {
 	if sticky := c.sticky(); sticky != nil {
 		return sticky
 	}
+	if c.qube != "" {
+		return c.endedInQube(err)
+	}
 	status := c.p.status()
 	if status == "" {
 		return fmt.Errorf("%w: %v", ErrGone, err)
 	}
 	return fmt.Errorf("%w%s", ErrGone, status)
+}
+
+// endedInQube is the failure of a call whose pipe said err.
+func (c *Conn) endedInQube(err error) error {
+	status, known := c.p.exitStatus()
+	if !known {
+		return &QubeError{Qube: c.qube, Err: ErrGone, Text: fmt.Sprintf("the connection to qube %s ended: %v", c.qube, err)}
+	}
+	c.mu.Lock()
+	greeted := c.greeted
+	c.mu.Unlock()
+	if status == clientKilled {
+		return &QubeError{Qube: c.qube, Err: ErrGone, Text: fmt.Sprintf("the call to qube %s ended%s", c.qube, c.p.status())}
+	}
+	return ended(c.qube, status, greeted, c.p.lastWords())
 }
 
 // Close ends the connection: requests without a reply fail with ErrClosed,
@@ -182,6 +203,8 @@ func (c *Conn) Close() error {
 		case !first:
 		case killed:
 			c.closeErr = errors.New("close the store: its helper did not end and was killed")
+		case c.p.waitErr != nil && c.qube != "":
+			c.closeErr = fmt.Errorf("close the store: %w", c.endedInQube(c.p.waitErr))
 		case c.p.waitErr != nil:
 			c.closeErr = fmt.Errorf("close the store: its helper ended%s", c.p.status())
 		}
@@ -190,18 +213,43 @@ func (c *Conn) Close() error {
 }
 
 // watch ends the connection when the helper is silent, or deaf, for too long.
+// Time in which this process did not run, because the machine slept or
+// somebody had stopped it, is not the helper's: it slept as well, or may have.
 func (c *Conn) watch() {
-	t := time.NewTicker(max(time.Millisecond, min(c.timeout/8, 5*time.Second)))
+	step := max(time.Millisecond, min(c.timeout/8, 5*time.Second))
+	t := time.NewTicker(step)
 	defer t.Stop()
+	last := time.Now()
 	for {
 		select {
 		case <-c.dead:
 			return
-		case now := <-t.C:
+		case <-t.C:
+			now := time.Now()
+			if lost := now.Sub(last) - step; lost > step {
+				c.forgive(lost, now)
+			}
+			last = now
 			if err := c.late(now); err != nil {
 				c.fail(err)
 				return
 			}
+		}
+	}
+}
+
+// forgive gives the helper more time for everything that it owed before a gap
+// that ended not later than now.
+func (c *Conn) forgive(lost time.Duration, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	since := []*time.Time{&c.heard, &c.owing, &c.wrote}
+	for _, p := range c.pending {
+		since = append(since, &p.moved)
+	}
+	for _, t := range since {
+		if *t = t.Add(lost); t.After(now) {
+			*t = now // it is younger than the gap
 		}
 	}
 }
@@ -215,6 +263,9 @@ func (c *Conn) late(now time.Time) error {
 	}
 	if c.owed == "" && len(c.pending) == 0 {
 		return nil
+	}
+	if limit := c.timeout / 2; c.qube != "" && c.owed != "" && !c.greeted && now.Sub(c.owing) > limit {
+		return noAnswer(c.qube, limit.String())
 	}
 	// A helper that takes in what is sent is alive too: it may have nothing
 	// to say before the last byte of a body.

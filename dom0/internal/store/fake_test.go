@@ -156,6 +156,13 @@ func hello(answer func(magic []byte) []byte) func(*fake) {
 	}
 }
 
+// refuses makes a fake that speaks no version of ours, in its words.
+func refuses(words string) func(*fake) {
+	return hello(func(magic []byte) []byte {
+		return append(magic, frame(protocol.TypeError, 0, protocol.ErrorReply{Code: protocol.CodeVersion, Text: words})...)
+	})
+}
+
 func packName(n byte) string { return protocol.PackName([16]byte{n}) }
 
 func entry(id uint32, name string) []byte {
@@ -202,6 +209,9 @@ func fakes() map[string]func(*fake) {
 			r.Version = 2
 			return append(m, frame(protocol.TypeHelloReply, 0, r)...)
 		}),
+		"older helper":  refuses("the client speaks versions 1 to 1, this helper speaks 0"),
+		"newer helper":  refuses("the client speaks versions 1 to 1, this helper speaks 2"),
+		"vague helper":  refuses("this helper speaks 2 or 3"),
 		"reply of id 1": hello(func(m []byte) []byte { return append(m, frame(protocol.TypeHelloReply, 1, goodReply)...) }),
 		"ok for hello":  hello(func(m []byte) []byte { return append(m, frame(protocol.TypeOK, 0, nil)...) }),
 		"no window": hello(func(m []byte) []byte {

@@ -31,7 +31,7 @@ func pipes(t *testing.T, untrusted []byte) *Conn {
 	p := &process{stdin: stdin, stdout: stdout, exited: make(chan struct{}), drained: make(chan struct{})}
 	close(p.exited)
 	close(p.drained)
-	return newConn(p, protocol.FrameTimeout)
+	return newConn(p, "", protocol.FrameTimeout)
 }
 
 // FuzzReplies gives any bytes to a connection that waits for one reply of

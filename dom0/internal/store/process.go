@@ -198,15 +198,36 @@ func (p *process) status() string {
 	if !waitFor(p.exited, statusWait) {
 		return ""
 	}
-	waitFor(p.drained, statusWait)
 	s := " with exit status 0"
 	if p.waitErr != nil {
 		s = " with " + p.waitErr.Error()
 	}
-	if last := p.lastLine.Load(); last != nil {
-		s += fmt.Sprintf(" (its last words: %s)", *last)
+	return s + p.lastWords()
+}
+
+// clientKilled is what exitStatus says of a process that a signal ended.
+const clientKilled = -1
+
+// exitStatus is the helper's exit status, if it is known in a moment.
+func (p *process) exitStatus() (status int, known bool) {
+	if !waitFor(p.exited, statusWait) {
+		return 0, false
 	}
-	return s
+	var exit *exec.ExitError
+	if errors.As(p.waitErr, &exit) {
+		return exit.ExitCode(), true
+	}
+	return 0, p.waitErr == nil
+}
+
+// lastWords are what a helper that has ended last wrote to its standard error,
+// as a clause that begins with a space, or empty.
+func (p *process) lastWords() string {
+	waitFor(p.drained, statusWait)
+	if last := p.lastLine.Load(); last != nil {
+		return fmt.Sprintf(" (its last words: %s)", *last)
+	}
+	return ""
 }
 
 func waitFor(done <-chan struct{}, limit time.Duration) bool {

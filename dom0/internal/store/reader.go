@@ -33,6 +33,9 @@ func (c *Conn) findMagic(token [protocol.TokenSize]byte) (untrustedNoise []byte,
 	var untrusted []byte
 	for !bytes.HasSuffix(untrusted, mark) {
 		if len(untrusted) == protocol.MaxNoise+len(mark) {
+			if c.qube != "" {
+				return nil, stranger(c.qube, string(untrusted[:noiseShown]))
+			}
 			return nil, fmt.Errorf("%w: what answers is not a store's helper; it says: %s",
 				ErrProtocol, sanitize(string(untrusted[:noiseShown])))
 		}

@@ -30,7 +30,7 @@ func TestHelloMustEnd(t *testing.T) {
 // TestHelloHasTime: the limit of a hello is that of a request, not that of a
 // frame.
 func TestHelloHasTime(t *testing.T) {
-	c := newConn(nil, protocol.FrameTimeout)
+	c := newConn(nil, "", protocol.FrameTimeout)
 	c.owe("hello")
 	for _, tt := range []struct {
 		after time.Duration
@@ -79,6 +79,33 @@ func TestProgress(t *testing.T) {
 	}
 }
 
+// TestStoppedProcess: time in which this process didn't run is not counted
+// against the helper, and what came after it is not put into the future.
+func TestStoppedProcess(t *testing.T) {
+	const gap = 5 * time.Hour
+	c := newConn(nil, "", protocol.FrameTimeout)
+	c.owe("hello")
+	p := &Pending{moved: c.owing, sent: true}
+	c.pending[1] = p
+	c.writing, c.wrote = true, c.owing
+	now := c.owing.Add(gap + time.Second)
+	if err := c.late(now); !errors.Is(err, ErrTimeout) {
+		t.Errorf("before anything is forgiven, the error is %v", err)
+	}
+	c.heard = now // a frame that waited in the pipe
+	c.forgive(gap, now)
+	if err := c.late(now); err != nil {
+		t.Errorf("the error is %v", err)
+	}
+	if c.heard != now || p.moved != c.owing {
+		t.Errorf("heard %v after now, moved %v after owing", c.heard.Sub(now), p.moved.Sub(c.owing))
+	}
+	// From here on its time counts again.
+	if err := c.late(now.Add(protocol.FrameTimeout)); !errors.Is(err, ErrTimeout) {
+		t.Errorf("later the error is %v", err)
+	}
+}
+
 // TestUnkillableHelper: a helper that stays although it was killed, as one does
 // that waits for a dead disk, holds up Close only so long, and Close says so.
 func TestUnkillableHelper(t *testing.T) {
@@ -90,7 +117,7 @@ func TestUnkillableHelper(t *testing.T) {
 		stuck := newConn(&process{
 			cmd: helper.p.cmd, stdin: helper.p.stdin, stdout: helper.p.stdout, stderr: helper.p.stderr,
 			exited: make(chan struct{}), drained: helper.p.drained,
-		}, time.Minute)
+		}, "", time.Minute)
 		if failed {
 			stuck.setErr(ErrProtocol)
 		}

@@ -16,6 +16,7 @@ package store
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"time"
 
@@ -26,6 +27,12 @@ import (
 type Options struct {
 	// Helper is the path of the helper for local directories.
 	Helper string
+	// QrexecClient is the program that reaches qubes; empty:
+	// DefaultQrexecClient.
+	QrexecClient string
+	// Start makes a qube run, and returns at once if it does. Open calls it
+	// before it starts anything; nil leaves the qube as it is.
+	Start func(ctx context.Context, qube string) error
 	// Command, if not empty, is started in place of the helper and its
 	// arguments.
 	Command []string
@@ -83,19 +90,27 @@ func (o Options) timeout() (time.Duration, error) {
 // returns. A helper that refuses gives an *Error, for example one that is
 // ErrNotFound when there is no such directory.
 func Open(ctx context.Context, d Destination, o Options) (*Conn, error) {
-	command := o.Command
-	if len(command) == 0 {
-		command = d.command(o.Helper)
-	}
 	timeout, err := o.timeout()
 	if err != nil {
 		return nil, err
 	}
+	if d.qube != "" && o.Start != nil {
+		if err := o.Start(ctx, d.qube); err != nil {
+			return nil, fmt.Errorf("open %s: start the qube: %w", d, err)
+		}
+	}
+	command := o.Command
+	if len(command) == 0 {
+		command = d.command(o)
+	}
 	p, err := startProcess(command, o.Stderr)
+	if err != nil && d.qube != "" {
+		err = notStarted(d.qube, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open %s: start the store's helper: %w", d, err)
 	}
-	c := newConn(p, timeout)
+	c := newConn(p, d.qube, timeout)
 	stop := context.AfterFunc(ctx, func() { c.fail(context.Cause(ctx)) })
 	err = c.hello(o)
 	if !stop() && err == nil {
@@ -130,11 +145,21 @@ func (c *Conn) hello(o Options) error {
 	if err != nil {
 		return err
 	}
+	c.mu.Lock()
+	c.greeted = true
+	c.mu.Unlock()
 	if n := len(untrustedNoise); n > 0 && o.Warn != nil {
-		o.Warn(fmt.Sprintf("the store sent %d bytes before its helper answered, which begin: %s",
-			n, sanitize(string(untrustedNoise[:min(n, noiseShown)]))))
+		who := "the store"
+		if c.qube != "" {
+			who = "a login profile in qube " + c.qube
+		}
+		o.Warn(fmt.Sprintf("%s sent %d bytes before its helper answered, which begin: %s",
+			who, n, sanitize(string(untrustedNoise[:min(n, noiseShown)]))))
 	}
 	r, err := c.helloReply()
+	if c.qube != "" && errors.Is(err, ErrVersion) {
+		err = otherVersion(c.qube, err)
+	}
 	if err != nil {
 		return err
 	}

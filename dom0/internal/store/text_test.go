@@ -21,6 +21,10 @@ func TestDestination(t *testing.T) {
 		"file:/a//b/../": "file:/a",
 		"file:x":         "file:" + wd + "/x",
 		"file:/a b%20ü":  "file:/a b%20ü",
+
+		"qubes:storage/laptop":                  "qubes:storage/laptop",
+		"qubes:A-b_c.d/.x":                      "qubes:A-b_c.d/.x",
+		"qubes:" + longQube + "/" + longArchive: "qubes:" + longQube + "/" + longArchive,
 	} {
 		d, err := ParseDestination(in)
 		if err != nil || d.String() != want {
@@ -31,16 +35,65 @@ func TestDestination(t *testing.T) {
 			t.Errorf("%q does not come back", d)
 		}
 	}
-	for _, in := range []string{"", "file:", "/a/b", "a", "ssh://u@h/p", "qubes:vm/a", "FILE:/a", "file:/a\x00b"} {
+	for _, in := range []string{
+		"", "file:", "/a/b", "a", "ssh://u@h/p", "FILE:/a", "file:/a\x00b", "Qubes:vm/a",
+		"qubes:", "qubes:vm", "qubes:vm/", "qubes:/a", "qubes://vm/a", "qubes:vm/a/b", "qubes:vm/../a", "qubes:vm/..", "qubes:vm/-a",
+		"qubes:vm/a b", "qubes:vm/a+b", "qubes:vm/a\n", "qubes:vm/ä", "qubes:vm/a'", "qubes:v m/a", "qubes:-d/a", "qubes:1vm/a", "qubes:../a",
+		"qubes:uuid:1-2/a", "qubes:vm\x00/a", "qubes:vm\x1b/a", "qubes:dom0/a", "qubes:Domain-0/a", "qubes:none/a", "qubes:default/a",
+		"qubes:" + longQube + "x/a", "qubes:vm/" + longArchive + "x", "qubes:@dispvm/a", "qubes:vm/$(x)",
+	} {
 		if d, err := ParseDestination(in); err == nil {
 			t.Errorf("%q became %q", in, d)
 		} else {
 			printable(t, err.Error())
 		}
 	}
-	if got := (Destination{path: "/a"}).command("/bin/helper"); !slices.Equal(got, []string{"/bin/helper", "serve", "/a"}) {
-		t.Errorf("the command is %q", got)
+	for in, want := range map[string][]string{
+		"file:/a": {"/bin/helper", "serve", "/a"},
+		"qubes:storage/laptop": {
+			"/usr/lib/qubes/qrexec-client", "-d", "storage", "-T", "--", "DEFAULT:QUBESRPC pinion.Store+laptop dom0",
+		},
+	} {
+		d, _ := ParseDestination(in)
+		if got := d.command(Options{Helper: "/bin/helper"}); !slices.Equal(got, want) {
+			t.Errorf("the command for %s is %q", in, got)
+		}
 	}
+	longest, _ := ParseDestination("qubes:" + longQube + "/" + longArchive)
+	command := longest.command(Options{QrexecClient: "/x"})
+	if call := command[len(command)-1]; command[0] != "/x" || len(call) >= maxCommand {
+		t.Errorf("the longest command is %q", command)
+	}
+}
+
+// The longest names that there can be.
+var (
+	longQube    = "q" + strings.Repeat("-", 30)
+	longArchive = strings.Repeat("a", 64)
+)
+
+// FuzzDestination: what is accepted has one spelling, and in a command it is
+// one harmless word.
+func FuzzDestination(f *testing.F) {
+	for _, s := range []string{"file:/a", "qubes:storage/laptop", "qubes:a/b/c", "qubes:-d/a", "qubes:vm/a b"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		d, err := ParseDestination(s)
+		if err != nil {
+			return
+		}
+		if again, err := ParseDestination(d.String()); err != nil || again != d {
+			t.Errorf("%q became %q, which became %q, %v", s, d, again, err)
+		}
+		if d.Qube() == "" {
+			return
+		}
+		command := d.command(Options{})
+		if call := command[len(command)-1]; d.String() != s || len(strings.Fields(call)) != 3 || len(call) >= maxCommand || command[2] != d.Qube() || d.Path() != "" {
+			t.Errorf("the command for %q is %q", s, command)
+		}
+	})
 }
 
 func TestSanitize(t *testing.T) {
