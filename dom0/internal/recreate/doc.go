@@ -1,0 +1,45 @@
+// Package recreate makes qubes again from what a backup says of them: it
+// decides what they are called here, in which order they are made and what
+// stands in for what is missing, and then does it over the Admin API.
+//
+// It owns the names, the conflicts, the fallbacks, the order of settings and
+// the mark of unfinished qubes. The bytes of volumes are the caller's: it gets
+// a place to write to and says when all is there.
+//
+// It promises that a qube which runs is never touched, that a volume is
+// replaced as a whole or not at all, that what fails in one qube stops no
+// other, and that whatever was not restored is in the result with a reason. A
+// configuration is authentic, but the qubes that it came from chose much of
+// what is in it: every name, value and line is held to what its call may carry
+// before it goes anywhere, and what doesn't fit is refused by itself. Texts in
+// notes, results and errors are quoted and cut: they may go to a terminal.
+//
+// The tag backup-restore-in-progress keeps qubesd from starting a qube. It is
+// set before the first change of a qube and goes when the qube is whole.
+//
+// The order, and what a run that is killed leaves behind each step:
+//
+//  1. A new qube is created. Killed here, it is empty and not marked: the next
+//     run sees a qube that is there and asks, as for any other.
+//  2. It is marked with the tag. From here on the next run knows by its name,
+//     class and tag that it is to go on with it, without a question.
+//  3. What other qubes need of it is set: that it is a template of disposables,
+//     that it provides network. All qubes go through 1 to 3, templates first,
+//     before any goes on, so that every qube that settings name is there.
+//  4. Qube by qube: one that was there before is marked now. Each volume is
+//     imported; killed within an import, the volume is what it was, and the
+//     next run discards what the import left.
+//  5. Settings: properties, those that name qubes, features, tags, devices,
+//     firewall, notes, revisions of volumes. Each is compared with what is here
+//     and changed only if it differs, so doing it again is harmless.
+//  6. References that were refused are tried again when all qubes are done:
+//     two networks may have to change places.
+//  7. The mark is removed. Last comes the feature that starts disposables of
+//     the qube: those would carry the mark along. Killed between the two, the
+//     next run sees a qube that is there and sets the feature.
+//
+// It never removes a qube but one that it has made a moment ago and couldn't
+// mark, never starts or stops one, never makes a volume smaller than it is
+// here, and never asks: the caller looks at the plan and takes out what is not
+// wanted.
+package recreate

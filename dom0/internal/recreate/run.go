@@ -1,0 +1,390 @@
+package recreate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"pinion/dom0/internal/admin"
+	"pinion/dom0/internal/exit"
+)
+
+// cleanupTime bounds what is still done after an interruption.
+const cleanupTime = time.Minute
+
+// Hooks are what the caller does of a restore.
+type Hooks struct {
+	// Write fills a volume: imp is where, and how many bytes. It returns nil
+	// once all is written and durable. imp may be larger than the volume that
+	// the session has: the rest reads as zeros and stays so.
+	Write func(ctx context.Context, s *Step, volume string, imp admin.Import) error
+	// Before, if set, is called before a qube's volumes and settings. By then
+	// all new qubes have been made.
+	Before func(ctx context.Context, s *Step)
+	// Said, if set, gets what is otherwise than in the backup and was not in
+	// the plan's notes, a sentence without a period. It is added to the step's
+	// notes as well.
+	Said func(s *Step, text string)
+}
+
+// A job is a step that is being done.
+type job struct {
+	*run
+	s      *Step
+	result *Result
+
+	made    bool // created by this run
+	tagged  bool // it has Tag
+	changed bool // something of it is no longer as it was found
+	begun   bool // its volumes and settings were gone about
+	whole   bool // nothing is missing but what was refused
+	raised  map[string]bool
+	late    []change // after the mark is gone
+	waiting []change // for others
+}
+
+// run is what all jobs share.
+type run struct {
+	p     *Plan
+	api   *admin.Client
+	hooks Hooks
+}
+
+// Run does the plan and returns a result for each step, in the plan's order. A
+// qube that fails stops no other. When ctx ends, what is under way ends too and
+// stays marked as unfinished if anything of it was changed.
+func (p *Plan) Run(ctx context.Context, h Hooks) []Result {
+	r := &run{p: p, api: p.host.API, hooks: h}
+	results := make([]Result, len(p.Steps))
+	var jobs []*job
+	for i, s := range p.Steps {
+		results[i] = Result{Step: s, Err: s.Err}
+		if s.lives() {
+			jobs = append(jobs, &job{run: r, s: s, result: &results[i], tagged: s.Continued, raised: map[string]bool{}})
+		}
+	}
+	for _, j := range jobs {
+		j.fail(ctx, j.begin(ctx))
+	}
+	for _, j := range jobs {
+		if j.result.Err == nil {
+			j.fail(ctx, j.work(ctx))
+		}
+	}
+	r.again(ctx, jobs)
+	for _, j := range jobs {
+		j.end(ctx)
+	}
+	return results
+}
+
+// fail remembers the first error of a job. A qube that isn't here, or no
+// longer as planned, is none that others may be told of.
+func (j *job) fail(ctx context.Context, err error) {
+	if err == nil || j.result.Err != nil {
+		return
+	}
+	if ctx.Err() != nil {
+		err = fmt.Errorf("restore %s: %w", j.s.Name, context.Cause(ctx))
+	}
+	j.result.Err = err
+	if !j.s.there() && !j.made {
+		j.s.Err = err
+	}
+}
+
+// say tells the caller of something that is otherwise than in the backup.
+func (j *job) say(text string, args ...any) {
+	text = fmt.Sprintf(text, args...)
+	j.s.Notes = append(j.s.Notes, text)
+	if j.hooks.Said != nil {
+		j.hooks.Said(j.s, text)
+	}
+}
+
+// begin makes a qube that isn't here, and gives it what others need of it.
+func (j *job) begin(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if !j.s.there() {
+		if err := j.create(ctx); err != nil {
+			return err
+		}
+	}
+	if j.p.options.DataOnly {
+		return nil
+	}
+	return j.roles(ctx)
+}
+
+// create makes a qube and marks it.
+func (j *job) create(ctx context.Context) error {
+	s := j.s
+	// What the plan counted on may have failed since.
+	template, note, err := j.p.template(s)
+	if err != nil {
+		return fmt.Errorf("create %s: %w", s.Name, err)
+	}
+	if template != s.Template {
+		s.Template = template
+		j.say("%s", note)
+	}
+	label, err := j.label(ctx)
+	if err != nil {
+		return err
+	}
+	err = j.api.Create(ctx, admin.CreateRequest{Class: s.Config.Class, Template: s.Template, Name: s.Name, Label: label, Pools: s.Pools})
+	if err != nil {
+		return j.notCreated(ctx, err)
+	}
+	j.made = true
+	if err := j.api.SetTag(ctx, s.Name, Tag); err != nil {
+		err = fmt.Errorf("mark %s as unfinished: %w", s.Name, quoted(err))
+		cleanup, cancel := detached(ctx)
+		defer cancel()
+		if removeErr := j.api.Remove(cleanup, s.Name); removeErr != nil {
+			return fmt.Errorf("%w; it is there, empty, and can't be removed: %w", err, quoted(removeErr))
+		}
+		j.made = false
+		return err
+	}
+	j.tagged, j.changed = true, true
+	return nil
+}
+
+// notCreated says why a qube wasn't made.
+func (j *job) notCreated(ctx context.Context, err error) error {
+	name := j.s.Name
+	err = fmt.Errorf("create %s: %w", name, quoted(err))
+	if _, stateErr := j.api.State(ctx, name); stateErr == nil {
+		return exit.With(exit.Failed, fmt.Errorf("%w; a qube of this name has appeared meanwhile", err), "run the restore again to see what it is")
+	}
+	return err
+}
+
+// quoted is an error of the Admin API with a text that may be shown.
+func quoted(err error) error { return &quotedError{err} }
+
+type quotedError struct{ err error }
+
+func (e *quotedError) Error() string { return reason(e.err) }
+func (e *quotedError) Unwrap() error { return e.err }
+
+// label makes sure that the qube's label is here and returns it, or another.
+func (j *job) label(ctx context.Context) (string, error) {
+	const instead = "red" // the one that warns
+	c := j.s.Config
+	why := ""
+	switch {
+	case j.p.host.Labels[c.Label]:
+		return c.Label, nil
+	case !isName(c.Label, "_.-"):
+		why = "not a name of a label"
+	case !isColor(c.LabelColor):
+		why = "not here, and its color isn't known"
+	default:
+		err := j.api.CreateLabel(ctx, c.Label, c.LabelColor)
+		if err == nil {
+			j.p.host.Labels[c.Label] = true
+			return c.Label, nil
+		}
+		if fatal(ctx, err) {
+			return "", fmt.Errorf("create the label %s: %w", shown(c.Label), quoted(err))
+		}
+		why = reason(err)
+	}
+	j.refuse("label", c.Label, c.LabelColor, why+"; "+instead+" instead")
+	return instead, nil
+}
+
+// roles sets what others need of a qube. What is refused here is tried again,
+// and recorded, with the other settings.
+func (j *job) roles(ctx context.Context) error {
+	q := j.p.host.Qubes[j.s.Name]
+	for _, property := range []string{disposables, network} {
+		has := q != nil && !j.made && (property == disposables && q.Disposables || property == network && q.Network)
+		if has || !j.s.role(property) || j.skips(property) {
+			continue
+		}
+		if err := j.claim(ctx); err != nil {
+			return err
+		}
+		err := j.api.SetProperty(ctx, j.s.Name, property, "True")
+		if fatal(ctx, err) {
+			return fmt.Errorf("set %s of %s: %w", property, j.s.Name, quoted(err))
+		}
+		j.changed = j.changed || err == nil
+	}
+	return nil
+}
+
+// claim makes sure that the qube may be changed: it doesn't run, and it is
+// marked, so that it doesn't start either.
+func (j *job) claim(ctx context.Context) error {
+	if err := j.halted(ctx); err != nil || j.tagged {
+		return err
+	}
+	if err := j.api.SetTag(ctx, j.s.Name, Tag); err != nil {
+		return fmt.Errorf("mark %s as unfinished: %w", j.s.Name, quoted(err))
+	}
+	j.tagged = true
+	return j.halted(ctx) // it may have been started in between
+}
+
+// halted returns an error unless the qube is there and doesn't run.
+func (j *job) halted(ctx context.Context) error {
+	state, err := j.api.State(ctx, j.s.Name)
+	switch {
+	case errors.Is(err, admin.ErrNotFound):
+		return fmt.Errorf("%s has been removed meanwhile", j.s.Name)
+	case err != nil:
+		return fmt.Errorf("look whether %s runs: %w", j.s.Name, quoted(err))
+	case state != halted:
+		return notHalted(j.s.Name, state)
+	}
+	return nil
+}
+
+// work restores volumes and settings of a qube that is here.
+func (j *job) work(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if j.hooks.Before != nil {
+		j.hooks.Before(ctx, j.s)
+	}
+	if err := j.claim(ctx); err != nil {
+		return err
+	}
+	j.begun = true
+	var err error
+	if !j.p.options.SettingsOnly {
+		err = j.volumes(ctx)
+	}
+	if ctx.Err() != nil || err != nil && j.s.InPlace && !j.changed {
+		return err // it is what it was
+	}
+	if !j.p.options.DataOnly {
+		j.result.Settings = Done
+		if settingsErr := j.settings(ctx); settingsErr != nil {
+			j.result.Settings = Failed
+			err = errors.Join(err, settingsErr)
+		}
+	}
+	if err == nil {
+		j.whole = true
+	}
+	return err
+}
+
+// again tries what was refused because of what another qube was at the time,
+// until that helps no more.
+func (r *run) again(ctx context.Context, jobs []*job) {
+	for progress := true; progress && ctx.Err() == nil; {
+		progress = false
+		for _, j := range jobs {
+			before := len(j.waiting)
+			if before == 0 {
+				continue
+			}
+			left, err := j.try(ctx, j.waiting)
+			j.waiting = left
+			if err != nil {
+				j.fail(ctx, err)
+				j.whole = false
+			}
+			progress = progress || len(left) < before
+		}
+	}
+}
+
+// end removes the mark from a qube that is whole, and from one that was left
+// as it was found.
+func (j *job) end(ctx context.Context) {
+	for _, c := range j.waiting {
+		j.refuseErr(c.what, c.name, c.value, c.err)
+	}
+	cleanup, cancel := detached(ctx)
+	defer cancel()
+	half := ""
+	switch {
+	case !j.whole || !j.s.Continued:
+	case j.p.options.SettingsOnly && len(j.s.Volumes) > 0:
+		half = "data"
+	case j.p.options.DataOnly:
+		half = "settings"
+	}
+	if half != "" {
+		j.whole = false
+		j.fail(ctx, exit.With(exit.Failed, fmt.Errorf("%s stays marked as unfinished: an earlier restore may have left out %s", j.s.Name, half),
+			"restore it whole; or, if that is not wanted: qvm-tags "+j.s.Name+" del "+Tag))
+	}
+	untouched := j.s.InPlace && !j.changed
+	if j.tagged && (j.whole || untouched) {
+		if err := j.api.RemoveTag(cleanup, j.s.Name, Tag); err != nil {
+			j.fail(ctx, fmt.Errorf("take the mark from %s: %w", j.s.Name, quoted(err)))
+		} else {
+			j.tagged = false
+		}
+	}
+	if !j.tagged && j.whole && len(j.late) > 0 {
+		left, err := j.try(cleanup, j.late)
+		j.fail(ctx, err)
+		for _, c := range left {
+			j.refuseErr(c.what, c.name, c.value, c.err)
+		}
+	}
+	j.result.Unfinished = j.tagged
+	if j.result.Settings == Done && len(j.result.Refused) > 0 {
+		j.result.Settings = Partly
+	}
+}
+
+// detached returns a context for what is to be done even after ctx ended.
+func detached(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+}
+
+// A change is one thing that is done to a qube, and may be refused.
+type change struct {
+	what, name, value string
+	do                func(ctx context.Context) error
+	err               error
+}
+
+// try makes changes, over again as long as that helps some that were refused:
+// one may need another. It returns what was refused; its error is none of
+// qubesd's refusals.
+func (j *job) try(ctx context.Context, list []change) ([]change, error) {
+	for {
+		var refused []change
+		for _, c := range list {
+			switch c.err = c.do(ctx); {
+			case c.err == nil:
+				j.changed = true
+			case fatal(ctx, c.err):
+				return list, fmt.Errorf("set %s %s of %s: %w", c.what, shown(c.name), j.s.Name, quoted(c.err))
+			default:
+				refused = append(refused, c)
+			}
+		}
+		if len(refused) == 0 || len(refused) == len(list) {
+			return refused, nil
+		}
+		list = refused
+	}
+}
+
+// make makes changes and records those that are refused.
+func (j *job) make(ctx context.Context, list []change) error {
+	refused, err := j.try(ctx, list)
+	if err != nil {
+		return err
+	}
+	for _, c := range refused {
+		j.refuseErr(c.what, c.name, c.value, c.err)
+	}
+	return nil
+}

@@ -1,0 +1,188 @@
+package recreate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"pinion/dom0/internal/admin"
+	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/ui"
+)
+
+// volumes writes the volumes that the session has data of. Its error names
+// the first that failed; the others are gone on with.
+func (j *job) volumes(ctx context.Context) error {
+	var first error
+	for _, name := range j.s.Volumes {
+		size, err := j.volume(ctx, name)
+		o := VolumeOutcome{Name: name, Outcome: Done, Size: size}
+		if err != nil {
+			o.Outcome, o.Size, o.Err = Failed, 0, fmt.Errorf("volume %s of %s: %w", shown(name), j.s.Name, err)
+			if first == nil {
+				first = o.Err
+			}
+		}
+		j.result.Volumes = append(j.result.Volumes, o)
+	}
+	return first
+}
+
+// volume replaces a volume by one that the caller writes, and returns its
+// size.
+func (j *job) volume(ctx context.Context, name string) (int64, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	if !isName(name, "_-") {
+		return 0, errors.New("not a name of a volume")
+	}
+	saved := j.s.Sizes[name]
+	if saved <= 0 {
+		return 0, errors.New("the session doesn't say how large it is")
+	}
+	info, err := j.api.Volume(ctx, j.s.Name, name)
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("look at it: %w", quoted(err))
+	case !info.SaveOnStop:
+		return 0, errors.New("a qube of this class doesn't keep it")
+	}
+	if err := j.keepPrevious(ctx, name, info); err != nil {
+		return 0, err
+	}
+	if err := j.grow(ctx, name, info, saved); err != nil {
+		return 0, err
+	}
+	size := saved
+	if !j.made && info.Size > saved {
+		size = info.Size
+		j.say("its volume %s keeps its size of %s, the saved one has %s", name, ui.Bytes(info.Size), ui.Bytes(saved))
+	}
+	if err := j.halted(ctx); err != nil {
+		return 0, err
+	}
+	return size, j.replace(ctx, name, saved, size)
+}
+
+// replace imports a volume.
+func (j *job) replace(ctx context.Context, name string, saved, size int64) error {
+	imp, err := j.api.ImportBegin(ctx, j.s.Name, name, size)
+	if err != nil && j.s.Continued && !fatal(ctx, err) {
+		// A run that was killed within an import leaves one that is in the way.
+		if endErr := j.api.ImportEnd(ctx, j.s.Name, name, "it was left behind"); endErr == nil {
+			imp, err = j.api.ImportBegin(ctx, j.s.Name, name, size)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("begin to import: %w", quoted(err))
+	}
+	if imp.Size < saved {
+		err = fmt.Errorf("qubesd gives %d bytes of place for %d", imp.Size, saved)
+	} else if err = j.hooks.Write(ctx, j.s, name, imp); err == nil {
+		err = ctx.Err()
+	}
+	cleanup, cancel := detached(ctx)
+	defer cancel()
+	if err != nil {
+		if endErr := j.api.ImportEnd(cleanup, j.s.Name, name, ui.Sanitize(cut(err.Error(), maxWhy))); endErr != nil {
+			return fmt.Errorf("%w; the import that failed can't be discarded: %w", err, quoted(endErr))
+		}
+		return err
+	}
+	err = j.api.ImportEnd(cleanup, j.s.Name, name, "")
+	// Where no answer came, it may have been done.
+	j.changed = j.changed || err == nil || fatal(cleanup, err)
+	if err != nil {
+		return fmt.Errorf("make what was imported its content: %w", quoted(err))
+	}
+	return nil
+}
+
+// keepPrevious makes sure that what a volume held before is kept as a revision
+// of it.
+func (j *job) keepPrevious(ctx context.Context, name string, info admin.VolumeInfo) error {
+	if j.made || info.Revisions >= 1 {
+		return nil
+	}
+	if err := j.api.SetRevisions(ctx, j.s.Name, name, 1); err != nil {
+		return fmt.Errorf("have what it holds kept as a revision: %w", quoted(err))
+	}
+	j.raised[name] = true
+	j.say("its volume %s kept no revisions and keeps one now: what it held before", name)
+	return nil
+}
+
+// grow makes a volume as large as it was. It never makes one smaller.
+func (j *job) grow(ctx context.Context, name string, info admin.VolumeInfo, size int64) error {
+	if size <= info.Size {
+		return nil
+	}
+	if err := j.api.Resize(ctx, j.s.Name, name, size); err != nil {
+		return fmt.Errorf("make it %s large: %w", ui.Bytes(size), quoted(err))
+	}
+	return nil
+}
+
+// volumeSettings sets how volumes are kept: their size where nothing was
+// written, and their number of revisions.
+func (j *job) volumeSettings(ctx context.Context) error {
+	if len(j.s.Config.Volumes) == 0 {
+		return nil
+	}
+	here, err := j.api.Volumes(ctx, j.s.Name)
+	if fatal(ctx, err) {
+		return fmt.Errorf("list the volumes of %s: %w", j.s.Name, quoted(err))
+	}
+	if err != nil {
+		j.refuseErr("volume", "all", "", err)
+		return nil
+	}
+	for i := range j.s.Config.Volumes {
+		v := &j.s.Config.Volumes[i]
+		// What begins as a snapshot follows the other, and kernels are given.
+		if v.Flags&format.QubeVolumeFromSource != 0 || v.Flags&format.QubeVolumeWritable == 0 {
+			continue
+		}
+		if !isName(v.Name, "_-") || !slices.Contains(here, v.Name) {
+			j.refuse("volume", v.Name, "", "a qube of this class has no such volume here")
+			continue
+		}
+		if err := j.volumeSetting(ctx, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// volumeSetting does it for one volume.
+func (j *job) volumeSetting(ctx context.Context, v *format.QubeVolume) error {
+	info, err := j.api.Volume(ctx, j.s.Name, v.Name)
+	if fatal(ctx, err) {
+		return fmt.Errorf("look at the volume %s of %s: %w", v.Name, j.s.Name, quoted(err))
+	}
+	if err != nil {
+		j.refuseErr("volume", v.Name, "", err)
+		return nil
+	}
+	if info.SnapOnStart {
+		return nil
+	}
+	var changes []change
+	if !slices.Contains(j.s.Volumes, v.Name) && v.Size > info.Size {
+		changes = append(changes, change{what: "volume", name: v.Name, value: fmt.Sprintf("size=%d", v.Size), do: func(ctx context.Context) error {
+			return j.api.Resize(ctx, j.s.Name, v.Name, v.Size)
+		}})
+	}
+	if v.Flags&format.QubeVolumeSaved != 0 && int(v.Revisions) != info.Revisions && !(j.raised[v.Name] && v.Revisions < 1) {
+		value := fmt.Sprintf("revisions_to_keep=%d", v.Revisions)
+		changes = append(changes, change{what: "volume", name: v.Name, value: value, do: func(ctx context.Context) error {
+			return j.api.SetRevisions(ctx, j.s.Name, v.Name, int(v.Revisions))
+		}})
+	}
+	if v.Flags&format.QubeVolumeEphemeral != 0 && !info.Ephemeral {
+		j.refuse("volume", v.Name, "ephemeral=True", "this is not restored: qvm-volume config "+j.s.Name+":"+v.Name+" ephemeral True")
+	}
+	return j.make(ctx, changes)
+}
