@@ -212,7 +212,7 @@ func walk(t *testing.T, visit func(path string, text []byte)) {
 		if err != nil {
 			return err
 		}
-		if e.IsDir() && (rel == ".git" || rel == "bin" || rel == "dist") {
+		if e.IsDir() && slices.Contains([]string{".git", "bin", "dist", "vendor"}, rel) {
 			return fs.SkipDir
 		}
 		if !e.Type().IsRegular() {
@@ -234,6 +234,7 @@ func TestTop(t *testing.T) {
 	allowed := []string{
 		"dom0", "destvm", "qrexec-policy", "protocol", "rpm", "go.mod", "go.sum", "Makefile", "README.md", "docs", "e2e", "version",
 		".ci", ".git", ".gitignore", ".qubesbuilder", "LICENSE", "bin", "dist", // what is built goes to bin, packages to dist
+		"vendor", // in source tarballs
 	}
 	entries, err := os.ReadDir(root)
 	if err != nil {
