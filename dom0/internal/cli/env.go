@@ -80,13 +80,13 @@ func archiveNames(conf *config.Config) map[string]string {
 func destination(word string, conf *config.Config) (store.Destination, error) {
 	if word == "" {
 		return store.Destination{}, exit.UsageHint(
-			"say where with --dest file:/path, with PINION_DEST, or with dest in the configuration", "no archive given: --dest is missing")
+			"say where with --dest file:/path or qubes:QUBE/ARCHIVE, with PINION_DEST, or with dest in the configuration", "no archive given: --dest is missing")
 	}
 	if config.IsArchiveName(word) {
 		a, ok := conf.Archives[word]
 		if !ok {
 			return store.Destination{}, exit.UsageHint(
-				"a destination is file:/path, or NAME of a section [archive NAME] there", "--dest: no archive is called %q in %s", word, conf.Path)
+				"a destination is file:/path, qubes:QUBE/ARCHIVE, or NAME of a section [archive NAME] there", "--dest: no archive is called %q in %s", word, conf.Path)
 		}
 		word = a.Dest.Value
 	}

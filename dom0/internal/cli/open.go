@@ -12,14 +12,13 @@ import (
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/secret"
 	"pinion/dom0/internal/state"
-	"pinion/dom0/internal/store"
 	"pinion/dom0/internal/when"
 	"pinion/protocol"
 )
 
 // archiveOptions says how this run opens its archive.
 func (e *Env) archiveOptions(lock protocol.LockMode) (archive.Options, error) {
-	helper, err := e.Helper()
+	reach, err := e.storeOptions()
 	if err != nil {
 		return archive.Options{}, err
 	}
@@ -28,11 +27,7 @@ func (e *Env) archiveOptions(lock protocol.LockMode) (archive.Options, error) {
 		return archive.Options{}, exit.With(exit.Failed, err, "name a directory that can be written with --state-dir")
 	}
 	return archive.Options{
-		Store: store.Options{
-			Helper: helper,
-			Stderr: func(line string) { e.UI.Warn("%s: %s", helperName, line) },
-			Warn:   func(text string) { e.UI.Warn("%s", text) },
-		},
+		Store: reach,
 		State: dir, CacheDir: e.CacheDir, Lock: lock,
 		Wait: e.Wait, AllowRollback: e.AllowRollback, Adopt: e.Adopt,
 		Secret: func(ctx context.Context) (crypt.Secret, error) {

@@ -16,7 +16,7 @@ import (
 // globalOptions stand anywhere on the command line. What is marked no-ini can't be set in the configuration: it is
 // for one run only.
 type globalOptions struct {
-	Dest          string  `long:"dest" value-name:"DEST" env:"PINION_DEST" unquote:"false" description:"where the archive is: a URL such as file:/mnt/usb/backup, or a name from the configuration"`
+	Dest          string  `long:"dest" value-name:"DEST" env:"PINION_DEST" unquote:"false" description:"where the archive is: file:/path, qubes:QUBE/ARCHIVE, or a name from the configuration"`
 	Config        string  `long:"config" value-name:"FILE" default:"/etc/pinion/pinion.conf" no-ini:"true" unquote:"false" description:"the configuration"`
 	PassCmd       string  `long:"passcmd" value-name:"COMMAND" unquote:"false" description:"a shell command whose first line of output is the passphrase"`
 	PassFile      string  `long:"passfile" value-name:"FILE" unquote:"false" description:"a file whose first line is the passphrase"`

@@ -47,7 +47,10 @@ func statusOf(err error) (status exit.Status, hint string) {
 
 // statusOfStore continues with what a store, a target or the state directory can fail with.
 func statusOfStore(err error, badState *state.DamagedError) (status exit.Status, hint string) {
+	var qube *store.QubeError
 	switch {
+	case errors.As(err, &qube) && qube.Hint != "":
+		return exit.Failed, qube.Hint
 	case errors.Is(err, store.ErrLocked), errors.Is(err, store.ErrConflict):
 		return exit.Locked, "another command is using the archive; --wait waits for it"
 	case errors.Is(err, store.ErrNoSpace):
