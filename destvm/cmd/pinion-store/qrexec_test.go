@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"pinion/destvm/internal/storetest"
 	"pinion/protocol"
@@ -179,29 +178,6 @@ func TestNoHello(t *testing.T) {
 	status, said := newCall(t).ends(t, bytes.NewReader(nil))
 	if status != exitOK || said != "" {
 		t.Errorf("nothing at all: status %d, %q", status, said)
-	}
-}
-
-// TestHelloInTime: a helper that waits for the rest of a hello says so after
-// some time, and before its client gives up.
-func TestHelloInTime(t *testing.T) {
-	t.Parallel()
-	if protocol.HelloTimeout >= protocol.FrameTimeout/4 {
-		t.Errorf("a hello may take %v", protocol.HelloTimeout)
-	}
-	in, end, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer in.Close()
-	defer end.Close()
-	if _, err := end.Write(make([]byte, 3)); err != nil {
-		t.Fatal(err)
-	}
-	began := time.Now()
-	status, said := newCall(t).ends(t, in)
-	if status != exitNoHello || !strings.Contains(said, "no more than 3 of its 49 bytes") || time.Since(began) < protocol.HelloTimeout {
-		t.Errorf("status %d after %v, %q", status, time.Since(began), said)
 	}
 }
 
