@@ -23,14 +23,19 @@ import (
 	"testing"
 	"time"
 
+	"pinion/e2e/qrexec"
 	"pinion/e2e/umltest"
 )
 
 // TestMain is also the way in for the stand-ins: a copy of this program that
-// is called pinion-store is started by pinion as its helper.
+// is called pinion-store is started by pinion as its helper, one that is called
+// qrexec-client as what reaches qubes.
 func TestMain(m *testing.M) {
-	if filepath.Base(os.Args[0]) == "pinion-store" {
+	switch filepath.Base(os.Args[0]) {
+	case "pinion-store":
 		os.Exit(standIn())
+	case qrexec.ClientName, qrexec.AgentName:
+		os.Exit(qrexec.Main(os.Args))
 	}
 	os.Exit(runAll(m))
 }
