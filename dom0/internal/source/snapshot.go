@@ -61,14 +61,27 @@ type Source struct {
 	// free of symbolic links, or "lvm:VG/LV". All ways to name one volume
 	// give one locator.
 	Locator string
-	// Path is the file or device that holds the volume now.
+	// Path is the file or device that holds the volume now. Of a file, it is
+	// what snapshots are made of; where it is gone, that is the file that
+	// Locator names.
 	Path string
+	// LV is, as "VG/LV", the thin volume that snapshots are made of; where it
+	// is gone, or LV is empty, that is the volume that Locator names. So a
+	// volume has one locator, and one history, whichever of its states is read.
+	LV   string
 	Kind Kind
 	// Pool is what makes its snapshots; nil if Kind is Plain.
 	Pool Pool
 	// Why says, if Kind doesn't track, what keeps the storage from telling
 	// what changed: a clause for people, such as "ext4 shares no blocks".
 	Why string
+	// Open opens the volume, if it is Plain and Path is not all there is to
+	// it; nil: what Path leads to is opened.
+	Open func(ctx context.Context) (Volume, error)
+	// Confirm is asked after each snapshot, or after a look that found that
+	// none is needed: an error says that the volume wasn't in the state that
+	// was to be saved. Nil: it always is.
+	Confirm func(ctx context.Context) error
 }
 
 // A Label is in the name of every snapshot, so that it can be told later whose

@@ -257,6 +257,21 @@ func (a *advance) snapshot(ctx context.Context) {
 	}
 	wg.Wait()
 	a.d.step("snapshots taken")
+	for _, u := range a.units {
+		a.confirm(ctx, u)
+	}
+}
+
+// confirm asks whether what is about to be kept is what was to be saved. A
+// snapshot that isn't goes again; what is known of the volume stays.
+func (a *advance) confirm(ctx context.Context, u *unit) {
+	if u.err != nil || u.src == nil || u.src.Confirm == nil || u.now == nil && !u.unchanged {
+		return
+	}
+	if err := u.src.Confirm(ctx); err != nil {
+		u.err = fmt.Errorf("take a snapshot of %s: %w", u.locator, err)
+		giveUp([]*unit{u})
+	}
 }
 
 // take makes the snapshot that was given the unit's new one.

@@ -326,14 +326,30 @@ func (b *beginning) open(ctx context.Context) {
 			continue
 		}
 		if v.Base == nil {
-			data, err := plain.Open(v.Request.Source.Path)
-			if v.Err = err; err == nil {
-				v.Data = data
-			}
+			v.Data, v.Err = openNow(ctx, v.Request.Source)
 			continue
 		}
 		if v.Data, v.Err = v.Request.Source.Pool.Open(ctx, v.Base); v.Err != nil {
 			v.Data = nil
 		}
 	}
+}
+
+// openNow opens a volume of which there is no snapshot.
+func openNow(ctx context.Context, s *source.Source) (source.Volume, error) {
+	if s.Open != nil {
+		data, err := s.Open(ctx)
+		if err == nil && data == nil {
+			err = fmt.Errorf("open %s: there is nothing to read", s.Locator)
+		}
+		if err != nil {
+			return nil, err
+		}
+		return data, nil
+	}
+	data, err := plain.Open(s.Path)
+	if err != nil {
+		return nil, err // not a nil *plain.Volume in an interface
+	}
+	return data, nil
 }

@@ -28,6 +28,9 @@ const (
 	SchemeLVM  = "lvm:"
 )
 
+// Dom0Files is the locator of the volume that is made of dom0's files.
+const Dom0Files = "dom0:files"
+
 // warnAt is at how many times the reserve a pool begins to warn: early enough
 // for somebody to look before the first snapshot is refused.
 const warnAt = 2
@@ -55,6 +58,9 @@ type Finder struct {
 func (f *Finder) Locator(ctx context.Context, word string) (*source.Source, error) {
 	if path, ok := strings.CutPrefix(word, SchemeFile); ok {
 		return f.File(ctx, path)
+	}
+	if word == Dom0Files {
+		return &source.Source{Locator: word, Path: word, Kind: source.Plain, Why: "it is made of files"}, nil
 	}
 	if name, ok := strings.CutPrefix(word, SchemeLVM); ok {
 		if vg, lv, ok := strings.Cut(name, "/"); ok {

@@ -75,33 +75,44 @@ func (f *Finder) thinPool(v *lvm.Volume) (source.Pool, error) {
 }
 
 // lookUp asks LVM about a volume group once, and then remembers: with dozens
-// of volumes that is most of the time that finding takes.
+// of volumes that is most of the time that finding takes. What isn't there may
+// have been made since, or is just being given its name.
 func (f *Finder) lookUp(ctx context.Context, vg, lv string) (*lvm.Volume, error) {
+	if v := lvm.Named(f.known(vg), lv); v != nil {
+		return v, nil
+	}
+	v, err := lvm.Settle(ctx, func(ctx context.Context) ([]*lvm.Volume, error) { return f.ask(ctx, vg) }, lv)
+	switch {
+	case errors.Is(err, lvm.ErrNoTools):
+		return nil, notThere{fmt.Errorf("%s/%s: %w: %w", vg, lv, lvm.ErrNotFound, err)}
+	case err != nil:
+		return nil, fmt.Errorf("look for %s/%s: %w", vg, lv, err)
+	case v == nil:
+		return nil, notThere{fmt.Errorf("%s/%s: %w", vg, lv, lvm.ErrNotFound)}
+	}
+	return v, nil
+}
+
+// known is what LVM said about a volume group last.
+func (f *Finder) known(vg string) []*lvm.Volume {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	return f.groups[vg]
+}
+
+// ask asks LVM about a volume group, which others then know, too.
+func (f *Finder) ask(ctx context.Context, vg string) ([]*lvm.Volume, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	all, err := lvm.List(ctx, vg)
+	if err != nil {
+		return nil, err
+	}
 	if f.groups == nil {
 		f.groups = map[string][]*lvm.Volume{}
 	}
-	for _, v := range f.groups[vg] {
-		if v.Name == lv {
-			return v, nil
-		}
-	}
-	// What isn't there may have been made since.
-	all, err := lvm.List(ctx, vg)
-	if errors.Is(err, lvm.ErrNoTools) {
-		return nil, notThere{fmt.Errorf("%s/%s: %w: %w", vg, lv, lvm.ErrNotFound, err)}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("look for %s/%s: %w", vg, lv, err)
-	}
 	f.groups[vg] = all
-	for _, v := range all {
-		if v.Name == lv {
-			return v, nil
-		}
-	}
-	return nil, notThere{fmt.Errorf("%s/%s: %w", vg, lv, lvm.ErrNotFound)}
+	return all, nil
 }
 
 // notThere makes what LVM doesn't find fs.ErrNotExist, as it is for files.

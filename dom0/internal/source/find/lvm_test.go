@@ -3,16 +3,19 @@ package find_test
 import (
 	"errors"
 	"io/fs"
+	"sync"
 	"testing"
+	"time"
 
 	"pinion/dom0/internal/source"
+	"pinion/dom0/internal/source/find"
 	"pinion/dom0/internal/source/lvm"
 	"pinion/dom0/internal/testenv"
 	"pinion/e2e/umltest"
 )
 
 func TestInUserModeLinux(t *testing.T) {
-	umltest.Run(t, umltest.Options{Disks: []int64{1 << 30, 1 << 30}}, "TestUML.*")
+	umltest.Run(t, umltest.Options{Disks: []int64{1 << 30, 1 << 30, 1 << 30}}, "TestUML.*")
 }
 
 // TestUMLVolumes: each kind of logical volume is what it is, by its name, by
@@ -50,6 +53,46 @@ func TestUMLVolumes(t *testing.T) {
 	run("lvchange", "-q", "-an", "vg/later")
 	if s, err := f.Locator(ctx, "lvm:vg/later"); err != nil || s.Kind != source.LVMThin {
 		t.Errorf("a volume made after the first look: %+v, %v", s, err)
+	}
+}
+
+// TestUMLStop: the volume of a qube that is just stopping is found, though
+// there is none of its name for a moment, and is that of the name afterwards.
+func TestUMLStop(t *testing.T) {
+	umltest.Only(t)
+	run := func(args ...string) { t.Helper(); testenv.Run(t, args[0], args[1:]...) }
+	run("vgcreate", "-q", "qubes_dom0", umltest.Disk(2))
+	run("lvcreate", "-q", "-y", "-L", "64M", "-T", "qubes_dom0/vm-pool")
+	run("lvcreate", "-q", "-V", "8M", "-T", "qubes_dom0/vm-pool", "-n", "vm-a-b-private")
+	before := time.Now().Add(-time.Hour)
+	run("lvcreate", "-q", "-kn", "-s", "-n", "vm-a-b-private-snap", "qubes_dom0/vm-a-b-private")
+	f := finder(t)
+	if _, err := f.Locator(ctx, "lvm:qubes_dom0/vm-a-b-private"); err != nil {
+		t.Fatal(err)
+	}
+	run("lvrename", "-q", "qubes_dom0", "vm-a-b-private", "vm-a-b-private-1700000000-back")
+	if _, err := finder(t).Locator(ctx, "lvm:qubes_dom0/vm-a-b"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a name that others only begin with: %v", err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		time.Sleep(500 * time.Millisecond)
+		run("lvrename", "-q", "qubes_dom0", "vm-a-b-private-snap", "vm-a-b-private")
+	})
+	for _, f := range []*find.Finder{finder(t), f} { // one has seen the volume before
+		s, err := f.Locator(ctx, "lvm:qubes_dom0/vm-a-b-private")
+		if err != nil || s.Locator != "lvm:qubes_dom0/vm-a-b-private" || s.Kind != source.LVMThin || s.LV != "" {
+			t.Errorf("%+v, %v", s, err)
+		}
+	}
+	wg.Wait()
+	v, err := lvm.Find(ctx, "qubes_dom0", "vm-a-b-private")
+	if err != nil || v.Made.Before(before) || v.Made.After(time.Now().Add(time.Hour)) {
+		t.Errorf("%+v, %v", v, err)
+	}
+	older, until := lvm.Older([]*lvm.Volume{{Name: "vm-a-b-private-1700000000-back"}}, "vm-a-b-private")
+	if older == nil || until.Unix() != 1700000000 {
+		t.Errorf("%+v until %v", older, until)
 	}
 }
 

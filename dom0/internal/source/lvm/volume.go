@@ -21,6 +21,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -48,6 +49,8 @@ type Volume struct {
 	Origin, OriginUUID string
 	Tags               []string
 	Active, ReadOnly   bool
+	// Made is when LVM made it, if it knows.
+	Made time.Time
 	// Segment is LVM's word for how it is made: linear, thin, thin-pool, …
 	Segment string
 	// Metadata is the name of the hidden volume with a thin pool's metadata.
@@ -90,7 +93,7 @@ func Split(untrustedName string) (vg, lv string, err error) {
 
 // fields are asked of lvs.
 const fields = "vg_name,lv_name,vg_uuid,lv_uuid,lv_size,lv_path,lv_dm_path,segtype,lv_attr,lv_role,lv_tags,lv_active," +
-	"lv_permissions,pool_lv,pool_lv_uuid,thin_id,origin,origin_uuid,metadata_lv,lv_snapshot_invalid,data_percent,vg_free"
+	"lv_permissions,pool_lv,pool_lv_uuid,thin_id,origin,origin_uuid,metadata_lv,lv_snapshot_invalid,data_percent,vg_free,lv_time"
 
 // List returns all volumes of a volume group, hidden ones too; none if there
 // is no such group.
@@ -103,7 +106,7 @@ func List(ctx context.Context, vg string) ([]*Volume, error) {
 
 // list returns the volumes that LVM's own selection picks.
 func list(ctx context.Context, selection string) ([]*Volume, error) {
-	out, err := Run(ctx, "lvs", "--all", "--reportformat", "json", "--units", "b", "--nosuffix",
+	out, err := Run(ctx, "lvs", "--config", `report/time_format="%s"`, "--all", "--reportformat", "json", "--units", "b", "--nosuffix",
 		"--options", fields, "--select", selection)
 	if err != nil {
 		return nil, err
@@ -241,6 +244,9 @@ func parseRow(untrusted map[string]string) (*Volume, error) {
 	var err error
 	if v.Size, err = strconv.ParseInt(text("lv_size"), 10, 64); err != nil || v.Size < 0 {
 		return nil, fmt.Errorf("%s has a size of %q", v.FullName(), text("lv_size"))
+	}
+	if seconds, err := strconv.ParseInt(text("lv_time"), 10, 64); err == nil && seconds > 0 {
+		v.Made = time.Unix(seconds, 0).UTC()
 	}
 	v.Free, _ = strconv.ParseInt(text("vg_free"), 10, 64)
 	v.Filled, _ = strconv.ParseFloat(text("data_percent"), 64)

@@ -58,9 +58,13 @@ func (p *Pool) open(ctx context.Context, h *hold) (metadata, error) {
 func (c *comparison) Close() error { return c.h.giveBack() }
 
 // Unchanged compares the roots of the two mappings. Taking the metadata
-// snapshot has committed what was written to the volume until then.
+// snapshot has committed what was written to the volume until then. Where the
+// volume's name is nobody's just now, nothing is known.
 func (c *comparison) Unchanged(ctx context.Context, s *source.Source, b *source.Base) (bool, error) {
-	v, err := c.h.g.volume(nameOf(s))
+	v, err := c.h.g.volume(readOf(s))
+	if errors.Is(err, lvm.ErrNotFound) {
+		return false, nil
+	}
 	if err != nil {
 		return false, err
 	}
@@ -125,7 +129,7 @@ func (c *comparison) Data(ctx context.Context, b *source.Base, yield func(source
 // Held counts the blocks of the snapshot that the volume maps no more. Other
 // snapshots may share them.
 func (c *comparison) Held(ctx context.Context, s *source.Source, b *source.Base) (int64, error) {
-	v, err := c.h.g.volume(nameOf(s))
+	v, err := c.p.origin(ctx, c.h.g, s)
 	if err != nil {
 		return 0, err
 	}

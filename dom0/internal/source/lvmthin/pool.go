@@ -120,7 +120,8 @@ func (p *Pool) look(ctx context.Context) (*group, error) {
 	return g, nil
 }
 
-// changed is called after each change of this Pool's to the volume group.
+// changed is called after each change of this Pool's to the volume group, and
+// where the last report may be too old.
 func (p *Pool) changed() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -181,8 +182,49 @@ func (g *group) volume(fullName string) (*lvm.Volume, error) {
 	return nil, fmt.Errorf("%s: %w", fullName, lvm.ErrNotFound)
 }
 
-// nameOf is the VG/LV of a source.
+// nameOf is the VG/LV that a source is known by.
 func nameOf(s *source.Source) string { return strings.TrimPrefix(s.Locator, "lvm:") }
+
+// readOf is the VG/LV that a source is read from, if that is there.
+func readOf(s *source.Source) string {
+	if s.LV != "" {
+		return s.LV
+	}
+	return nameOf(s)
+}
+
+// origin finds what snapshots of a source are made of. A name that isn't in
+// the report that g is may have come since, or be between two volumes.
+func (p *Pool) origin(ctx context.Context, g *group, s *source.Source) (*lvm.Volume, error) {
+	if v, err := g.volume(readOf(s)); !errors.Is(err, lvm.ErrNotFound) {
+		return v, err
+	}
+	var names []string
+	for _, name := range []string{readOf(s), nameOf(s)} {
+		vg, lv, err := lvm.Split(name)
+		if err == nil && vg != p.vg {
+			err = fmt.Errorf("%s is not in the volume group %s", name, p.vg)
+		}
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, lv)
+	}
+	v, err := lvm.Settle(ctx, func(ctx context.Context) (_ []*lvm.Volume, err error) {
+		p.changed()
+		if g, err = p.look(ctx); err != nil {
+			return nil, err
+		}
+		return g.volumes, nil
+	}, names...)
+	if err != nil {
+		return nil, err
+	}
+	if v == nil {
+		return nil, fmt.Errorf("%s: %w", nameOf(s), lvm.ErrNotFound)
+	}
+	return g.volume(v.FullName())
+}
 
 // Keys of Base.Identity.
 const (

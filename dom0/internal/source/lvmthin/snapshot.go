@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"pinion/dom0/internal/source"
@@ -44,7 +45,7 @@ func (p *Pool) Snapshot(ctx context.Context, wanted []source.Wanted) []source.Ta
 	before := time.Now().UTC()
 	made := make([]*snapshot, len(wanted))
 	for i, w := range wanted {
-		v, err := g.volume(nameOf(w.Source))
+		v, err := p.origin(ctx, g, w.Source)
 		if err == nil && !w.Replaces {
 			err = short
 		}
@@ -52,9 +53,11 @@ func (p *Pool) Snapshot(ctx context.Context, wanted []source.Wanted) []source.Ta
 			taken[i].Err = fmt.Errorf("make a snapshot of %s: %w", w.Source.Locator, err)
 			continue
 		}
-		made[i] = &snapshot{origin: v, name: p.vg + "/" + lvm.SnapshotName(p.vg, v.Name, w.Label)}
+		made[i] = &snapshot{source: w.Source, origin: v, name: p.vg + "/" + lvm.SnapshotName(p.vg, lvOf(w.Source), w.Label)}
 	}
+	p.step("found")
 	p.make(ctx, g, made)
+	p.step("made")
 	for i, s := range made {
 		if s == nil {
 			continue
@@ -68,10 +71,17 @@ func (p *Pool) Snapshot(ctx context.Context, wanted []source.Wanted) []source.Ta
 	return taken
 }
 
+// lvOf is the name, without its group's, that a source is known by.
+func lvOf(s *source.Source) string {
+	_, lv, _ := strings.Cut(nameOf(s), "/")
+	return lv
+}
+
 // A snapshot is one on its way.
 type snapshot struct {
-	origin *lvm.Volume
-	name   string // VG/LV
+	source *source.Source
+	origin *lvm.Volume // what was found; by its name, another may be taken
+	name   string      // VG/LV
 	// group is LVM's report with the snapshot in it; err why there is none.
 	group *group
 	err   error
@@ -117,12 +127,33 @@ func (p *Pool) make(ctx context.Context, before *group, made []*snapshot) {
 		if _, err := g.volume(s.name); err == nil {
 			continue
 		}
+		p.makeOne(ctx, s)
+	}
+}
+
+// makeOne makes a snapshot alone. If that fails and the origin's name is
+// another volume's since, or it has another name, then the name may have been
+// nobody's just when LVM looked for it, and it is tried again.
+func (p *Pool) makeOne(ctx context.Context, s *snapshot) {
+	const tries = 5
+	for range tries {
 		command := s.command()
 		_, s.err = lvm.Run(ctx, command[0], command[1:]...)
 		p.changed()
+		g, err := p.look(ctx)
 		if s.err == nil {
-			s.group, s.err = p.look(ctx)
+			s.group, s.err = g, err
+			return
 		}
+		if err != nil || ctx.Err() != nil {
+			return
+		}
+		p.step("missed")
+		v, err := p.origin(ctx, g, s.source)
+		if err != nil || v.UUID == s.origin.UUID && v.Name == s.origin.Name {
+			return
+		}
+		s.origin = v
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -79,7 +80,7 @@ func (p *Pool) prepare(ctx context.Context, w source.Wanted, refused error) (_ *
 	if err := errors.Join(ctx.Err(), refused); err != nil {
 		return nil, err
 	}
-	src, err := openSource(w.Source.Path)
+	src, path, err := openState(w.Source)
 	if err != nil {
 		return nil, err
 	}
@@ -97,11 +98,11 @@ func (p *Pool) prepare(ctx context.Context, w source.Wanted, refused error) (_ *
 	case id != p.id:
 		return nil, fmt.Errorf("it is on another file system, %s, than %s", id, p.id)
 	}
-	name, err := fileName(w.Label, w.Source.Path)
+	name, err := fileName(w.Label, path)
 	if err != nil {
 		return nil, err
 	}
-	dir, err := place(w.Source.Path, p.id)
+	dir, err := place(path, p.id)
 	if err != nil {
 		return nil, err
 	}
@@ -117,6 +118,18 @@ func (p *Pool) prepare(ctx context.Context, w source.Wanted, refused error) (_ *
 		return nil, errors.Join(err, c.remove())
 	}
 	return c, nil
+}
+
+// openState opens what a snapshot of a source is made of, and returns its path.
+// A state that is gone since it was found has become that which the volume is
+// known by: a qube that stops renames the file which it wrote to.
+func openState(s *source.Source) (*os.File, string, error) {
+	src, err := openSource(s.Path)
+	if known, ok := strings.CutPrefix(s.Locator, "file:"); ok && errors.Is(err, fs.ErrNotExist) && known != s.Path {
+		src, err = openSource(known)
+		return src, known, err
+	}
+	return src, s.Path, err
 }
 
 // finish makes a clone durable and takes down what tells it from any other
