@@ -72,12 +72,13 @@ func (p *pass) ask(ctx context.Context, name string, v *view) error {
 		case isGone(err):
 			v.err = fmt.Errorf("the qube is gone: %w", err)
 			return nil
-		case errors.Is(err, admin.ErrUnreachable):
-			// One call may hang where others don't. If none is answered, a
-			// backup can't go on.
-			if _, err := p.api.List(ctx); err != nil {
-				return fmt.Errorf("qubesd went away while the settings of qubes were read: %w", err)
-			}
+		}
+		// One call may fail or hang where others don't. If none is answered, a
+		// backup can't go on.
+		if _, err := p.api.List(ctx); err != nil {
+			return fmt.Errorf("qubesd went away while the settings of qubes were read: %w", err)
+		}
+		if errors.Is(err, admin.ErrUnreachable) {
 			unanswered++
 		}
 		v.problems = append(v.problems, fmt.Sprintf("%s: %v", q.what, err))
