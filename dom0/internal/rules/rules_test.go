@@ -143,6 +143,7 @@ var unlinked = map[string]string{
 	"pinion/dom0/internal/testenv":     "it is for tests",
 	"pinion/e2e/umltest":               "it is for tests",
 	"pinion/e2e/qrexec":                "it is for tests",
+	"pinion/e2e/qubesd":                "it is for tests",
 	"pinion/dom0/internal/tracker/trackertest": "it is for tests",
 }
 

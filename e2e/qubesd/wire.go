@@ -1,0 +1,295 @@
+package qubesd
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// maxRequest is what is read of a request; on more the connection is aborted
+// (qubes/api/__init__.py).
+const maxRequest = 65536
+
+// A Call is a request that was understood.
+type Call struct {
+	Internal          bool
+	Method, Arg, Dest string
+	Payload           string
+}
+
+// String is the call as "admin.vm.tag.Set+new of work".
+func (c Call) String() string {
+	if c.Arg != "" {
+		return c.Method + "+" + c.Arg + " of " + c.Dest
+	}
+	return c.Method + " of " + c.Dest
+}
+
+// Changes reports a call that changes something, if it succeeds.
+func (c Call) Changes() bool {
+	for _, verb := range []string{".Set", ".Reset", ".Remove", ".Create", ".Assign", ".Unassign", ".Attach", ".Detach", ".Resize",
+		".Revert", ".Start", ".Shutdown", ".Kill", ".Pause", ".Unpause", ".ImportBegin", ".ImportEnd"} {
+		if strings.Contains(c.Method+".", verb+".") || strings.HasPrefix(c.Method, "admin.vm.CreateInPool") {
+			return true
+		}
+	}
+	return false
+}
+
+// Calls returns all requests since the start, or the last ForgetCalls.
+func (s *Server) Calls() []Call {
+	s.logMu.Lock()
+	defer s.logMu.Unlock()
+	return slices.Clone(s.calls)
+}
+
+// Changes returns those of Calls that change something.
+func (s *Server) Changes() []Call {
+	return slices.DeleteFunc(s.Calls(), func(c Call) bool { return !c.Changes() })
+}
+
+// ForgetCalls empties the list of calls.
+func (s *Server) ForgetCalls() {
+	s.logMu.Lock()
+	defer s.logMu.Unlock()
+	s.calls = nil
+}
+
+// An Effect is what a Fault does.
+type Effect int
+
+// What a daemon can do instead of an answer, or with one.
+const (
+	Refuse  Effect = iota // the empty answer, nothing done
+	Raise                 // an exception, nothing done
+	Garbage               // other bytes, nothing done
+	Hang                  // no answer until the fault is taken back or the server ends, nothing done
+	Abort                 // closed before the request was read, nothing done
+	Cut                   // done, but only the first N bytes of the answer come
+	Late                  // done after a delay
+)
+
+// A Fault makes calls fail.
+type Fault struct {
+	Method, Dest, Arg string // empty: any
+	Effect            Effect
+	Type, Message     string        // of an exception
+	Bytes             []byte        // of garbage
+	N                 int           // where to cut
+	Delay             time.Duration // how late
+	Times             int           // how many calls it hits; 0: all
+
+	hit  int
+	done chan struct{}
+}
+
+// Inject makes calls fail from now on, and returns what ends that. Of
+// several faults that match a call the first one counts.
+func (s *Server) Inject(f Fault) (remove func()) {
+	s.logMu.Lock()
+	defer s.logMu.Unlock()
+	p := &f
+	p.done = make(chan struct{})
+	s.faults = append(s.faults, p)
+	return func() {
+		s.logMu.Lock()
+		defer s.logMu.Unlock()
+		if i := slices.Index(s.faults, p); i >= 0 {
+			s.faults = slices.Delete(s.faults, i, i+1)
+			close(p.done)
+		}
+	}
+}
+
+// fault logs a call and returns the fault that hits it, if any.
+func (s *Server) fault(c Call) *Fault {
+	s.logMu.Lock()
+	defer s.logMu.Unlock()
+	s.calls = append(s.calls, c)
+	matches := func(want, have string) bool { return want == "" || want == have }
+	for _, f := range s.faults {
+		if matches(f.Method, c.Method) && matches(f.Dest, c.Dest) && matches(f.Arg, c.Arg) && (f.Times == 0 || f.hit < f.Times) {
+			f.hit++
+			return f
+		}
+	}
+	return nil
+}
+
+// serve answers the one request of a connection:
+//
+//	METHOD "+" ARG " " SRC " name " DEST NUL PAYLOAD, then end of file
+//
+// with 0 NUL DATA, or 2 NUL TYPE NUL TRACEBACK NUL MESSAGE NUL, or nothing:
+// that is for permissions, for requests that make no sense, and for whatever
+// an exception of qubesd's own would be.
+func (s *Server) serve(conn *net.UnixConn, internal bool) {
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		select {
+		case <-s.closed:
+			conn.Close()
+		case <-stop:
+		}
+	}()
+	header, rest, err := readHeader(conn)
+	if err != nil {
+		return
+	}
+	call, ok := parseHeader(header)
+	if !ok {
+		io.Copy(io.Discard, conn) // so that the answer is empty, not a reset
+		return
+	}
+	call.Internal = internal
+	// What a fault aborts is aborted before the rest is read: the client gets
+	// a reset.
+	f := s.fault(call)
+	if f != nil && f.Effect == Abort {
+		return
+	}
+	payload, err := io.ReadAll(io.LimitReader(conn, maxRequest+1))
+	payload = append(rest, payload...)
+	if err != nil || len(header)+1+len(payload) > maxRequest {
+		return
+	}
+	call.Payload = string(payload)
+	s.logPayload(call)
+	conn.Write(s.faulty(call, f))
+}
+
+// readHeader reads up to the NUL byte and returns what came after it too.
+func readHeader(conn io.Reader) (header string, rest []byte, err error) {
+	var b []byte
+	chunk := make([]byte, 128)
+	for {
+		if i := bytes.IndexByte(b, 0); i >= 0 {
+			return string(b[:i]), slices.Clone(b[i+1:]), nil
+		}
+		if len(b) > maxRequest {
+			return "", nil, fmt.Errorf("no end of the request line in %d bytes", len(b))
+		}
+		n, err := conn.Read(chunk)
+		b = append(b, chunk[:n]...)
+		if err != nil && bytes.IndexByte(b, 0) < 0 {
+			return "", nil, err
+		}
+	}
+}
+
+// parseHeader understands a request line. The source may be any qube; this
+// stand-in serves dom0 only. "keyword adminvm" means dom0.
+func parseHeader(header string) (Call, bool) {
+	words := strings.Split(header, " ")
+	if len(words) != 4 || words[1] != "dom0" {
+		return Call{}, false
+	}
+	var c Call
+	c.Method, c.Arg, _ = strings.Cut(words[0], "+")
+	switch {
+	case words[2] == "name":
+		c.Dest = words[3]
+	case words[2] == "keyword" && words[3] == "adminvm":
+		c.Dest = "dom0"
+	default:
+		return Call{}, false
+	}
+	return c, true
+}
+
+// logPayload completes the newest entry of this call.
+func (s *Server) logPayload(c Call) {
+	s.logMu.Lock()
+	defer s.logMu.Unlock()
+	for i := len(s.calls) - 1; i >= 0; i-- {
+		if e := &s.calls[i]; e.Method == c.Method && e.Arg == c.Arg && e.Dest == c.Dest && e.Internal == c.Internal && e.Payload == "" {
+			e.Payload = c.Payload
+			return
+		}
+	}
+}
+
+// faulty is the answer to a call that a fault may have hit.
+func (s *Server) faulty(c Call, f *Fault) []byte {
+	if f == nil {
+		return s.answer(c)
+	}
+	switch f.Effect {
+	case Raise:
+		return encode(nil, &exception{f.Type, f.Message})
+	case Garbage:
+		return f.Bytes
+	case Hang:
+		select {
+		case <-f.done:
+		case <-s.closed:
+		}
+		return nil
+	case Cut:
+		answer := s.answer(c)
+		return answer[:min(f.N, len(answer))]
+	case Late:
+		select {
+		case <-time.After(f.Delay):
+		case <-s.closed:
+		}
+		return s.answer(c)
+	}
+	return nil
+}
+
+// answer does what a call asks.
+func (s *Server) answer(c Call) []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return encode(s.dispatch(c))
+}
+
+// An exception is one that qubesd tells the client.
+type exception struct{ kind, message string }
+
+func (e *exception) Error() string { return e.kind + ": " + e.message }
+
+// raise makes an exception.
+func raise(kind, format string, args ...any) error {
+	return &exception{kind, fmt.Sprintf(format, args...)}
+}
+
+// encode packs an answer. Every other error is one that the client isn't
+// told: it gets the empty answer.
+func encode(data []byte, err error) []byte {
+	if err == nil {
+		return append([]byte("0\x00"), data...)
+	}
+	if e, ok := err.(*exception); ok {
+		// The traceback is for qubesd in debug mode; a NUL ends the message.
+		return []byte("2\x00" + e.kind + "\x00\x00" + e.message + "\x00")
+	}
+	return nil
+}
+
+// Request makes a call without a socket, a fault or a trace: for the set-up
+// of a test. An exception and the empty answer are errors.
+func (s *Server) Request(method, arg, dest, payload string) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.dispatch(Call{
+		Internal: strings.HasPrefix(method, "internal."), Method: method, Arg: arg, Dest: dest, Payload: payload,
+	})
+}
+
+// Must is Request that ends the test where it fails.
+func (s *Server) Must(t testing.TB, method, arg, dest, payload string) string {
+	t.Helper()
+	data, err := s.Request(method, arg, dest, payload)
+	if err != nil {
+		t.Fatalf("%s+%s of %s: %v", method, arg, dest, err)
+	}
+	return string(data)
+}
