@@ -372,6 +372,7 @@ func TestManyQubes(t *testing.T) {
 			t.Errorf("%s: %v, %q", names[i], c.Err, c.Warnings)
 		}
 	}
+	t.Logf("%d calls in %v", len(s.Calls()), time.Since(begin))
 	if n := len(s.Calls()); n > 20*len(names) || time.Since(begin) > time.Minute {
 		t.Errorf("%d calls, %v", n, time.Since(begin))
 	}
