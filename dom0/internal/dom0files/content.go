@@ -19,10 +19,13 @@ type handle struct {
 }
 
 // handles are the files that were read last, oldest first. They stay open for
-// the next read, which most often is of the same file.
+// the next read, which most often is of the same file, and so does the
+// directory of the last one, which most often is the next one's.
 type handles struct {
-	mu   sync.Mutex
-	open []*handle
+	mu     sync.Mutex
+	open   []*handle
+	dir    int    // open if parent isn't noParent
+	parent uint32 // its index
 }
 
 // errChanged is what the layout and the file disagree in.
@@ -74,19 +77,35 @@ func (v *Volume) shrink(keep int) {
 	})
 }
 
-// open opens the file of an entry.
+// open opens the file of an entry. It is called under the lock.
 func (v *Volume) open(i uint32) (*os.File, error) {
-	name := v.table.path(v.table.at(int(i)))
-	dir, err := descend(v.root, path.Dir(name), false)
-	if err != nil {
-		return nil, err
+	e, s := v.table.at(int(i)), &v.handles
+	name := v.table.path(e)
+	dir := s.dir
+	if e.parent == noParent || e.parent != s.parent {
+		var err error
+		if dir, err = descend(v.root, path.Dir(name), false); err != nil {
+			return nil, err
+		}
+		v.closeDir()
+		s.dir, s.parent = dir, e.parent
+		if e.parent == noParent {
+			defer unix.Close(dir)
+		}
 	}
-	defer unix.Close(dir)
 	fd, _, err := openFile(dir, path.Base(name))
 	if err != nil {
 		return nil, err
 	}
 	return os.NewFile(uintptr(fd), "/"+name), nil
+}
+
+// closeDir closes the directory that is open for the next file.
+func (v *Volume) closeDir() {
+	if s := &v.handles; s.parent != noParent {
+		unix.Close(s.dir) // it was only a place
+		s.parent = noParent
+	}
 }
 
 // compare reports a file that isn't as it was laid out.

@@ -102,7 +102,7 @@ func Open(ctx context.Context, paths []string, o Options) (*Volume, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", o.Root, err)
 	}
-	v := &Volume{root: root, o: o, changed: map[uint32]bool{}}
+	v := &Volume{root: root, o: o, handles: handles{parent: noParent}, changed: map[uint32]bool{}}
 	l := &layout{ctx: ctx, v: v, links: map[inode]uint32{}}
 	for _, p := range paths {
 		if err := l.top(p); err != nil {
@@ -259,6 +259,7 @@ func (v *Volume) Close() error {
 		h.file.Close() // it was only read
 	}
 	v.handles.open = nil
+	v.closeDir()
 	if err := unix.Close(v.root); err != nil {
 		return fmt.Errorf("close %s: %w", Name, err)
 	}

@@ -28,6 +28,9 @@ const (
 	// nothing is copied when they do.
 	textPage  = 1 << 20
 	entryPage = 1 << 12
+	// maxVolume bounds the volume, far below where offsets end: sparse files
+	// may claim any size.
+	maxVolume = 1 << 60
 	// maxPath bounds the length of a path: longer ones nothing can open.
 	maxPath = 4095
 	// maxName bounds a part of a path.

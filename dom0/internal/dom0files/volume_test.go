@@ -295,6 +295,30 @@ func TestSparse(t *testing.T) {
 	}
 }
 
+// TestHugeFile: sizes that files only claim don't add up to more than offsets
+// can be.
+func TestHugeFile(t *testing.T) {
+	root := quickDir(t)
+	want := map[string]string{}
+	for _, name := range []string{"/srv/a", "/srv/b", "/srv/c"} {
+		write(t, root+name, "")
+		if err := os.Truncate(root+name, 1<<60-4096); err != nil {
+			t.Logf("SKIPPED: no file of an exbibyte in %s: %v", root, err)
+			t.Skip("no huge files")
+		}
+		if name != "/srv/a" {
+			want[name] = "more than 1 EiB"
+		}
+	}
+	got := reports{}
+	v := open(t, root, Options{Skip: got.add}, "/srv")
+	defer v.Close()
+	got.want(t, want)
+	if v.Files() != 2 || v.Size() < 1<<60-4096 || v.Allocated() > 1<<20 {
+		t.Errorf("%d entries, %d bytes, %d to read", v.Files(), v.Size(), v.Allocated())
+	}
+}
+
 // TestMemory: what a file takes while the volume is open is bounded, and the
 // bounds together are what is promised.
 func TestMemory(t *testing.T) {

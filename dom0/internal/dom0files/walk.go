@@ -27,7 +27,8 @@ type layout struct {
 	off       int64            // where the next entry goes
 	aligned   int64            // where the last aligned content begins
 	allocated int64
-	text      int
+	text      int // bytes of it in the table
+	pending   int // names that were listed and not visited yet
 }
 
 // Reasons why something is not in the volume.
@@ -39,6 +40,7 @@ var (
 	errSymlink   = errors.New("it is a symbolic link: name what it points to")
 	errTooMany   = fmt.Errorf("there are more than %d files: exclude some", maxEntries)
 	errTooLong   = fmt.Errorf("names take more than %d MiB: exclude some", maxText>>20)
+	errTooLarge  = fmt.Errorf("with it the volume would have more than %d EiB", maxVolume>>60)
 	errAttribute = errors.New("an extended attribute is left out")
 )
 
@@ -164,7 +166,9 @@ func (l *layout) directory(dir int, base, name string, parent uint32, depth int)
 	if err != nil {
 		return err
 	}
+	l.pending += len(names)
 	for _, n := range names {
+		l.pending--
 		if err := l.visit(fd, n, name+"/"+n, index, depth+1); err != nil {
 			return err
 		}
@@ -179,7 +183,7 @@ func (l *layout) list(f *os.File, name string) ([]string, error) {
 	for {
 		some, err := f.Readdirnames(4096)
 		names = append(names, some...)
-		if len(names)+l.v.table.n > maxEntries {
+		if len(names)+l.pending+l.v.table.n > maxEntries {
 			return nil, errTooMany
 		}
 		if errors.Is(err, io.EOF) {
@@ -208,6 +212,10 @@ func (l *layout) file(dir int, base, name string, parent uint32) error {
 		e.ref = uint64(first)
 		_, err := l.add(e, base, name, "")
 		return err
+	}
+	if int64(st.Size) > maxVolume-l.off {
+		l.skip(name, errTooLarge)
+		return nil
 	}
 	e := l.entry(typeFile, st, parent)
 	e.size = int64(st.Size)
