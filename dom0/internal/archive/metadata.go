@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/tree"
@@ -40,7 +41,10 @@ func (a *Archive) QubeConfigs(ctx context.Context, ids []format.BlobID, deliver 
 			wants = append(wants, Want{format.BlobQubeConfig, id})
 		}
 	}
+	var one sync.Mutex
 	return a.Fetch(ctx, wants, func(i int, plain []byte, err error) error {
+		one.Lock()
+		defer one.Unlock()
 		id := wants[i].ID
 		if err != nil {
 			return deliver(id, nil, fmt.Errorf("read %s: %w", format.BlobQubeConfig, err))
