@@ -120,6 +120,8 @@ type world struct {
 	bin string
 	// store is the archive's directory; it may not exist.
 	store string
+	// dest, if set, is how pinion is told of it; else it is a file.
+	dest string
 	// key, state and cache are this host's side.
 	key, state, cache, config string
 	// env is added to the environment of every run.
@@ -186,8 +188,12 @@ type result struct {
 // args are the arguments of a run: what the world gives, then what the test
 // gives.
 func (w *world) args(args []string) []string {
+	dest := w.dest
+	if dest == "" {
+		dest = "file:" + w.store
+	}
 	return append([]string{
-		"--config", w.config, "--dest", "file:" + w.store, "--state-dir", w.state, "--cache-dir", w.cache,
+		"--config", w.config, "--dest", dest, "--state-dir", w.state, "--cache-dir", w.cache,
 	}, args...)
 }
 

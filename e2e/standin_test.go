@@ -19,11 +19,14 @@ import (
 // helper's arguments and returns an exit status.
 var standIns = map[string]func(args []string) int{
 	"options":  standInOptions,
-	"hold":     func(args []string) int { return standInHold(args, protocol.TypePut) },
-	"hold-get": func(args []string) int { return standInHold(args, protocol.TypeGet) },
+	"hold":     func(args []string) int { return standInHold(args, protocol.TypePut, 1) },
+	"hold-get": func(args []string) int { return standInHold(args, protocol.TypeGet, 1) },
 	"garble":   standInGarble,
 	"killer":   standInKiller,
 	"silent":   standInSilent,
+
+	"hold-third": standInHoldThird,
+	"speaks":     standInSpeaks,
 }
 
 // standIn is the program when it runs as pinion-store.
@@ -48,6 +51,35 @@ func standInOptions(args []string) int {
 // standInSilent takes everything and never says a word.
 func standInSilent([]string) int {
 	_, _ = io.Copy(io.Discard, os.Stdin)
+	return 0
+}
+
+// standInSpeaks is a helper of another time: it speaks no version of the
+// protocol but PINION_E2E_SPEAKS, and says so as every helper does.
+func standInSpeaks([]string) int {
+	buf := make([]byte, protocol.MaxFrame)
+	if _, err := io.ReadFull(os.Stdin, buf[:protocol.HeaderSize]); err != nil {
+		return 1
+	}
+	h, err := protocol.ParseHeader(buf[:protocol.HeaderSize])
+	if err != nil {
+		return 1
+	}
+	if _, err := io.ReadFull(os.Stdin, buf[:h.Len]); err != nil {
+		return 1
+	}
+	hello, err := protocol.ParseHello(buf[:h.Len])
+	if err != nil {
+		return 1
+	}
+	answer := append([]byte(protocol.Magic), hello.Token[:]...)
+	_, err = os.Stdout.Write(protocol.AppendFrame(answer, protocol.TypeError, 0, protocol.ErrorReply{
+		Code: protocol.CodeVersion,
+		Text: fmt.Sprintf("the client speaks versions %d to %d, this helper speaks %d", hello.Min, hello.Max, number("PINION_E2E_SPEAKS")),
+	}))
+	if err != nil {
+		return 1
+	}
 	return 0
 }
 
@@ -103,15 +135,17 @@ func relay(args []string, toHelper func(helper *os.Process, f frame)) int {
 	return 0
 }
 
-// standInHold passes everything on, but before the first request of a type it
+// standInHold passes everything on, but before the nth request of a type it
 // makes the file PINION_E2E_HOLD and waits until that is gone.
-func standInHold(args []string, before protocol.Type) int {
-	held := false
+func standInHold(args []string, before protocol.Type, nth int) int {
+	seen := 0
 	return relay(args, func(_ *os.Process, f frame) {
-		if held || f.header.Type != before {
+		if f.header.Type != before {
 			return
 		}
-		held = true
+		if seen++; seen != nth {
+			return
+		}
 		mark := os.Getenv("PINION_E2E_HOLD")
 		if err := os.WriteFile(mark, nil, 0o600); err != nil {
 			panic(err)
