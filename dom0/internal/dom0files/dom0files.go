@@ -51,6 +51,10 @@ import (
 // Name is the volume's name.
 const Name = "dom0:files"
 
+// DefaultPaths are what makes a dom0 its user's: home directories, the policy
+// and settings of Qubes, and salt. It is a list for CheckPaths.
+const DefaultPaths = "/home:/etc/qubes:/srv"
+
 // Options say what becomes of what can't be had. The functions may be nil.
 // They are called one at a time, from any goroutine, and must not use the
 // volume.

@@ -16,6 +16,7 @@ import (
 
 func TestCheckPaths(t *testing.T) {
 	for _, c := range []struct{ list, want, err string }{
+		{DefaultPaths, "/etc/qubes /home /srv", ""},
 		{"/home", "/home", ""},
 		{"/srv:/home:/etc/qubes", "/etc/qubes /home /srv", ""},
 		{"/a.b:/a/b", "/a/b /a.b", ""},

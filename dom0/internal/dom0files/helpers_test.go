@@ -27,6 +27,12 @@ func quickDir(t testing.TB) string {
 		return t.TempDir()
 	}
 	t.Cleanup(func() {
+		_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				_ = os.Chmod(path, 0o700) // so that others than root can remove what is in it
+			}
+			return nil
+		})
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
 		}
