@@ -32,11 +32,13 @@
 //  5. Settings: properties, those that name qubes, features, tags, devices,
 //     firewall, notes, revisions of volumes. Each is compared with what is here
 //     and changed only if it differs, so doing it again is harmless.
-//  6. References that were refused are tried again when all qubes are done:
-//     two networks may have to change places.
-//  7. The mark is removed. Last comes the feature that starts disposables of
-//     the qube: those would carry the mark along. Killed between the two, the
-//     next run sees a qube that is there and sets the feature.
+//  6. The mark is removed. The next run sees a qube that is there, and asks or
+//     skips it, as it is told. Qubes of which a reference was refused come to
+//     this when all are done: the reference is tried again first, since two
+//     networks may have to change places.
+//  7. Last of all comes the feature that has qubesd start disposables of a
+//     qube: they would carry the mark along. Killed before, the next run sets
+//     it if it restores over the qube.
 //
 // It never removes a qube but one that it has made a moment ago and couldn't
 // mark, never starts or stops one, never makes a volume smaller than it is

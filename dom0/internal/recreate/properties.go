@@ -188,11 +188,11 @@ func (j *job) reset(name string) change {
 // machineFeature reports features that belong to the machine, or that nobody
 // can set.
 func machineFeature(name string) bool {
-	return name == "deferred-netvm-original" || strings.HasPrefix(name, "preload-dispvm") && name != preload
+	return name == "deferred-netvm-original" || strings.HasPrefix(name, "preload-dispvm") && name != preloadFeature
 }
 
-// preload is the feature that has qubesd start disposables of a qube.
-const preload = "preload-dispvm-max"
+// preloadFeature has qubesd start disposables of a qube.
+const preloadFeature = "preload-dispvm-max"
 
 // features sets the features; services are among them.
 func (j *job) features(ctx context.Context) error {
@@ -219,7 +219,7 @@ func (j *job) features(ctx context.Context) error {
 		c := change{what: "feature", name: w.Name, value: w.Value, do: func(ctx context.Context) error {
 			return j.api.SetFeature(ctx, j.s.Name, w.Name, w.Value)
 		}}
-		if w.Name == preload {
+		if w.Name == preloadFeature {
 			j.late = append(j.late, c)
 		} else {
 			changes = append(changes, c)

@@ -51,13 +51,17 @@ type VolumeOutcome struct {
 type Refused struct {
 	What  string // property, feature, tag, device, firewall, notes, label, volume
 	Name  string
-	Value string
+	Value string // empty: none, or nothing
 	Why   string
 }
 
 // refuse adds to what was refused.
 func (j *job) refuse(what, name, value, why string) {
-	j.result.Refused = append(j.result.Refused, Refused{What: what, Name: shown(name), Value: shown(value), Why: why})
+	f := Refused{What: what, Name: shown(name), Why: why}
+	if value != "" {
+		f.Value = shown(value)
+	}
+	j.result.Refused = append(j.result.Refused, f)
 }
 
 // refuseErr adds what qubesd refused.
@@ -65,7 +69,7 @@ func (j *job) refuseErr(what, name, value string, err error) {
 	j.refuse(what, name, value, reason(err))
 }
 
-// pairs of an option list, for people.
+// optionText is a list of options as one text.
 func optionText(options []admin.Option) string {
 	text := ""
 	for _, o := range options {

@@ -37,11 +37,11 @@ type job struct {
 	made    bool // created by this run
 	tagged  bool // it has Tag
 	changed bool // something of it is no longer as it was found
-	begun   bool // its volumes and settings were gone about
 	whole   bool // nothing is missing but what was refused
-	raised  map[string]bool
-	late    []change // after the mark is gone
-	waiting []change // for others
+	ended   bool
+	raised  map[string]bool // volumes that keep a revision more than before
+	late    []change        // when all is done
+	waiting []change        // for others
 }
 
 // run is what all jobs share.
@@ -71,10 +71,16 @@ func (p *Plan) Run(ctx context.Context, h Hooks) []Result {
 		if j.result.Err == nil {
 			j.fail(ctx, j.work(ctx))
 		}
+		if len(j.waiting) == 0 {
+			j.end(ctx)
+		}
 	}
 	r.again(ctx, jobs)
 	for _, j := range jobs {
 		j.end(ctx)
+	}
+	for _, j := range jobs {
+		j.preload(ctx)
 	}
 	return results
 }
@@ -258,7 +264,6 @@ func (j *job) work(ctx context.Context) error {
 	if err := j.claim(ctx); err != nil {
 		return err
 	}
-	j.begun = true
 	var err error
 	if !j.p.options.SettingsOnly {
 		err = j.volumes(ctx)
@@ -301,8 +306,12 @@ func (r *run) again(ctx context.Context, jobs []*job) {
 }
 
 // end removes the mark from a qube that is whole, and from one that was left
-// as it was found.
+// as it was found. It does so once.
 func (j *job) end(ctx context.Context) {
+	if j.ended {
+		return
+	}
+	j.ended = true
 	for _, c := range j.waiting {
 		j.refuseErr(c.what, c.name, c.value, c.err)
 	}
@@ -329,15 +338,23 @@ func (j *job) end(ctx context.Context) {
 			j.tagged = false
 		}
 	}
-	if !j.tagged && j.whole && len(j.late) > 0 {
-		left, err := j.try(cleanup, j.late)
-		j.fail(ctx, err)
-		for _, c := range left {
-			j.refuseErr(c.what, c.name, c.value, c.err)
-		}
-	}
 	j.result.Unfinished = j.tagged
 	if j.result.Settings == Done && len(j.result.Refused) > 0 {
+		j.result.Settings = Partly
+	}
+}
+
+// preload sets the feature that has qubesd start disposables of a qube: they
+// would carry its mark, and need the network that others provide.
+func (j *job) preload(ctx context.Context) {
+	if len(j.late) == 0 || !j.whole || j.tagged {
+		return
+	}
+	cleanup, cancel := detached(ctx)
+	defer cancel()
+	err := j.make(cleanup, j.late)
+	j.fail(ctx, err)
+	if j.result.Settings == Done && (err != nil || len(j.result.Refused) > 0) {
 		j.result.Settings = Partly
 	}
 }
@@ -365,7 +382,7 @@ func (j *job) try(ctx context.Context, list []change) ([]change, error) {
 			case c.err == nil:
 				j.changed = true
 			case fatal(ctx, c.err):
-				return list, fmt.Errorf("set %s %s of %s: %w", c.what, shown(c.name), j.s.Name, quoted(c.err))
+				return nil, fmt.Errorf("set %s %s of %s: %w", c.what, shown(c.name), j.s.Name, quoted(c.err))
 			default:
 				refused = append(refused, c)
 			}

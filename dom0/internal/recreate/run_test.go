@@ -1,0 +1,437 @@
+package recreate_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pinion/dom0/internal/admin"
+	"pinion/dom0/internal/exit"
+	"pinion/dom0/internal/format"
+	. "pinion/dom0/internal/recreate"
+	"pinion/e2e/qubesd"
+)
+
+// TestWholeSystem restores a whole system on a host that has nothing but
+// dom0, and compares it property by property and byte by byte.
+func TestWholeSystem(t *testing.T) {
+	for _, release := range []string{qubesd.R42, qubesd.R43} {
+		t.Run(release, func(t *testing.T) {
+			from, b := small(t, release)
+			to := newWorld(t, qubesd.Options{Release: release})
+			to.s.ForgetCalls()
+			results := to.restore(b, Options{})
+			whole(t, results)
+			for _, w := range b.wanted {
+				if w.Name != "dom0" {
+					to.same(w.Name, from.describe(w.Name), b)
+				}
+			}
+			if dom0 := of(t, results, "dom0"); dom0.Step.Skip == "" || dom0.Err != nil {
+				t.Errorf("dom0: %+v", dom0)
+			}
+			orderOfSteps(t, to.s.Changes())
+		})
+	}
+}
+
+// orderOfSteps checks what the package comment says of the order.
+func orderOfSteps(t *testing.T, calls []qubesd.Call) {
+	t.Helper()
+	at := func(call string) int {
+		i := slices.IndexFunc(calls, func(c qubesd.Call) bool { return strings.HasPrefix(c.String()+" "+c.Payload, call) })
+		if i < 0 {
+			t.Errorf("there is no call %s", call)
+		}
+		return i
+	}
+	order := []string{
+		"admin.vm.Create.TemplateVM of dom0 name=fedora", "admin.vm.tag.Set+backup-restore-in-progress of fedora",
+		"admin.vm.Create.AppVM+fedora of dom0 name=dvm", "admin.vm.property.Set+template_for_dispvms of dvm",
+		"admin.vm.Create.DispVM+dvm of dom0 name=a-disp", "admin.vm.Create.AppVM+fedora of dom0 name=a-work",
+		"internal.vm.volume.ImportBegin+private of a-work", "internal.vm.volume.ImportEnd+private of a-work",
+		"admin.vm.property.Set+netvm of a-work", "admin.vm.feature.Set+menu-items of a-work", "admin.vm.tag.Set+project-x of a-work",
+		"admin.vm.firewall.Set of a-work", "admin.vm.volume.Set.revisions_to_keep+private of a-work",
+		"admin.vm.tag.Remove+backup-restore-in-progress of a-work", "admin.vm.tag.Remove+backup-restore-in-progress of dvm",
+		"admin.vm.feature.Set+preload-dispvm-max of dvm",
+	}
+	indexes := make([]int, len(order))
+	for i, call := range order {
+		indexes[i] = at(call)
+	}
+	if a, b := at("admin.vm.tag.Remove+backup-restore-in-progress of dvm"), at("admin.vm.feature.Set+preload-dispvm-max of dvm"); a > b {
+		t.Error("disposables would be started while the mark is there")
+	}
+	for _, pair := range [][2]int{{0, 1}, {1, 2}, {2, 3}, {3, 4}, {4, 6}, {5, 6}, {6, 7}, {7, 8}, {8, 9}, {9, 10}, {10, 11}, {11, 12}, {12, 13}} {
+		if indexes[pair[0]] >= indexes[pair[1]] {
+			t.Errorf("%s comes after %s", order[pair[0]], order[pair[1]])
+		}
+	}
+}
+
+// TestSamples restores what the real qubesd wrote on a host that has nothing
+// but dom0.
+func TestSamples(t *testing.T) {
+	for _, release := range []string{qubesd.R42, qubesd.R43} {
+		t.Run(release, func(t *testing.T) {
+			from := newWorld(t, qubesd.Options{Release: release, Load: "../../../e2e/testdata/qubes/qubes-r" + release + ".xml"})
+			b := from.backup()
+			to := newWorld(t, qubesd.Options{Release: release})
+			whole(t, to.restore(b, Options{}))
+			for _, w := range b.wanted {
+				if w.Name != "dom0" {
+					to.same(w.Name, from.describe(w.Name), b)
+				}
+			}
+			if len(b.wanted) < 10 {
+				t.Errorf("the sample has %d qubes", len(b.wanted))
+			}
+			// Once more, over what is there: nothing needs to be set.
+			to.s.ForgetCalls()
+			whole(t, to.restore(b, Options{SettingsOnly: true}))
+			for _, c := range to.s.Changes() {
+				if !strings.Contains(c.Arg, Tag) {
+					t.Errorf("the second time there is %s %q", c, c.Payload)
+				}
+			}
+		})
+	}
+}
+
+// TestKilledAnywhere ends a restore after each call that changes something; a
+// second run ends it whole, and nothing is startable in between that isn't.
+func TestKilledAnywhere(t *testing.T) {
+	from, b := small(t, qubesd.R43)
+	b = b.only("fedora", "dvm", "sys-net", "a-work")
+	clean := newWorld(t, qubesd.Options{})
+	clean.s.ForgetCalls()
+	whole(t, clean.restore(b, Options{}))
+	calls := clean.s.Changes()
+	want := map[string]string{}
+	for _, one := range b.wanted {
+		want[one.Name] = from.describe(one.Name)
+	}
+	for n := range calls {
+		// Of calls that are alike, the first and the last are enough.
+		alike := func(c qubesd.Call) bool { return c.Method == calls[n].Method && c.Arg == calls[n].Arg }
+		if slices.ContainsFunc(calls[:n], alike) && slices.ContainsFunc(calls[n+1:], alike) {
+			continue
+		}
+		name := fmt.Sprintf("%02d before %s", n, calls[n])
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, qubesd.Options{})
+			k := newKiller(t, w.s, -1)
+			p := w.plan(k.client(), b, Options{}) // may look, but no more than n changes
+			k.mu.Lock()
+			k.left = n
+			k.mu.Unlock()
+			results := p.Run(t.Context(), b.hooks())
+			if !slices.ContainsFunc(results, func(r Result) bool { return r.Err != nil }) {
+				t.Fatal("nothing failed")
+			}
+			w.halfIsMarked(want)
+			whole(t, w.restore(b, Options{}))
+			for name, want := range want {
+				w.same(name, want, b)
+			}
+		})
+	}
+}
+
+// halfIsMarked fails if a qube could start that has its settings only in part.
+// One that is empty has had nothing done to it.
+func (w *world) halfIsMarked(want map[string]string) {
+	w.t.Helper()
+	for _, name := range w.s.Qubes()[1:] {
+		tags, err := w.api.Tags(w.t.Context(), name)
+		w.must(err)
+		got := w.describe(name)
+		if slices.Contains(tags, Tag) || got == want[name] || got == strings.Replace(want[name], "feature preload-dispvm-max=2\n", "", 1) {
+			continue
+		}
+		template := "\nproperty template=fedora"
+		if name == "fedora" {
+			template = ""
+		}
+		empty := regexp.MustCompile(`^class \w+\nfirewall 0 action=accept\nproperty label=blue` + template + `(\ntag (audiovm|guivm)-dom0){2}(\nvolume .*)+$`)
+		if !empty.MatchString(got) {
+			w.t.Errorf("%s is not marked and is\n%s", name, got)
+		}
+	}
+}
+
+// TestUnfinishedDoesNotStart: the mark does what it is for.
+func TestUnfinishedDoesNotStart(t *testing.T) {
+	_, b := small(t, qubesd.R43)
+	w := newWorld(t, qubesd.Options{})
+	p := w.plan(w.api, b, Options{})
+	h := b.hooks()
+	write := h.Write
+	h.Write = func(ctx context.Context, s *Step, volume string, imp admin.Import) error {
+		if s.Name == "a-work" {
+			if err := w.api.Start(ctx, "a-work"); err == nil {
+				t.Error("a half-restored qube starts")
+			}
+		}
+		return write(ctx, s, volume, imp)
+	}
+	whole(t, p.Run(t.Context(), h))
+	w.must(w.api.Start(t.Context(), "a-work"))
+}
+
+// TestInPlace: a qube is brought back as it was; what it has and the backup
+// doesn't have goes, but for what is the machine's.
+func TestInPlace(t *testing.T) {
+	w, b := small(t, qubesd.R43)
+	ctx := t.Context()
+	want := w.describe("a-work")
+	w.must(w.api.SetProperty(ctx, "a-work", "vcpus", "7"))
+	w.must(w.api.SetProperty(ctx, "a-work", "netvm", ""))
+	w.must(w.api.SetProperty(ctx, "a-work", "management_dispvm", "dvm"))
+	w.must(w.api.SetProperty(ctx, "a-work", "label", "red"))
+	w.must(w.api.ResetProperty(ctx, "a-work", "maxmem"))
+	w.must(w.api.SetFeature(ctx, "a-work", "new", "1"))
+	w.must(w.api.RemoveFeature(ctx, "a-work", "service.cups"))
+	w.must(w.api.SetTag(ctx, "a-work", "new"))
+	w.must(w.api.RemoveTag(ctx, "a-work", "project-x"))
+	w.must(w.api.Assign(ctx, "a-work", "block", admin.Assignment{Backend: "sys-net", Port: "sda1", Identity: "*", Mode: "auto-attach"}))
+	w.must(w.api.Unassign(ctx, "a-work", "mic", admin.Assignment{Backend: "dom0", Port: "mic", Identity: "*"}))
+	w.must(w.api.SetFirewall(ctx, "a-work", []string{"action=accept"}))
+	w.must(w.api.SetNotes(ctx, "a-work", "other"))
+	w.must(w.api.SetNotes(ctx, "sys-net", "stay"))
+	w.must(w.api.SetRevisions(ctx, "a-work", "private", 1))
+	w.must(w.s.Fill("a-work", "private", 0, []byte("what was here before")))
+	w.must(w.api.CreateLabel(ctx, "mine", "0x123456"))
+	results := w.restore(b.only("a-work", "sys-net"), Options{})
+	whole(t, results)
+	w.same("a-work", want, b)
+	if notes, err := w.api.Notes(ctx, "sys-net"); notes != "stay" || err != nil {
+		t.Errorf("notes that the backup doesn't have: %q, %v", notes, err)
+	}
+	if r := of(t, results, "a-work"); !r.Step.InPlace || !slices.Contains(r.Step.Notes, "the block device sda1 of sys-net is no longer assigned, the backup doesn't have it") {
+		t.Errorf("notes %q", r.Step.Notes)
+	}
+	// What was there is a revision.
+	if revisions, err := w.api.Revisions(ctx, "a-work", "private"); err != nil || len(revisions) != 1 {
+		t.Errorf("revisions %q, %v", revisions, err)
+	}
+}
+
+// TestSizes: grown before the import, never made smaller without a word.
+func TestSizes(t *testing.T) {
+	w, b := small(t, qubesd.R43)
+	ctx := t.Context()
+	w.must(w.api.Resize(ctx, "dvm", "private", 4*privateSize))
+	w.must(w.s.Fill("dvm", "private", 3*privateSize, []byte("beyond")))
+	w.must(w.api.SetRevisions(ctx, "sys-net", "private", 0))
+	config := b.only("sys-net").wanted[0].Config
+	config.Volumes[slices.IndexFunc(config.Volumes, func(v format.QubeVolume) bool { return v.Name == "private" })].Revisions = 0
+	results := w.restore(b.only("dvm", "sys-net"), Options{})
+	whole(t, results)
+	r := of(t, results, "dvm")
+	if r.Volumes[0].Size != 4*privateSize || !slices.Contains(r.Step.Notes, "its volume private keeps its size of 256 KiB, the saved one has 64 KiB") {
+		t.Errorf("dvm: %+v %q", r.Volumes, r.Step.Notes)
+	}
+	data, err := os.ReadFile(w.s.Committed("dvm", "private"))
+	w.must(err)
+	want := append(slices.Clone(b.data["dvm:private"]), make([]byte, 3*privateSize)...)
+	if string(data) != string(want) {
+		t.Error("what is beyond the saved size isn't zeros")
+	}
+	// One that kept no revisions keeps what it had.
+	r = of(t, results, "sys-net")
+	if !slices.Contains(r.Step.Notes, "its volume private kept no revisions and keeps one now: what it held before") {
+		t.Errorf("sys-net: %q", r.Step.Notes)
+	}
+	if revisions, err := w.api.Revisions(ctx, "sys-net", "private"); err != nil || len(revisions) != 1 {
+		t.Errorf("revisions %q, %v", revisions, err)
+	}
+	// A new qube gets the size that was saved, larger or smaller than usual.
+	to := newWorld(t, qubesd.Options{})
+	larger := b.only("fedora", "a-work")
+	for i := range larger.wanted {
+		if larger.wanted[i].Name == "a-work" {
+			larger.wanted[i].Sizes = map[string]int64{"private": privateSize / 2}
+			larger.data["a-work:private"] = larger.data["a-work:private"][:privateSize/2]
+			for j := range larger.wanted[i].Config.Volumes {
+				larger.wanted[i].Config.Volumes[j].Size = 0
+			}
+		}
+	}
+	results = to.restore(larger, Options{})
+	if r := of(t, results, "a-work"); r.Err != nil || r.Volumes[0].Size != privateSize/2 {
+		t.Errorf("a-work: %v %+v", r.Err, r.Volumes)
+	}
+	if data, err := os.ReadFile(to.s.Committed("a-work", "private")); err != nil || len(data) != privateSize/2 {
+		t.Errorf("a-work has %d bytes: %v", len(data), err)
+	}
+}
+
+// TestRenamed: what others say of a renamed qube means the new one.
+func TestRenamed(t *testing.T) {
+	w, b := small(t, qubesd.R43)
+	w.must(w.api.Start(t.Context(), "sys-net"))
+	before := w.describe("sys-net")
+	results := w.restore(b, Options{RenameConflicting: true})
+	whole(t, results)
+	for _, r := range results {
+		if r.Step.Skip == "" && r.Step.Name != r.Step.Wanted.Name+"-1" {
+			t.Errorf("%s is called %s", r.Step.Wanted.Name, r.Step.Name)
+		}
+	}
+	for property, want := range map[string]string{"netvm": "sys-net-1", "template": "fedora-1", "default_dispvm": "dvm-1"} {
+		if p, err := w.api.Property(t.Context(), "a-work-1", property); err != nil || p.Value != want {
+			t.Errorf("%s is %q, %v", property, p.Value, err)
+		}
+	}
+	if devices, err := w.api.Assigned(t.Context(), "a-work-1", "usb"); err != nil || len(devices) != 1 || devices[0].Backend != "sys-net-1" {
+		t.Errorf("devices %+v, %v", devices, err)
+	}
+	if w.describe("sys-net") != before || w.s.State("sys-net") != "Running" {
+		t.Error("the one that runs was touched")
+	}
+}
+
+// TestNetworksChangePlaces: what is refused at first is tried again.
+func TestNetworksChangePlaces(t *testing.T) {
+	w := newWorld(t, qubesd.Options{})
+	ctx := t.Context()
+	w.must(w.api.Create(ctx, admin.CreateRequest{Class: "TemplateVM", Name: "fedora", Label: "blue"}))
+	for _, name := range []string{"a", "b"} {
+		w.must(w.api.Create(ctx, admin.CreateRequest{Class: "AppVM", Name: name, Template: "fedora", Label: "blue"}))
+		w.must(w.api.SetProperty(ctx, name, "provides_network", "True"))
+		w.must(w.api.SetProperty(ctx, name, "netvm", ""))
+	}
+	w.must(w.api.SetProperty(ctx, "a", "netvm", "b"))
+	b := w.backup().only("a", "b")
+	w.must(w.api.SetProperty(ctx, "a", "netvm", ""))
+	w.must(w.api.SetProperty(ctx, "b", "netvm", "a"))
+	results := w.restore(b, Options{SettingsOnly: true})
+	whole(t, results)
+	for name, want := range map[string]string{"a": "b", "b": ""} {
+		if p, err := w.api.Property(ctx, name, "netvm"); err != nil || p.Value != want {
+			t.Errorf("netvm of %s is %q, %v", name, p.Value, err)
+		}
+	}
+}
+
+// TestHalves: settings alone, data alone, and properties left alone.
+func TestHalves(t *testing.T) {
+	w, b := small(t, qubesd.R43)
+	ctx := t.Context()
+	want := w.describe("a-work")
+	spoil := func() {
+		w.must(w.api.SetProperty(ctx, "a-work", "vcpus", "7"))
+		w.must(w.api.SetProperty(ctx, "a-work", "maxmem", "1000"))
+		w.must(w.s.Fill("a-work", "private", 0, []byte("spoilt")))
+	}
+	spoil()
+	spoilt := w.describe("a-work")
+	results := w.restore(b.only("a-work"), Options{DataOnly: true})
+	whole(t, results)
+	if got := w.describe("a-work"); got != spoilt {
+		t.Errorf("data alone changed the settings:\n%s", got)
+	}
+	if r := of(t, results, "a-work"); r.Settings != NotDone || r.Volumes[0].Outcome != Done {
+		t.Errorf("got %+v", r)
+	}
+	w.same("a-work", spoilt, b)
+	spoil()
+	results = w.restore(b.only("a-work"), Options{SettingsOnly: true, SkipProps: []string{"vcpus", "maxmem"}})
+	whole(t, results)
+	for property, want := range map[string]string{"vcpus": "7", "maxmem": "1000"} {
+		if p, err := w.api.Property(ctx, "a-work", property); err != nil || p.Value != want {
+			t.Errorf("%s is %q, %v", property, p.Value, err)
+		}
+	}
+	results = w.restore(b.only("a-work"), Options{SettingsOnly: true})
+	whole(t, results)
+	if r := of(t, results, "a-work"); r.Settings != Done || len(r.Volumes) != 0 {
+		t.Errorf("got %+v", r)
+	}
+	if got := w.describe("a-work"); got != want {
+		t.Errorf("got %s", got)
+	}
+	if data, err := os.ReadFile(w.s.Committed("a-work", "private")); err != nil || string(data[:6]) != "spoilt" {
+		t.Errorf("settings alone changed the data (%v)", err)
+	}
+	// Half of a restore doesn't end another that was left unfinished.
+	w.must(w.api.SetTag(ctx, "a-work", Tag))
+	for _, o := range []Options{{SettingsOnly: true}, {DataOnly: true}} {
+		r := of(t, w.restore(b.only("a-work"), o), "a-work")
+		if e, ok := exit.Of(r.Err); !r.Unfinished || !ok || !strings.Contains(e.Hint, "restore it whole") {
+			t.Errorf("%+v: %+v", o, r)
+		}
+	}
+	whole(t, w.restore(b.only("a-work"), Options{}))
+}
+
+// TestInterrupted: what was not begun is as it was, and what is under way is
+// marked.
+func TestInterrupted(t *testing.T) {
+	w, b := small(t, qubesd.R43)
+	b = b.only("a-work", "sys-net")
+	var before []string
+	for _, name := range []string{"a-work", "sys-net"} {
+		w.must(w.s.Fill(name, "private", 0, []byte("here")))
+		w.must(w.api.SetProperty(t.Context(), name, "vcpus", "7"))
+		before = append(before, w.describe(name))
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	why := errors.New("a signal")
+	h := b.hooks()
+	h.Write = func(ctx context.Context, s *Step, volume string, imp admin.Import) error {
+		cancel(why)
+		return ctx.Err()
+	}
+	results := w.plan(w.api, b, Options{}).Run(ctx, h)
+	for i, r := range results {
+		if !errors.Is(r.Err, why) || r.Unfinished {
+			t.Errorf("%s: %v, unfinished %v", r.Step.Name, r.Err, r.Unfinished)
+		}
+		if got := w.describe(r.Step.Name); got != before[i] {
+			t.Errorf("%s is now\n%s", r.Step.Name, got)
+		}
+	}
+	// A new one stays marked.
+	to := newWorld(t, qubesd.Options{})
+	ctx, cancel = context.WithCancelCause(t.Context())
+	b2 := backup{wanted: append(b.wanted, Wanted{Name: "fedora", Config: config("fedora", "TemplateVM", "")}), data: b.data}
+	h.Before = func(_ context.Context, s *Step) {
+		if s.Name == "a-work" {
+			cancel(why)
+		}
+	}
+	for _, r := range to.plan(to.api, b2, Options{}).Run(ctx, h) {
+		if r.Unfinished != (r.Step.Name != "fedora") {
+			t.Errorf("%s: unfinished %v, %v", r.Step.Name, r.Unfinished, r.Err)
+		}
+	}
+	for _, r := range to.restore(b2, Options{}) {
+		// The default disposable template is not among them.
+		if want := r.Step.Name == "a-work"; r.Err != nil || r.Unfinished || want != (len(r.Refused) == 1) {
+			t.Errorf("%s: %v, unfinished %v, refused %q", r.Step.Name, r.Err, r.Unfinished, refused(r))
+		}
+	}
+}
+
+// TestHangs: a call that is never answered costs its qube, no other.
+func TestHangs(t *testing.T) {
+	_, b := small(t, qubesd.R43)
+	w := newWorld(t, qubesd.Options{})
+	w.s.Inject(qubesd.Fault{Method: "admin.vm.feature.Set", Dest: "a-work", Effect: qubesd.Hang})
+	impatient := admin.New(admin.Options{Socket: w.s.Socket(), InternalSocket: w.s.InternalSocket(), Timeout: 2 * time.Second})
+	results := w.plan(impatient, b, Options{}).Run(t.Context(), b.hooks())
+	for _, r := range results {
+		if bad := r.Step.Name == "a-work"; bad != (r.Err != nil) || bad != r.Unfinished {
+			t.Errorf("%s: %v, unfinished %v", r.Step.Name, r.Err, r.Unfinished)
+		}
+	}
+}
