@@ -15,7 +15,7 @@ import (
 )
 
 // bare is a host with a template and two qubes that others may name.
-func bare(t *testing.T, release string) *world {
+func bare(t testing.TB, release string) *world {
 	w := newWorld(t, qubesd.Options{Release: release})
 	ctx := t.Context()
 	w.must(w.api.Create(ctx, admin.CreateRequest{Class: "TemplateVM", Name: "fedora", Label: "blue"}))

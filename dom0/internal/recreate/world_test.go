@@ -30,12 +30,12 @@ const (
 
 // world is a host that a stand-in for qubesd plays.
 type world struct {
-	t   *testing.T
+	t   testing.TB
 	s   *qubesd.Server
 	api *admin.Client
 }
 
-func newWorld(t *testing.T, o qubesd.Options) *world {
+func newWorld(t testing.TB, o qubesd.Options) *world {
 	t.Helper()
 	o.RootSize, o.PrivateSize = rootSize, privateSize
 	s := qubesd.Start(t, o)
