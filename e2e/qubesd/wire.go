@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // maxRequest is what is read of a request; on more the connection is aborted
@@ -111,10 +113,30 @@ func (s *Server) fault(c Call) *Fault {
 	s.logMu.Lock()
 	defer s.logMu.Unlock()
 	s.calls = append(s.calls, c)
+	f := s.match(c)
+	if f != nil {
+		f.hit++
+	}
+	return f
+}
+
+// aborts logs a call that is to be aborted before it is read.
+func (s *Server) aborts(c Call) bool {
+	s.logMu.Lock()
+	defer s.logMu.Unlock()
+	f := s.match(c)
+	if f == nil || f.Effect != Abort {
+		return false
+	}
+	f.hit++
+	s.calls = append(s.calls, c)
+	return true
+}
+
+func (s *Server) match(c Call) *Fault {
 	matches := func(want, have string) bool { return want == "" || want == have }
 	for _, f := range s.faults {
 		if matches(f.Method, c.Method) && matches(f.Dest, c.Dest) && matches(f.Arg, c.Arg) && (f.Times == 0 || f.hit < f.Times) {
-			f.hit++
 			return f
 		}
 	}
@@ -138,49 +160,45 @@ func (s *Server) serve(conn *net.UnixConn, internal bool) {
 		case <-stop:
 		}
 	}()
-	header, rest, err := readHeader(conn)
-	if err != nil {
+	// What a fault aborts is aborted before anything was read, so the client
+	// gets a reset and not an empty answer.
+	if early, ok := parseHeader(peekLine(conn)); ok {
+		early.Internal = internal
+		if s.aborts(early) {
+			return
+		}
+	}
+	request, err := io.ReadAll(io.LimitReader(conn, maxRequest+1))
+	if err != nil || len(request) > maxRequest {
 		return
 	}
-	call, ok := parseHeader(header)
-	if !ok {
-		io.Copy(io.Discard, conn) // so that the answer is empty, not a reset
+	header, payload, found := bytes.Cut(request, []byte{0})
+	call, ok := parseHeader(string(header))
+	if !ok || !found {
 		return
 	}
 	call.Internal = internal
-	// What a fault aborts is aborted before the rest is read: the client gets
-	// a reset.
-	f := s.fault(call)
-	if f != nil && f.Effect == Abort {
-		return
-	}
-	payload, err := io.ReadAll(io.LimitReader(conn, maxRequest+1))
-	payload = append(rest, payload...)
-	if err != nil || len(header)+1+len(payload) > maxRequest {
-		return
-	}
 	call.Payload = string(payload)
-	s.logPayload(call)
-	conn.Write(s.faulty(call, f))
+	conn.Write(s.faulty(call, s.fault(call)))
 }
 
-// readHeader reads up to the NUL byte and returns what came after it too.
-func readHeader(conn io.Reader) (header string, rest []byte, err error) {
-	var b []byte
-	chunk := make([]byte, 128)
-	for {
-		if i := bytes.IndexByte(b, 0); i >= 0 {
-			return string(b[:i]), slices.Clone(b[i+1:]), nil
-		}
-		if len(b) > maxRequest {
-			return "", nil, fmt.Errorf("no end of the request line in %d bytes", len(b))
-		}
-		n, err := conn.Read(chunk)
-		b = append(b, chunk[:n]...)
-		if err != nil && bytes.IndexByte(b, 0) < 0 {
-			return "", nil, err
-		}
+// peekLine returns the request line, if all of it came at once, and leaves
+// everything to be read.
+func peekLine(conn *net.UnixConn) string {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return ""
 	}
+	b, n := make([]byte, 4096), 0
+	raw.Read(func(fd uintptr) bool {
+		n, _, err = unix.Recvfrom(int(fd), b, unix.MSG_PEEK)
+		return err != unix.EAGAIN
+	})
+	line, _, found := bytes.Cut(b[:max(n, 0)], []byte{0})
+	if !found {
+		return ""
+	}
+	return string(line)
 }
 
 // parseHeader understands a request line. The source may be any qube; this
@@ -201,18 +219,6 @@ func parseHeader(header string) (Call, bool) {
 		return Call{}, false
 	}
 	return c, true
-}
-
-// logPayload completes the newest entry of this call.
-func (s *Server) logPayload(c Call) {
-	s.logMu.Lock()
-	defer s.logMu.Unlock()
-	for i := len(s.calls) - 1; i >= 0; i-- {
-		if e := &s.calls[i]; e.Method == c.Method && e.Arg == c.Arg && e.Dest == c.Dest && e.Internal == c.Internal && e.Payload == "" {
-			e.Payload = c.Payload
-			return
-		}
-	}
 }
 
 // faulty is the answer to a call that a fault may have hit.

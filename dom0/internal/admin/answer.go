@@ -131,7 +131,7 @@ func parseProperty(name, untrusted string) (Property, error) {
 		return Property{}, fmt.Errorf("%w: the property %q has %q", ErrAnswer, name, cut(fields[0]))
 	}
 	kind, found := strings.CutPrefix(fields[1], "type=")
-	if !found || !isToken(kind, maxToken) {
+	if !found || checkWord("type", kind) != nil {
 		return Property{}, fmt.Errorf("%w: the property %q has %q", ErrAnswer, name, cut(fields[1]))
 	}
 	p.Type = kind

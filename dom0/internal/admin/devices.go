@@ -90,10 +90,10 @@ func (a *Assignment) check(class string) error {
 	if err := errors.Join(checkWord("device class", class), checkBackend(a.Backend)); err != nil {
 		return err
 	}
-	if !isToken(a.Port, maxToken) || strings.Contains(a.Port, ":") {
+	if !isToken(a.Port, maxToken) || !isPackable(a.Port) || strings.Contains(a.Port, ":") {
 		return fmt.Errorf("%w of a device port: %q", ErrBadName, cut(a.Port))
 	}
-	if a.Identity != "" && !isToken(a.Identity, maxToken) {
+	if a.Identity != "" && !(isToken(a.Identity, maxToken) && isPackable(a.Identity)) {
 		return fmt.Errorf("%w of a device: %q", ErrBadName, cut(a.Identity))
 	}
 	if a.Mode != "" && !slices.Contains(modes, a.Mode) {
@@ -123,7 +123,7 @@ func checkBackend(untrusted string) error {
 // back only the backslash in front of an apostrophe.
 func isPackable(value string) bool {
 	return len(value) <= maxText && !strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r > '~' }) &&
-		!strings.Contains(value, `='`) && !strings.Contains(value, `\'`) && !strings.HasSuffix(value, `\`)
+		!strings.Contains(value, `='`) && !strings.HasSuffix(value, "=") && !strings.Contains(value, `\'`) && !strings.HasSuffix(value, `\`)
 }
 
 // identity is Identity, with "" for any too.
