@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"pinion/e2e/qubesd"
 )
 
 // page reads a page of the documentation, by its path from the top.
@@ -24,11 +26,11 @@ func page(t testing.TB, path string) string {
 }
 
 // forPeople are the pages that tell people what to type.
-var forPeople = []string{"README.md", "docs/operation.md", "docs/threat-model.md"}
+var forPeople = []string{"README.md", "docs/operation.md", "docs/qubes.md", "docs/threat-model.md"}
 
 var (
-	longOption    = regexp.MustCompile(`--[a-z][a-z-]*[a-z]`)
-	helpedOption  = regexp.MustCompile(`(?m)^\s+(?:-\w, |)\s*(--[a-z-]+[a-z])`)
+	longOption    = regexp.MustCompile(`--[a-z][a-z0-9-]*[a-z0-9]`)
+	helpedOption  = regexp.MustCompile(`(?m)^\s+(?:-\w, |)\s*(--[a-z0-9-]+[a-z0-9])`)
 	helpedCommand = regexp.MustCompile(`(?m)^  ([a-z-]+)  +[A-Z]`)
 )
 
@@ -75,7 +77,9 @@ func TestDocsAndHelpHaveTheSameWords(t *testing.T) {
 		known[m[1]] = true
 	}
 	for _, path := range forPeople {
-		for _, option := range longOption.FindAllString(page(t, path), -1) {
+		// Options of Qubes OS's own tools are theirs.
+		ours := regexp.MustCompile(`(?m)^ *qvm-.*$`).ReplaceAllString(page(t, path), "")
+		for _, option := range longOption.FindAllString(ours, -1) {
 			if !known[option] {
 				t.Errorf("%s names %s, which no help knows", path, option)
 			}
@@ -159,7 +163,9 @@ func TestFirstUseOfTheReadme(t *testing.T) {
 // TestJSONOfTheDocs compares the members of the documents in the documentation
 // with those of the real ones, in both directions.
 func TestJSONOfTheDocs(t *testing.T) {
-	w := newWorld(t)
+	q := newQubesWorld(t, "plain", "4.3")
+	q.fill(t)
+	w := q.world
 	image := w.image("work.img", "random:1M:1")
 	real := map[string]any{}
 	takeAs := func(name string, code int, args ...string) {
@@ -167,11 +173,12 @@ func TestJSONOfTheDocs(t *testing.T) {
 	}
 	take := func(code int, args ...string) { takeAs(args[0], code, args...) }
 	take(0, "init")
-	take(3, "backup", "file:"+image, "file:"+w.path("gone.img"), "--tag", "weekly")
+	take(3, "backup", "work", "file:"+image, "file:"+w.path("gone.img"), "--tag", "weekly")
 	take(0, "list")
-	take(0, "restore", "work.img", "--to", w.path("restored"))
+	defer q.api.Inject(qubesd.Fault{Method: "admin.vm.property.Set", Dest: "other", Arg: "maxmem", Effect: qubesd.Raise, Type: "QubesValueError"})()
+	take(3, "restore", "work", "--as", "other")
 	overwrite(t, image, 0, "random:1K:2")
-	takeAs("dry-run", 0, "backup", "--dry-run", "file:"+image)
+	takeAs("dry-run", 0, "backup", "--dry-run", "work", "file:"+image)
 	take(0, "monitor", "file:"+image)
 	take(0, "status")
 	take(0, "diff", "work.img", "--full")

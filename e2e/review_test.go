@@ -120,7 +120,7 @@ func TestReviewLostVolumeTable(t *testing.T) {
 	}
 	name := strings.Fields(r.stdout[at:])[0]
 	w.exits(13, "restore", "v", "--to", w.path("to"))
-	w.exits(13, "check", "--repair").says("names of 1 volumes are lost") // session 1 itself is gone
+	w.exits(13, "check", "--repair").says("names of 1 volumes or qubes are lost") // session 1 itself is gone
 	w.restores(name, "#3", images[3])
 	w.ok("verify", name)
 	if doc := w.backup("file:" + w.path("v")); doc.Session.Seq != 4 {

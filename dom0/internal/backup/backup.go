@@ -42,6 +42,7 @@ import (
 type Source struct {
 	Name   string // in the archive
 	Source *source.Source
+	Live   bool // something may be writing to it
 }
 
 // A Qube is a qube to back up: its settings, and which of the sources are its

@@ -109,7 +109,7 @@ func (b *backup) requests(ctx context.Context, sources []Source) ([]tracker.Requ
 	var requests []tracker.Request
 	var volumes []Volume
 	for _, s := range sources {
-		v := Volume{Name: s.Name, Kind: s.Source.Kind, at: len(requests)}
+		v := Volume{Name: s.Name, Kind: s.Source.Kind, Live: s.Live, at: len(requests)}
 		if v.id = ids[s.Name]; v.id.IsZero() {
 			v.id, v.isNew = format.NewObjectID(), true
 		}

@@ -79,10 +79,15 @@ type backupCommand struct {
 	Compression compression `long:"compression" value-name:"HOW" description:"zstd:N, N from 1 to 19, or none; without it as chosen at init"`
 	DryRun      bool        `long:"dry-run" no-ini:"true" description:"only say how much would be read, and how much sent at most"`
 	Rescan      bool        `long:"rescan" no-ini:"true" description:"read everything, whatever the storage says of it"`
+	All         bool        `long:"all" no-ini:"true" description:"every qube, and dom0's files; without it and without names, those that are to be in backups"`
+	Exclude     []string    `long:"exclude" value-name:"QUBE" no-ini:"true" unquote:"false" description:"not this qube; may be repeated"`
+	Live        bool        `long:"live" no-ini:"true" description:"of running qubes, the state that they write to right now"`
+	Dom0Files   dom0Files   `long:"dom0-files" value-name:"LIST" default:"/home:/etc/qubes:/srv" unquote:"false" description:"what of dom0's files is saved with dom0: paths with colons between"`
 	Args        struct {
-		Sources []string `positional-arg-name:"SOURCE" description:"a file, block device or logical volume: [NAME=]file:/path or [NAME=]lvm:VG/LV"`
+		Sources []string `positional-arg-name:"SOURCE" description:"the name of a qube, or a file, block device or logical volume: [NAME=]file:/path or [NAME=]lvm:VG/LV"`
 	} `positional-args:"yes"`
 
+	qubes   []string
 	sources []Source
 	tags    []format.Tag
 }
@@ -91,14 +96,39 @@ func (o *backupCommand) validate(check) (err error) {
 	if o.tags, err = parseTags(o.Tags); err != nil {
 		return err
 	}
-	if len(o.Args.Sources) == 0 {
-		return exit.UsageHint(sourceHint, "backup: no source given")
-	}
 	if o.DryRun && len(o.Tags) > 0 {
 		return exit.Usagef("backup: --dry-run makes no session to tag")
 	}
-	o.sources, err = parseSources("backup", o.Args.Sources)
+	var words []string
+	if o.qubes, words, err = splitQubes("backup", o.Args.Sources); err != nil {
+		return err
+	}
+	if err := o.validateQubes(); err != nil {
+		return err
+	}
+	o.sources, err = parseSources("backup", words)
 	return err
+}
+
+// choosesQubes says that the command picks qubes by itself: all, or those that are to be in backups.
+func (o *backupCommand) choosesQubes() bool { return o.All || len(o.Args.Sources) == 0 }
+
+func (o *backupCommand) validateQubes() error {
+	if o.All && len(o.qubes) > 0 {
+		return exit.Usagef("backup: --all and names of qubes exclude each other")
+	}
+	if !o.choosesQubes() && len(o.Exclude) > 0 {
+		return exit.Usagef("backup: --exclude is of use with --all, or without names, only")
+	}
+	if o.Live && !o.choosesQubes() && len(o.qubes) == 0 {
+		return exit.Usagef("backup: --live is of use with qubes only")
+	}
+	for _, name := range o.Exclude {
+		if err := checkQube(name); err != nil {
+			return exit.Usagef("--exclude: %w", err)
+		}
+	}
+	return nil
 }
 
 func (o *backupCommand) afterInterrupt() string {
@@ -117,13 +147,14 @@ type restoreCommand struct {
 	FromSnapshot  bool   `long:"from-snapshot" no-ini:"true" description:"begin with the volume's base snapshot and fetch what differs from it"`
 	TrustSnapshot bool   `long:"trust-snapshot" no-ini:"true" description:"with --from-snapshot: don't read and compare what didn't change"`
 	Salvage       bool   `long:"salvage" no-ini:"true" description:"write what is whole where data is damaged"`
-	Yes           bool   `long:"yes" no-ini:"true" description:"overwrite a device without asking"`
-	Args          struct {
-		Names []string `positional-arg-name:"NAME" description:"a volume of the archive"`
+	Yes           bool   `long:"yes" no-ini:"true" description:"overwrite a device, or a qube, without asking"`
+	qubeRestoreOptions
+	Args struct {
+		Names []string `positional-arg-name:"NAME" description:"a qube of the archive; with --to, a volume or all of a qube's"`
 	} `positional-args:"yes"`
 
 	session *when.Session
-	// to is absolute; it is empty if lv is set.
+	// to is absolute; it is empty if lv is set, or if qubes are restored.
 	to string
 	lv *lvTarget
 }
@@ -134,12 +165,18 @@ func (o *restoreCommand) validate(c check) (err error) {
 	}
 	switch {
 	case o.All && len(o.Args.Names) > 0:
-		return exit.Usagef("restore: --all and names of volumes exclude each other")
+		return exit.Usagef("restore: --all and names exclude each other")
 	case !o.All && len(o.Args.Names) == 0:
-		return exit.UsageHint("pinion list shows the names of an archive's volumes, --all restores them all", "restore: no volume named")
+		return exit.UsageHint("pinion list shows the names of an archive's qubes and volumes, --all restores them all", "restore: nothing named")
 	}
 	if err := checkNames("restore", o.Args.Names); err != nil {
 		return err
+	}
+	if o.restoresQubes() {
+		return o.validateQubes()
+	}
+	if given := o.given(); given != "" {
+		return exit.Usagef("restore: %s is of use for qubes, without --to, only", given)
 	}
 	if o.TrustSnapshot && !o.FromSnapshot {
 		return exit.Usagef("restore: --trust-snapshot is of use with --from-snapshot only")
@@ -149,9 +186,6 @@ func (o *restoreCommand) validate(c check) (err error) {
 }
 
 func (o *restoreCommand) validateTarget() (err error) {
-	if o.To == "" {
-		return exit.UsageHint("name a file, a device or a directory with --to", "restore: --to is missing")
-	}
 	if o.lv, err = parseLVTarget(o.To); err != nil {
 		return err
 	}
@@ -174,10 +208,13 @@ func (o *restoreCommand) validateTarget() (err error) {
 	return nil
 }
 
-// several says that --to is a directory.
+// several says that --to is a directory. A qube may have several volumes: whether a name is one only the archive says.
 func (o *restoreCommand) several() bool { return o.All || len(o.Args.Names) > 1 }
 
 func (o *restoreCommand) afterInterrupt() string {
+	if o.restoresQubes() {
+		return "qubes that are not whole don't start; run it again: it goes on from here"
+	}
 	return "files are as they were before; what was being written in place is unfinished until the restore is run again"
 }
 

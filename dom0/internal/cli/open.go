@@ -189,8 +189,11 @@ type catalog struct {
 	entries  []format.SessionEntry
 	sessions []*format.Session // nil where damaged
 	errs     []error
-	names    map[format.ObjectID]string
+	names    map[format.ObjectID]string // of volumes
 	ids      map[string]format.ObjectID
+
+	qubeNames map[format.ObjectID]string
+	qubeIDs   map[string]format.ObjectID
 
 	damage   []error       // to the session list and the volume table
 	gaps     []archive.Gap // sessions that can't be listed
@@ -207,10 +210,14 @@ func readCatalog(ctx context.Context, env *Env, a *archive.Archive) (*catalog, e
 	}
 	c := &catalog{
 		names: map[format.ObjectID]string{}, ids: map[string]format.ObjectID{},
+		qubeNames: map[format.ObjectID]string{}, qubeIDs: map[string]format.ObjectID{},
 		entries: l.Entries, gaps: l.Gaps, untagged: l.Found, table: l.TableDamage,
 	}
 	for _, v := range l.Table.Volumes {
 		c.names[v.ID], c.ids[v.Name] = v.Name, v.ID
+	}
+	for _, q := range l.Table.Qubes {
+		c.qubeNames[q.ID], c.qubeIDs[q.Name] = q.Name, q.ID
 	}
 	for _, g := range l.ListDamage {
 		c.damage = append(c.damage, fmt.Errorf("the session list is damaged: %w", g.Err))

@@ -7,6 +7,7 @@ import (
 
 	"github.com/jessevdk/go-flags"
 
+	"pinion/dom0/internal/dom0files"
 	"pinion/dom0/internal/exit"
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/secret"
@@ -94,6 +95,19 @@ func (c *compression) UnmarshalFlag(word string) error {
 		}
 	}
 	return flagError("--compression %q: accepted are zstd:1 to zstd:%d, and none", word, maxLevel)
+}
+
+// dom0Files is the value of --dom0-files: paths in the order that they are saved in.
+type dom0Files []string
+
+// UnmarshalFlag reads absolute paths with colons between them.
+func (f *dom0Files) UnmarshalFlag(word string) error {
+	paths, err := dom0files.CheckPaths(word)
+	if err != nil {
+		return flagError("--dom0-files: %v", err)
+	}
+	*f = paths
+	return nil
 }
 
 // percent is the value of --read-data, 1 to 100; 0 if it wasn't given.

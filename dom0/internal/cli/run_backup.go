@@ -17,6 +17,7 @@ import (
 // backupJSON is the document of "pinion backup --json".
 type backupJSON struct {
 	Session    *sessionIDJSON     `json:"session"` // null: there is none
+	Qubes      []backupQubeJSON   `json:"qubes"`
 	Volumes    []backupVolumeJSON `json:"volumes"`
 	Failed     []failedJSON       `json:"failed"`
 	SentBytes  int64              `json:"sent_bytes"`
@@ -26,8 +27,9 @@ type backupJSON struct {
 
 // dryRunJSON is the document of "pinion backup --dry-run --json".
 type dryRunJSON struct {
-	Volumes []dryVolumeJSON `json:"volumes"`
-	Failed  []failedJSON    `json:"failed"`
+	Qubes   []backupQubeJSON `json:"qubes"`
+	Volumes []dryVolumeJSON  `json:"volumes"`
+	Failed  []failedJSON     `json:"failed"`
 	// ReadBytes is exact; SendBytesAtMost is what would be sent if the archive had nothing of what is read.
 	ReadBytes       int64   `json:"read_bytes"`
 	SendBytesAtMost int64   `json:"send_bytes_at_most"`
@@ -70,10 +72,16 @@ type backingUp struct {
 	failed  []backup.Failed // sources that there are none of
 	// plain are sources whose storage was never seen to tell what changed: that all of them is read goes without saying.
 	plain map[string]bool
+	// qubes are those whose settings are saved, in order; saving says of each what is.
+	qubes  []backup.Qube
+	saving map[string]*savedQube
 }
 
 func runBackup(ctx context.Context, env *Env, o *backupCommand) error {
-	b := &backingUp{env: env, o: o, plain: map[string]bool{}}
+	b := &backingUp{env: env, o: o, plain: map[string]bool{}, saving: map[string]*savedQube{}}
+	if err := o.checkQubes(env); err != nil {
+		return err
+	}
 	dir, err := env.trackers()
 	if err != nil {
 		return err
@@ -81,7 +89,7 @@ func runBackup(ctx context.Context, env *Env, o *backupCommand) error {
 	if err := b.find(ctx, dir); err != nil {
 		return err
 	}
-	if len(b.sources) == 0 {
+	if len(b.sources) == 0 && !b.settingsOnly() {
 		return b.nothing(0)
 	}
 	lock := protocol.LockAppend
@@ -117,6 +125,7 @@ func runBackup(ctx context.Context, env *Env, o *backupCommand) error {
 	if err != nil {
 		return err
 	}
+	b.stamp(ctx, res)
 	return b.report(a, res)
 }
 
@@ -137,11 +146,16 @@ func (b *backingUp) find(ctx context.Context, dir *tracker.Dir) error {
 			none = append(none, backup.Failed{Name: f.Name, Err: f.err})
 			continue
 		}
-		b.sources = append(b.sources, backup.Source{Name: f.Name, Source: f.found})
-		b.plain[f.Name] = !f.found.Kind.Tracks() && !tracked[f.found.Locator]
+		b.add(backup.Source{Name: f.Name, Source: f.found}, tracked)
 	}
 	b.fail(none)
-	return nil
+	return b.findQubes(ctx, tracked)
+}
+
+// add enters a source. tracked says of which locators there is a base snapshot.
+func (b *backingUp) add(s backup.Source, tracked map[string]bool) {
+	b.sources = append(b.sources, s)
+	b.plain[s.Name] = !s.Source.Kind.Tracks() && !tracked[s.Source.Locator]
 }
 
 // fail tells of sources that are left out.
@@ -162,9 +176,9 @@ func (b *backingUp) failedJSON() []failedJSON {
 
 // nothing is the end of a run without a session.
 func (b *backingUp) nothing(sent int64) error {
-	var doc any = backupJSON{Volumes: []backupVolumeJSON{}, Failed: b.failedJSON(), SentBytes: sent}
+	var doc any = backupJSON{Qubes: []backupQubeJSON{}, Volumes: []backupVolumeJSON{}, Failed: b.failedJSON(), SentBytes: sent}
 	if b.o.DryRun {
-		doc = dryRunJSON{Volumes: []dryVolumeJSON{}, Failed: b.failedJSON()}
+		doc = dryRunJSON{Qubes: []backupQubeJSON{}, Volumes: []dryVolumeJSON{}, Failed: b.failedJSON()}
 	}
 	if err := b.env.UI.Result(doc); err != nil {
 		return err
@@ -181,16 +195,19 @@ func (b *backingUp) partly(done int) error {
 	if n == 0 {
 		return nil
 	}
-	what := "are not in the session"
+	what, whole := "are not in the session", fmt.Sprintf("%d of %d volumes", n, n+done)
 	if b.o.DryRun {
 		what = "can't be read"
 	}
-	return exit.With(exit.Partial, fmt.Errorf("%d of %d volumes %s", n, n+done, what), "")
+	if b.o.choosesQubes() || len(b.o.qubes) > 0 {
+		whole = fmt.Sprintf("%d of %d qubes and volumes", n, n+done)
+	}
+	return exit.With(exit.Partial, fmt.Errorf("%s %s", whole, what), "")
 }
 
 func (b *backingUp) options(a *archive.Archive, dir *tracker.Dir, m *meter) backup.Options {
 	o := backup.Options{
-		Tracker: dir, Rescan: b.o.Rescan, Compression: a.Root().Params.Compression, Tags: b.o.tags, Verify: b.o.Verify,
+		Qubes: b.qubes, Tracker: dir, Rescan: b.o.Rescan, Compression: a.Root().Params.Compression, Tags: b.o.tags, Verify: b.o.Verify,
 		Now:   b.env.Now().In(b.env.Zone),
 		Begin: func(name string, size int64) { m.begin("backing up "+ui.Quote(name), size) },
 		Bytes: m.add,
@@ -225,7 +242,7 @@ func (b *backingUp) report(a *archive.Archive, res *backup.Result) error {
 	s := res.Session
 	doc := backupJSON{
 		Session: &sessionIDJSON{s.ID.String(), s.Seq, jsonTime(s.Time)},
-		Volumes: []backupVolumeJSON{}, Failed: b.failedJSON(),
+		Qubes:   b.qubesJSON(res.Qubes), Volumes: []backupVolumeJSON{}, Failed: b.failedJSON(),
 		SentBytes: a.Store().Sent(), KDFSeconds: a.KDFTime().Seconds(), LimitedBy: res.Limit.Stage,
 	}
 	var rows [][]string
@@ -258,10 +275,12 @@ func (b *backingUp) dryRun(ctx context.Context, a *archive.Archive, options back
 		b.env.UI.Warn("%s", oneLine(f.Warning))
 	}
 	b.fail(f.Failed)
-	if len(f.Volumes) == 0 {
+	if len(f.Volumes) == 0 && len(f.Qubes) == 0 {
 		return b.nothing(0)
 	}
-	doc := dryRunJSON{Volumes: []dryVolumeJSON{}, Failed: b.failedJSON(), SendBytesAtMost: f.Sent, KDFSeconds: a.KDFTime().Seconds()}
+	doc := dryRunJSON{
+		Qubes: b.qubesJSON(f.Qubes), Volumes: []dryVolumeJSON{}, Failed: b.failedJSON(), SendBytesAtMost: f.Sent, KDFSeconds: a.KDFTime().Seconds(),
+	}
 	var rows [][]string
 	for i := range f.Volumes {
 		v := &f.Volumes[i]

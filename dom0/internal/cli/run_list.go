@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"pinion/dom0/internal/exit"
@@ -14,6 +15,7 @@ import (
 // listJSON is the document of "pinion list --json".
 type listJSON struct {
 	Archive  archiveJSON   `json:"archive"`
+	Qubes    []qubeJSON    `json:"qubes"` // each as it was saved last, in the sessions that are listed
 	Sessions []sessionJSON `json:"sessions"`
 }
 
@@ -31,6 +33,7 @@ type sessionJSON struct {
 	Seq     uint64              `json:"seq"`
 	Time    string              `json:"time"`
 	Tags    []tagJSON           `json:"tags"`
+	Qubes   []sessionQubeJSON   `json:"qubes"`
 	Volumes []sessionVolumeJSON `json:"volumes"`
 }
 
@@ -66,7 +69,11 @@ func runList(ctx context.Context, env *Env, o *listCommand) error {
 	if err != nil {
 		return err
 	}
-	doc := listJSON{Archive: archiveDocument(a.Root()), Sessions: []sessionJSON{}}
+	l, err := newListing(ctx, env, a, c, o, chosen)
+	if err != nil {
+		return err
+	}
+	doc := listJSON{Archive: archiveDocument(a.Root()), Qubes: l.newest(chosen), Sessions: []sessionJSON{}}
 	var damage error
 	if len(c.damage) > 0 {
 		damage = c.damage[0] // all of it was said
@@ -79,14 +86,14 @@ func runList(ctx context.Context, env *Env, o *listCommand) error {
 			env.UI.PartFailed("session #%d: %v", c.entries[i].Seq, damage)
 			continue
 		}
-		doc.Sessions = append(doc.Sessions, c.document(i, o.Args.Names))
+		doc.Sessions = append(doc.Sessions, l.document(i))
+	}
+	if damage == nil {
+		damage = l.damage
 	}
 	env.UI.Printf("Archive %s: %s in %s, written %s", short(doc.Archive.ID), ui.Bytes(doc.Archive.StoredBytes),
 		count(len(c.entries), "session"), env.showTime(a.Root().Written))
-	if len(doc.Sessions) > 0 {
-		env.UI.Printf("")
-		env.printSessions(doc.Sessions, o)
-	}
+	env.printList(&doc, o, c)
 	if err := env.UI.Result(doc); err != nil {
 		return err
 	}
@@ -97,16 +104,36 @@ func runList(ctx context.Context, env *Env, o *listCommand) error {
 	return exit.With(status, fmt.Errorf("%s can't be read", count(damaged, "session")), hint)
 }
 
+// printList shows qubes, then sessions: for the qubes that were named what became of them, else all that sessions have.
+func (e *Env) printList(doc *listJSON, o *listCommand, c *catalog) {
+	if len(doc.Qubes) > 0 {
+		e.UI.Printf("")
+		e.printQubes(doc.Qubes)
+	}
+	if len(doc.Sessions) == 0 {
+		return
+	}
+	e.UI.Printf("")
+	if len(o.Args.Names) > 0 && !slices.ContainsFunc(o.Args.Names, func(name string) bool { return !c.hasQube(name) }) {
+		e.printQubeSessions(doc.Sessions)
+		return
+	}
+	e.printSessions(doc.Sessions)
+}
+
 // choose picks the sessions to list: all, those with named volumes, or one.
 func (c *catalog) choose(o *listCommand) ([]int, error) {
 	for _, name := range o.Args.Names {
+		if c.hasQube(name) {
+			continue
+		}
 		if err := c.known(name); err != nil {
 			return nil, err
 		}
 	}
 	has := func(i int) bool {
 		for _, name := range o.Args.Names {
-			if c.volume(i, name) != nil {
+			if c.volume(i, name) != nil || c.qube(i, name) != nil {
 				return true
 			}
 		}
@@ -125,16 +152,22 @@ func (c *catalog) choose(o *listCommand) ([]int, error) {
 	return all, nil
 }
 
-// document describes a session, or the named volumes of it.
-func (c *catalog) document(i int, names []string) sessionJSON {
+// document describes a session, or the named qubes and volumes of it.
+func (l *listing) document(i int) sessionJSON {
+	c, names := l.c, l.o.Args.Names
 	e := &c.entries[i]
-	s := sessionJSON{ID: e.ID.String(), Seq: e.Seq, Time: jsonTime(e.Time), Tags: []tagJSON{}, Volumes: []sessionVolumeJSON{}}
+	s := sessionJSON{
+		ID: e.ID.String(), Seq: e.Seq, Time: jsonTime(e.Time), Tags: []tagJSON{}, Qubes: l.ofSession(i), Volumes: []sessionVolumeJSON{},
+	}
 	for _, t := range e.Tags {
 		s.Tags = append(s.Tags, tagJSON(t))
 	}
 	wanted := map[string]bool{}
 	for _, name := range names {
 		wanted[name] = true
+		for own := range c.qubeVolumes(i, name) {
+			wanted[name+":"+own] = c.hasQube(name)
+		}
 	}
 	for _, v := range c.sessions[i].Volumes {
 		name, ok := c.names[v.Volume]
@@ -149,7 +182,7 @@ func (c *catalog) document(i int, names []string) sessionJSON {
 }
 
 // printSessions shows a line for each volume of each session.
-func (e *Env) printSessions(sessions []sessionJSON, o *listCommand) {
+func (e *Env) printSessions(sessions []sessionJSON) {
 	var rows [][]string
 	for _, s := range sessions {
 		at := fmt.Sprintf("#%d", s.Seq)
@@ -158,15 +191,21 @@ func (e *Env) printSessions(sessions []sessionJSON, o *listCommand) {
 			rows = append(rows, []string{at, id, when, ui.Quote(v.Name), ui.Bytes(v.Size), ui.Bytes(v.Stored)})
 			at, id, when = "", "", ""
 		}
-		for _, t := range s.Tags {
-			text := "^" + t.Name
-			if t.Text != "" {
-				text += ": " + t.Text
-			}
-			rows = append(rows, []string{"", "", text})
-		}
+		rows = append(rows, tagRows(s)...)
 	}
 	e.UI.Table([]string{"SESSION", "ID", "TIME", "VOLUME", "SIZE", "STORED"}, rows)
+}
+
+// tagRows are the lines of a session's tags.
+func tagRows(s sessionJSON) (rows [][]string) {
+	for _, t := range s.Tags {
+		text := "^" + t.Name
+		if t.Text != "" {
+			text += ": " + t.Text
+		}
+		rows = append(rows, []string{"", "", text})
+	}
+	return rows
 }
 
 // showRFC is showTime to the minute, of a time in a document.
@@ -176,6 +215,12 @@ func (e *Env) showRFC(text string) string {
 		return text
 	}
 	return t.In(e.Zone).Format("2006-01-02 15:04")
+}
+
+// showDay is showRFC without the time of the day: a table that has it elsewhere is narrower so.
+func (e *Env) showDay(text string) string {
+	day, _, _ := strings.Cut(e.showRFC(text), " ")
+	return day
 }
 
 func short(id string) string { return id[:8] }

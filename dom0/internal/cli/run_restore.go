@@ -27,8 +27,9 @@ import (
 
 // restoreJSON is the document of "pinion restore --json".
 type restoreJSON struct {
-	Volumes []restoredJSON `json:"volumes"`
-	Damage  []damage.Range `json:"damage"` // what --salvage had to leave out
+	Qubes   []restoredQubeJSON `json:"qubes"`
+	Volumes []restoredJSON     `json:"volumes"`
+	Damage  []damage.Range     `json:"damage"` // what --salvage had to leave out
 }
 
 type restoredJSON struct {
@@ -53,6 +54,10 @@ type restoring struct {
 }
 
 func runRestore(ctx context.Context, env *Env, o *restoreCommand) error {
+	if o.restoresQubes() && !env.qubesd().Available() {
+		return exit.UsageHint("name a file, a device or a directory with --to",
+			"restore: --to is missing, and this is not dom0 of Qubes OS, where qubes could be restored")
+	}
 	dir, err := env.trackers()
 	if err != nil {
 		return err
@@ -67,7 +72,10 @@ func runRestore(ctx context.Context, env *Env, o *restoreCommand) error {
 	if r.c, err = readCatalog(ctx, env, a); err != nil {
 		return err
 	}
-	r.doc = restoreJSON{Volumes: []restoredJSON{}, Damage: []damage.Range{}}
+	r.doc = restoreJSON{Qubes: []restoredQubeJSON{}, Volumes: []restoredJSON{}, Damage: []damage.Range{}}
+	if o.restoresQubes() {
+		return r.restoreQubes(ctx)
+	}
 	jobs, err := r.plan(ctx)
 	if err != nil {
 		return err
@@ -131,7 +139,7 @@ func (r *restoring) plan(ctx context.Context) ([]restoreJob, error) {
 	if err != nil {
 		return nil, err
 	}
-	makeDir := r.o.several() && !isDir // --to is no logical volume then
+	makeDir := (r.o.several() || len(names) > 1) && !isDir // --to is no logical volume then
 	var jobs []restoreJob
 	for _, name := range names {
 		i, v, err := r.c.findVolume(name, r.o.session)
@@ -173,7 +181,11 @@ func (r *restoring) plan(ctx context.Context) ([]restoreJob, error) {
 // names lists the volumes to restore.
 func (r *restoring) names() ([]string, error) {
 	if !r.o.All {
-		return r.o.Args.Names, nil
+		names, err := r.c.expand(r.o.Args.Names)
+		if err == nil && len(names) > 1 && len(r.o.Args.Names) == 1 {
+			err = r.mustBeDir()
+		}
+		return names, err
 	}
 	sessions, seen := r.c.sessions, map[string]bool{}
 	if r.o.session != nil {
@@ -204,6 +216,14 @@ func (r *restoring) names() ([]string, error) {
 		return nil, exit.With(exit.Failed, fmt.Errorf("the archive has no volumes: %w", errNotFound), "")
 	}
 	return slices.Sorted(maps.Keys(seen)), nil
+}
+
+// mustBeDir refuses a target that is none for several volumes, where only the archive could tell that there are several.
+func (r *restoring) mustBeDir() error {
+	if info, err := os.Stat(r.o.to); r.o.lv != nil || err == nil && !info.IsDir() {
+		return exit.Usagef("restore: --to %q has to be a directory, because %s has several volumes", r.o.To, ui.Quote(r.o.Args.Names[0]))
+	}
+	return nil
 }
 
 // fileName makes a file's name of a volume's.

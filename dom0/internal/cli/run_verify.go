@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/damage"
@@ -43,6 +44,16 @@ func runVerify(ctx context.Context, env *Env, o *verifyCommand) error {
 	if err != nil {
 		return err
 	}
+	configs, err := c.configs(o)
+	if err != nil {
+		return err
+	}
+	if len(subjects)+len(configs) == 0 && len(o.Args.Names) > 0 {
+		return exit.With(exit.Failed, fmt.Errorf("no session has what was named: %w", errNotFound), "pinion list shows the sessions")
+	}
+	if err := verify.Configs(ctx, a, configs, &list, func(format.BlobID) {}); err != nil {
+		return err
+	}
 	m := &meter{ui: env.UI}
 	defer m.stop()
 	err = verify.Run(ctx, a, subjects, &list, verify.Options{
@@ -56,22 +67,24 @@ func runVerify(ctx context.Context, env *Env, o *verifyCommand) error {
 		return err
 	}
 	if !env.UI.Quiet() {
-		env.UI.Printf("%s whole, %s read.", count(len(subjects), "volume state"), ui.Bytes(a.Store().Received()))
+		settings := ""
+		if len(configs) > 0 {
+			settings = " and " + count(len(configs), "qube configuration")
+		}
+		env.UI.Printf("%s%s whole, %s read.", count(len(subjects), "volume state"), settings, ui.Bytes(a.Store().Received()))
 	}
 	return nil
 }
 
 // subjects lists what verify was asked for.
 func (c *catalog) subjects(o *verifyCommand, list *damage.List) ([]verify.Subject, error) {
-	names := o.Args.Names
-	if len(names) == 0 {
+	names, err := c.expand(o.Args.Names)
+	if err != nil {
+		return nil, err
+	}
+	if len(o.Args.Names) == 0 {
 		for name := range c.ids {
 			names = append(names, name)
-		}
-	}
-	for _, name := range o.Args.Names {
-		if err := c.known(name); err != nil {
-			return nil, err
 		}
 	}
 	if !o.AllSessions && (o.session == nil || len(o.Args.Names) > 0) {
@@ -102,6 +115,52 @@ func (c *catalog) subjects(o *verifyCommand, list *damage.List) ([]verify.Subjec
 		}
 	}
 	return subjects, nil
+}
+
+// configs lists the settings of qubes that verify was asked for: of the qubes that are named, or all, in the sessions that
+// are meant for them.
+func (c *catalog) configs(o *verifyCommand) ([]verify.Config, error) {
+	var configs []verify.Config
+	enter := func(i int, q *format.SessionQube, name string) {
+		configs = append(configs, verify.Config{Name: name, Seq: c.entries[i].Seq, Blob: q.Config})
+	}
+	var names []string
+	for name := range c.qubeIDs {
+		if len(o.Args.Names) == 0 || slices.Contains(o.Args.Names, name) {
+			names = append(names, name)
+		}
+	}
+	if o.session != nil && len(o.Args.Names) == 0 {
+		i, err := c.find(o.session, nil)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range names {
+			if q := c.qube(i, name); q != nil {
+				enter(i, q, name)
+			}
+		}
+		return configs, nil
+	}
+	for _, name := range names {
+		if o.AllSessions {
+			for i := range c.entries {
+				if q := c.qube(i, name); q != nil {
+					enter(i, q, name)
+				}
+			}
+			continue
+		}
+		i, q, err := c.findQube(name, o.session)
+		if errors.Is(err, errNotFound) && len(o.Args.Names) == 0 {
+			continue // another qube's session
+		}
+		if err != nil {
+			return nil, err
+		}
+		enter(i, q, name)
+	}
+	return configs, nil
 }
 
 // latest lists each named volume in the session that --session means for it.

@@ -10,7 +10,7 @@ import (
 )
 
 // sourceHint shows how a source is written.
-const sourceHint = "write file:/path/of/image or lvm:VG/LV, and NAME= in front for another name"
+const sourceHint = "write file:/path/of/image or lvm:VG/LV, and NAME= in front for another name; in dom0, a qube's name"
 
 // Source is what a backup reads: a file, a block device or a logical volume, and the name of its volume in the archive.
 type Source struct {

@@ -102,6 +102,7 @@ func hasPrefix(path string, prefixes []string) bool {
 // programs are what is shipped, with every module that each links and why.
 var programs = map[string]map[string]string{
 	"./dom0/cmd/pinion": {
+		"github.com/beevik/etree":       "qubes.xml",
 		"github.com/jessevdk/go-flags":  "options, help and completion",
 		"github.com/klauspost/compress": "zstd",
 		"golang.org/x/crypto":           "XChaCha20-Poly1305, keyed BLAKE2b, Argon2id",

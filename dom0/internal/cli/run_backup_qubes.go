@@ -1,0 +1,308 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"pinion/dom0/internal/admin"
+	"pinion/dom0/internal/backup"
+	"pinion/dom0/internal/capture"
+	"pinion/dom0/internal/dom0files"
+	"pinion/dom0/internal/exit"
+	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/qubevol"
+	"pinion/dom0/internal/source"
+	"pinion/dom0/internal/source/find"
+	"pinion/dom0/internal/ui"
+)
+
+// backupQubeJSON is a qube of a backup's document.
+type backupQubeJSON struct {
+	Name    string `json:"name"`
+	Running bool   `json:"running"`
+	// SavedState is when the state that was saved of a running qube was committed, empty if that isn't known or it doesn't run.
+	SavedState  string `json:"saved_state"`
+	NewSettings bool   `json:"new_settings"`
+}
+
+// savedQube is a qube that is on its way into a session.
+type savedQube struct {
+	running bool
+	saved   time.Time // when the state of a running qube was committed; zero: not known
+}
+
+// settingsOnly reports whether there is a qube to save that has no volumes.
+func (b *backingUp) settingsOnly() bool {
+	return slices.ContainsFunc(b.qubes, func(q backup.Qube) bool { return len(q.Volumes) == 0 })
+}
+
+// qubesJSON describes the qubes of a session.
+func (b *backingUp) qubesJSON(saved []backup.SavedQube) []backupQubeJSON {
+	list := []backupQubeJSON{}
+	for _, q := range saved {
+		j := backupQubeJSON{Name: q.Name, NewSettings: q.New, Running: b.saving[q.Name].running}
+		if at := b.saving[q.Name].saved; !at.IsZero() {
+			j.SavedState = jsonTime(at.UnixNano())
+		}
+		list = append(list, j)
+	}
+	return list
+}
+
+// checkQubes refuses a command that is about qubes where there are none.
+func (o *backupCommand) checkQubes(env *Env) error {
+	switch {
+	case !o.choosesQubes() && len(o.qubes) == 0, env.qubesd().Available():
+		return nil
+	case len(o.qubes) > 0:
+		return notQubes(fmt.Sprintf("%q is no source", o.qubes[0]))
+	case o.All || o.Live || len(o.Exclude) > 0:
+		return notQubes("backup: there are no qubes to choose from")
+	}
+	return exit.UsageHint(sourceHint, "backup: no source given")
+}
+
+// findQubes finds the qubes to save, their settings and their volumes. A qube that can't be saved is left out and named.
+func (b *backingUp) findQubes(ctx context.Context, tracked map[string]bool) error {
+	if !b.o.choosesQubes() && len(b.o.qubes) == 0 {
+		return nil
+	}
+	f := &qubeFinder{b: b, api: b.env.qubesd(), tracked: tracked, pools: map[string]map[string]string{}}
+	finder := b.env.finder()
+	f.places = &qubevol.Finder{Find: finder.Locator, State: f.api.State}
+	names, err := f.choose(ctx)
+	if err != nil {
+		return err
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	captured, err := capture.Take(ctx, f.api, qubesXML(), names)
+	if err != nil {
+		return err
+	}
+	for i, name := range names {
+		if err := f.take(ctx, name, captured[i]); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			b.fail([]backup.Failed{{Name: name, Err: err}})
+		}
+	}
+	return nil
+}
+
+// qubeFinder finds the qubes of one run.
+type qubeFinder struct {
+	b       *backingUp
+	api     *admin.Client
+	places  *qubevol.Finder
+	tracked map[string]bool
+	vms     map[string]admin.VM
+	pools   map[string]map[string]string // what qubesd says of them, by name
+}
+
+// choose lists the qubes to save: those that are named, or all, or those that are to be in backups. dom0 is the first.
+func (f *qubeFinder) choose(ctx context.Context) ([]string, error) {
+	list, err := f.api.List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("ask qubesd for the qubes: %w", err)
+	}
+	f.vms = map[string]admin.VM{}
+	for _, vm := range list {
+		f.vms[vm.Name] = vm
+	}
+	if !f.b.o.choosesQubes() {
+		return f.named(), nil
+	}
+	for _, name := range f.b.o.Exclude {
+		if _, ok := f.vms[name]; !ok {
+			return nil, exit.With(exit.Failed, fmt.Errorf("--exclude: there is no qube %s", ui.Quote(name)), "qvm-ls lists the qubes")
+		}
+	}
+	var names []string
+	for _, vm := range list {
+		if slices.Contains(f.b.o.Exclude, vm.Name) {
+			continue
+		}
+		wanted, err := f.wanted(ctx, vm)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if err != nil {
+			f.b.fail([]backup.Failed{{Name: vm.Name, Err: err}})
+		} else if wanted {
+			names = append(names, vm.Name)
+		}
+	}
+	slices.SortFunc(names, func(a, b string) int {
+		if (a == format.AdminQube) != (b == format.AdminQube) {
+			return map[bool]int{true: -1, false: 1}[a == format.AdminQube]
+		}
+		return slices.Compare([]byte(a), []byte(b))
+	})
+	return names, nil
+}
+
+// named are the qubes that the command names and that there are.
+func (f *qubeFinder) named() (names []string) {
+	for _, name := range f.b.o.qubes {
+		if _, ok := f.vms[name]; ok {
+			names = append(names, name)
+			continue
+		}
+		f.b.fail([]backup.Failed{{Name: name, Err: errors.New("there is no such qube; a file is written file:PATH")}})
+	}
+	return names
+}
+
+// wanted says whether a qube that nobody named is to be saved.
+func (f *qubeFinder) wanted(ctx context.Context, vm admin.VM) (bool, error) {
+	if vm.Name == f.b.env.Dest.Qube() {
+		// Its volume is being written to by this very backup, which can't be in it.
+		f.b.env.UI.Notice("%s holds the archive and is left out; name it to have it saved", ui.Quote(vm.Name))
+		return false, nil
+	}
+	if vm.Class == "DispVM" {
+		p, err := f.api.Property(ctx, vm.Name, "auto_cleanup")
+		if err != nil && !errors.Is(err, admin.ErrRefused) && !errors.Is(err, admin.ErrNotFound) {
+			return false, err
+		}
+		if err == nil && p.Value == "True" {
+			return false, nil // it is gone when it stops
+		}
+	}
+	if f.b.o.All {
+		return true, nil
+	}
+	p, err := f.api.Property(ctx, vm.Name, "include_in_backups")
+	if errors.Is(err, admin.ErrRefused) || errors.Is(err, admin.ErrNotFound) {
+		return true, nil // a class that doesn't have it: nobody said that it is to be left out
+	}
+	return p.Value == "True", err
+}
+
+// take enters a qube: its settings and all of its volumes, or nothing.
+func (f *qubeFinder) take(ctx context.Context, name string, c capture.Captured) error {
+	for _, text := range c.Warnings {
+		f.b.env.UI.Warn("%s: %s", ui.Quote(name), text)
+	}
+	if c.Err != nil {
+		return c.Err
+	}
+	q := backup.Qube{Name: name, Config: c.Config}
+	state := &savedQube{}
+	var sources []backup.Source
+	if name == format.AdminQube {
+		sources = append(sources, f.b.dom0Source())
+	}
+	for _, v := range c.Config.Volumes {
+		if v.Flags&format.QubeVolumeSaved == 0 || name == format.AdminQube {
+			continue
+		}
+		place, err := f.place(ctx, f.vms[name], v.Name)
+		if err != nil {
+			return fmt.Errorf("volume %s: %w", v.Name, err)
+		}
+		if place.Saved.After(state.saved) {
+			state.saved = place.Saved
+		}
+		if place.Note != "" {
+			f.b.env.UI.Notice("%s: %s", ui.Quote(name+":"+v.Name), place.Note)
+		}
+		sources = append(sources, backup.Source{Name: name + ":" + v.Name, Source: place.Source, Live: place.Live})
+	}
+	for _, s := range sources {
+		q.Volumes = append(q.Volumes, s.Name)
+		f.b.add(s, f.tracked)
+	}
+	f.b.qubes = append(f.b.qubes, q)
+	f.b.saving[name] = state
+	if vm := f.vms[name]; vm.State != "Halted" && name != format.AdminQube && len(sources) > 0 {
+		state.running = true
+		f.sayState(name, state, sources[0].Live)
+	}
+	return nil
+}
+
+// place finds a volume of a qube.
+func (f *qubeFinder) place(ctx context.Context, vm admin.VM, volume string) (qubevol.Place, error) {
+	info, err := f.api.Volume(ctx, vm.Name, volume)
+	if err != nil {
+		return qubevol.Place{}, err
+	}
+	pool, known := f.pools[info.Pool]
+	if !known {
+		if pool, err = f.api.Pool(ctx, info.Pool); err != nil {
+			return qubevol.Place{}, err
+		}
+		f.pools[info.Pool] = pool
+	}
+	return f.places.Volume(ctx, vm, volume, info, pool, f.b.o.Live)
+}
+
+// sayState says which state of a running qube is saved: it is not what its user sees.
+func (f *qubeFinder) sayState(name string, s *savedQube, live bool) {
+	say := f.b.env.UI.Notice
+	switch {
+	case live:
+		say("%s is running: saved as it is now, as after a power failure", ui.Quote(name))
+	case s.saved.IsZero():
+		say("%s is running: saved state of before its start; --live saves the running one", ui.Quote(name))
+	default:
+		say("%s is running: saved state of %s (%s ago)", ui.Quote(name), s.saved.In(f.b.env.Zone).Format("2006-01-02 15:04"),
+			ago(f.b.env.Now().Sub(s.saved)))
+	}
+}
+
+// ago is how long ago something was, in the largest unit that says enough.
+func ago(d time.Duration) string {
+	switch {
+	case d < time.Hour:
+		return fmt.Sprintf("%d min", max(0, int(d.Minutes())))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h", int(d.Hours()))
+	}
+	return fmt.Sprintf("%d days", int(d.Hours()/24))
+}
+
+// dom0Source is the volume of dom0's files.
+func (b *backingUp) dom0Source() backup.Source {
+	say := func(path string, why error) { b.env.UI.Warn("dom0: %s: %s", ui.Quote(path), oneLine(why)) }
+	s := &source.Source{
+		Locator: find.Dom0Files, Path: dom0files.Name, Kind: source.Plain, Why: "it is made of files",
+		Open: func(ctx context.Context) (source.Volume, error) {
+			return dom0files.Open(ctx, b.o.Dom0Files, dom0files.Options{Exclude: b.ownDirectory, Skip: say, Changed: say})
+		},
+	}
+	return backup.Source{Name: dom0files.Name, Source: s}
+}
+
+// ownDirectory says of a path that it is pinion's own, which is worth nothing in a backup.
+func (b *backingUp) ownDirectory(path string) bool {
+	return path == b.env.StateDir || path == b.env.CacheDir
+}
+
+// stamp tells qubesd when the qubes of a session were backed up, as its own tools do.
+func (b *backingUp) stamp(ctx context.Context, res *backup.Result) {
+	if len(res.Qubes) == 0 {
+		return
+	}
+	api, at := b.env.qubesd(), strconv.FormatInt(res.Session.Time/int64(time.Second), 10)
+	for _, q := range res.Qubes {
+		if q.Name == format.AdminQube {
+			continue
+		}
+		err := api.SetProperty(ctx, q.Name, "backup_timestamp", at)
+		if errors.Is(err, admin.ErrNotFound) {
+			continue // a class that has no such property
+		}
+		if err != nil && ctx.Err() == nil {
+			b.env.UI.Warn("%s is saved, but its time of backup could not be noted: %s", ui.Quote(q.Name), oneLine(err))
+		}
+	}
+}

@@ -1,0 +1,341 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"pinion/dom0/internal/admin"
+	"pinion/dom0/internal/exit"
+	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/recreate"
+	"pinion/dom0/internal/ui"
+)
+
+// restoredQubeJSON is what became of a qube.
+type restoredQubeJSON struct {
+	Name    string `json:"name"` // in the archive
+	As      string `json:"as"`   // here
+	Session string `json:"session"`
+	// Settings and Volumes say "done", "in part", "failed", or "-" if nothing was to be done or it never came to that.
+	Settings string            `json:"settings"`
+	Volumes  map[string]string `json:"volumes"`
+	Refused  []refusedJSON     `json:"refused"`
+	Notes    []string          `json:"notes"`
+	// Unfinished: the qube doesn't start before the restore was run again.
+	Unfinished bool   `json:"unfinished"`
+	Error      string `json:"error"`
+}
+
+// refusedJSON is a setting that a restored qube doesn't have.
+type refusedJSON struct {
+	What  string `json:"what"`
+	Name  string `json:"name"`
+	Value string `json:"value"`
+	Why   string `json:"why"`
+}
+
+// qubeRestore is a qube on its way back.
+type qubeRestore struct {
+	at      int // which session
+	volumes map[string]*format.SessionVolume
+}
+
+// restoringQubes is one run of the command for whole qubes.
+type restoringQubes struct {
+	*restoring
+	api   *admin.Client
+	qubes map[string]*qubeRestore
+}
+
+// restoreQubes brings whole qubes back through the Admin API.
+func (r *restoring) restoreQubes(ctx context.Context) error {
+	q := &restoringQubes{restoring: r, api: r.env.qubesd(), qubes: map[string]*qubeRestore{}}
+	names, err := q.chosen()
+	if err != nil {
+		return err
+	}
+	wanted, err := q.wanted(ctx, names)
+	if err != nil {
+		return err
+	}
+	var failed []error
+	if slices.Contains(names, format.AdminQube) {
+		if err := q.dom0(ctx); err != nil {
+			if len(names) == 1 {
+				return errors.Join(r.env.UI.Result(r.doc), err)
+			}
+			failed = append(failed, err)
+			r.env.UI.PartFailed("dom0: %v", err)
+		}
+	}
+	if len(wanted) == 0 {
+		return r.env.UI.Result(r.doc)
+	}
+	plan, err := q.plan(ctx, wanted)
+	if err != nil {
+		return err
+	}
+	results := plan.Run(ctx, recreate.Hooks{
+		Write: q.write,
+		Said:  func(s *recreate.Step, text string) { r.env.UI.Notice("%s: %s", ui.Quote(s.Name), text) },
+	})
+	r.meter.stop()
+	if len(names) == 1 && results[0].Err != nil && !results[0].Unfinished {
+		q.doc.Qubes = append(q.doc.Qubes, q.document(&results[0]))
+		return errors.Join(r.env.UI.Result(r.doc), results[0].Err)
+	}
+	failed = append(failed, q.report(results)...)
+	if err := r.env.UI.Result(r.doc); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return qubesOutcome(failed, len(names))
+}
+
+// chosen lists the qubes to restore.
+func (q *restoringQubes) chosen() ([]string, error) {
+	o, c := q.o, q.c
+	if o.All {
+		sessions := make([]int, len(c.entries))
+		for i := range sessions {
+			sessions[i] = i
+		}
+		if o.session != nil {
+			i, err := c.find(o.session, nil)
+			if err != nil {
+				return nil, err
+			}
+			if c.errs[i] != nil {
+				return nil, c.damaged(i)
+			}
+			sessions = []int{i}
+		}
+		names := c.qubesOf(sessions)
+		if len(names) == 0 {
+			return nil, exit.UsageHint("name a directory for the archive's volumes with --to", "restore: there are no qubes to restore, and --to is missing")
+		}
+		return names, nil
+	}
+	for _, name := range o.Args.Names {
+		if _, isVolume := c.ids[name]; isVolume && !c.hasQube(name) {
+			return nil, exit.UsageHint("name a file, a device or a directory with --to", "restore: %s is a volume, and --to is missing", ui.Quote(name))
+		}
+	}
+	return o.Args.Names, nil
+}
+
+// wanted reads the settings of the qubes but dom0, and says of which volumes there are data.
+func (q *restoringQubes) wanted(ctx context.Context, names []string) ([]recreate.Wanted, error) {
+	var wanted []recreate.Wanted
+	var ids []format.BlobID
+	for _, name := range names {
+		i, line, err := q.c.findQube(name, q.o.session)
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, line.Config)
+		q.qubes[name] = &qubeRestore{at: i, volumes: q.c.qubeVolumes(i, name)}
+	}
+	configs, errs, err := readConfigs(ctx, q.a, ids)
+	if err != nil {
+		return nil, err
+	}
+	for k, name := range names {
+		if err := errs[ids[k]]; err != nil {
+			return nil, exit.With(exit.Damaged, fmt.Errorf("the settings of %s in session #%d: %w", ui.Quote(name), q.c.entries[q.qubes[name].at].Seq, err), sessionHint)
+		}
+		if name == format.AdminQube {
+			q.qubes[name].volumes = map[string]*format.SessionVolume{"files": q.qubes[name].volumes["files"]}
+			continue
+		}
+		w := recreate.Wanted{Name: name, Config: configs[ids[k]], Sizes: map[string]int64{}}
+		for own, v := range q.qubes[name].volumes {
+			w.Volumes = append(w.Volumes, own)
+			w.Sizes[own] = v.Size
+		}
+		slices.Sort(w.Volumes)
+		wanted = append(wanted, w)
+	}
+	return wanted, nil
+}
+
+// plan decides what is to be done, and has the person confirm what is written over.
+func (q *restoringQubes) plan(ctx context.Context, wanted []recreate.Wanted) (*recreate.Plan, error) {
+	host, err := recreate.Look(ctx, q.api)
+	if err != nil {
+		return nil, err
+	}
+	o := recreate.Options{
+		RenameConflicting: q.o.RenameConflicting, SkipConflicting: q.o.SkipConflicting,
+		SettingsOnly: q.o.SettingsOnly, DataOnly: q.o.DataOnly, Pool: q.o.Pool, SkipProps: q.o.SkipProp,
+	}
+	if q.o.As != "" {
+		o.As = map[string]string{wanted[0].Name: q.o.As}
+	}
+	plan, err := host.Plan(wanted, o)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range plan.Steps {
+		if s.Skip == "" && s.Err == nil && s.InPlace {
+			if err := q.mayReplace(ctx, s); err != nil {
+				return nil, err
+			}
+		}
+		if s.Skip != "" || s.Err != nil {
+			continue
+		}
+		for _, text := range s.Notes {
+			q.env.UI.Notice("%s: %s", ui.Quote(s.Name), text)
+		}
+	}
+	return plan, q.checkRoom(ctx, host, plan)
+}
+
+// mayReplace asks before a qube that is here is written over.
+func (q *restoringQubes) mayReplace(ctx context.Context, s *recreate.Step) error {
+	if q.o.Yes {
+		return nil
+	}
+	what := "settings and volumes"
+	switch {
+	case q.o.SettingsOnly:
+		what = "settings"
+	case q.o.DataOnly:
+		what = "volumes"
+	}
+	yes, err := q.env.UI.Confirm(ctx, fmt.Sprintf("Put the %s of session #%d in the place of those of the qube %s?",
+		what, q.c.entries[q.qubes[s.Wanted.Name].at].Seq, ui.Quote(s.Name)))
+	switch {
+	case errors.Is(err, ui.ErrNoTerminal):
+		s.Err = exit.With(exit.Failed, errors.New("a qube of this name is here, and nobody can be asked whether to write over it"), replaceHint)
+	case err != nil:
+		return err
+	case !yes:
+		s.Err = exit.With(exit.Failed, errors.New("a qube of this name is here and was not written over"), replaceHint)
+	}
+	return nil
+}
+
+const replaceHint = "--yes writes over it; --as, --rename-conflicting and --skip-conflicting leave it alone"
+
+// report says what became of each qube, and returns what failed.
+func (q *restoringQubes) report(results []recreate.Result) (failed []error) {
+	columns := volumeColumns(results)
+	rows, refused := [][]string{}, [][]string{}
+	for i := range results {
+		res := &results[i]
+		j := q.document(res)
+		q.doc.Qubes = append(q.doc.Qubes, j)
+		row := []string{ui.Quote(j.Name), ui.Quote(j.As), fmt.Sprintf("#%d", q.c.entries[q.qubes[j.Name].at].Seq), j.Settings}
+		for _, c := range columns {
+			row = append(row, orDash(j.Volumes[c]))
+		}
+		rows = append(rows, row)
+		for _, x := range j.Refused {
+			refused = append(refused, []string{ui.Quote(j.As), x.What, x.Name, x.Value, x.Why})
+		}
+		if err := q.failure(res); err != nil {
+			failed = append(failed, err)
+		}
+	}
+	if !q.env.UI.Quiet() {
+		header := []string{"QUBE", "HERE", "SESSION", "SETTINGS"}
+		for _, c := range columns {
+			header = append(header, upper(c))
+		}
+		q.env.UI.Table(header, rows)
+	}
+	if len(refused) > 0 {
+		q.env.UI.Printf("")
+		q.env.UI.Printf("Not as in the backup:")
+		q.env.UI.Table([]string{"QUBE", "WHAT", "NAME", "VALUE", "WHY"}, refused)
+	}
+	return failed
+}
+
+// failure is what kept a qube from being whole; it is said.
+func (q *restoringQubes) failure(res *recreate.Result) error {
+	name := ui.Quote(res.Step.Name)
+	err := res.Err
+	if err == nil && res.Step.Skip != "" {
+		q.env.UI.Notice("%s: left out: %s", name, res.Step.Skip)
+		return nil
+	}
+	if err == nil && len(res.Refused) > 0 {
+		return exit.With(exit.Partial, fmt.Errorf("%s: %s", name, count(len(res.Refused), "setting")+" refused"), "")
+	}
+	if err == nil {
+		return nil
+	}
+	unfinished := ""
+	if res.Unfinished {
+		unfinished = " (it doesn't start before a restore has gone through)"
+	}
+	_, hint := statusOf(err)
+	q.env.UI.PartFailed("%s: %s%s", name, oneLine(err), unfinished)
+	if hint != "" {
+		q.env.UI.Notice("hint: %s", hint)
+	}
+	return err
+}
+
+// document describes a result.
+func (q *restoringQubes) document(res *recreate.Result) restoredQubeJSON {
+	s := res.Step
+	j := restoredQubeJSON{
+		Name: s.Wanted.Name, As: s.Name, Session: q.c.entries[q.qubes[s.Wanted.Name].at].ID.String(), Settings: res.Settings.String(),
+		Volumes: map[string]string{}, Refused: []refusedJSON{}, Notes: append([]string{}, s.Notes...), Unfinished: res.Unfinished,
+	}
+	for _, v := range res.Volumes {
+		j.Volumes[v.Name] = v.Outcome.String()
+	}
+	for _, x := range res.Refused {
+		j.Refused = append(j.Refused, refusedJSON{x.What, x.Name, x.Value, x.Why})
+	}
+	switch {
+	case res.Err != nil:
+		j.Error = oneLine(res.Err)
+	case s.Skip != "":
+		j.Error = "left out: " + s.Skip
+	}
+	return j
+}
+
+// volumeColumns are the names of all volumes of some results.
+func volumeColumns(results []recreate.Result) (columns []string) {
+	for _, res := range results {
+		for _, v := range res.Volumes {
+			columns = append(columns, v.Name)
+		}
+	}
+	slices.Sort(columns)
+	return slices.Compact(columns)
+}
+
+// qubesOutcome is the error of a run over qubes. Damage is what matters most to know.
+func qubesOutcome(failed []error, all int) error {
+	if len(failed) == 0 {
+		return nil
+	}
+	status, whole := exit.Failed, true
+	for _, err := range failed {
+		s, _ := statusOf(err)
+		whole = whole && s != exit.Partial
+		if s == exit.Damaged {
+			status = exit.Damaged
+		}
+	}
+	if status != exit.Damaged && (len(failed) < all || !whole) {
+		status = exit.Partial
+	}
+	return exit.With(status, fmt.Errorf("%d of %d qubes were not restored as they were saved", len(failed), all), "")
+}
+
+// dom0Time is the time in the name of the directory that dom0's files are restored to.
+func dom0Time(t time.Time) string { return t.UTC().Format("20060102T150405Z") }
