@@ -22,6 +22,7 @@ type sampleDoc struct {
 			Size   int64
 			SHA256 string
 		}
+		Qubes map[string]struct{ Class, Label, Template string }
 	}
 }
 
@@ -72,6 +73,7 @@ func checkSample(t *testing.T, w *world, want sampleDoc) {
 		if g.Seq != s.Seq || g.Time != s.Time || !reflect.DeepEqual(g.Tags, s.Tags) || len(g.Volumes) != len(s.Volumes) {
 			t.Errorf("session %+v, want %+v", g, s)
 		}
+		checkSampleQubes(t, w, s.Seq, s.Qubes)
 		for _, v := range g.Volumes {
 			x, ok := s.Volumes[v.Name]
 			if !ok || x.Size != v.Size {
@@ -87,4 +89,18 @@ func checkSample(t *testing.T, w *world, want sampleDoc) {
 	}
 	w.ok("verify", "--all-sessions")
 	w.ok("check", "--read-data=100")
+}
+
+// checkSampleQubes compares the qubes of a session.
+func checkSampleQubes(t *testing.T, w *world, seq uint64, want map[string]struct{ Class, Label, Template string }) {
+	t.Helper()
+	got := document[qubesListDoc](w.ok("--json", "list", "--session", "#"+strconv.FormatUint(seq, 10))).Sessions[0].Qubes
+	if len(got) != len(want) {
+		t.Errorf("#%d has %d qubes, want %d", seq, len(got), len(want))
+	}
+	for _, q := range got {
+		if x, ok := want[q.Name]; !ok || x.Class != q.Class || x.Label != q.Label || x.Template != q.Template {
+			t.Errorf("#%d has the qube %+v, want %+v", seq, q, x)
+		}
+	}
 }

@@ -42,6 +42,13 @@ type sampleSession struct {
 	Time    string                  `json:"time"`
 	Tags    []sampleTag             `json:"tags"`
 	Volumes map[string]sampleVolume `json:"volumes"`
+	Qubes   map[string]sampleQube   `json:"qubes,omitempty"`
+}
+
+type sampleQube struct {
+	Class    string `json:"class"`
+	Label    string `json:"label"`
+	Template string `json:"template"`
 }
 
 type sampleTag struct {
@@ -59,14 +66,8 @@ type sampleVolume struct {
 //
 //	unshare --uts sh -c 'hostname sample && go test ./dom0/internal/archive -run TestMakeSample -update'
 func TestMakeSample(t *testing.T) {
-	if _, err := os.Stat(sampleDir); err == nil {
-		return // it is read, by whole programs, in another test
-	}
-	if !*update {
-		t.Fatalf("there is no sample archive in %s", sampleDir)
-	}
-	if host, err := os.Hostname(); err != nil || host != "sample" {
-		t.Fatalf("the host is called %q, %v", host, err)
+	if !toBeMade(t, sampleDir) {
+		return
 	}
 	p := archivetest.New(t).Init(t)
 	want := sample{Passphrase: samplePassphrase}
@@ -87,7 +88,7 @@ func TestMakeSample(t *testing.T) {
 		return list
 	}
 	add := func(at time.Time, volumes map[string][]byte, tags ...format.Tag) {
-		want.Sessions = append(want.Sessions, sampleBackup(t, p, sources(volumes), at, tags))
+		want.Sessions = append(want.Sessions, sampleBackup(t, p, sources(volumes), at, tags, nil))
 	}
 	day := time.Date(2026, 11, 22, 21, 0, 0, 0, time.FixedZone("CET", 3600))
 	add(day, map[string][]byte{"disk": disk, "home": home})
@@ -98,7 +99,22 @@ func TestMakeSample(t *testing.T) {
 	clear(disk[:70_000]) // shorter, and with a new hole
 	add(day.Add(48*time.Hour), map[string][]byte{"disk": disk[:600_001]}, format.Tag{Name: "moved"}, format.Tag{Name: "ümlaut"})
 	want.Archive = addPassphrase(t, p)
-	writeSample(t, p, want)
+	writeSample(t, p, sampleDir, want)
+}
+
+// toBeMade says that a sample isn't there, and is to be made.
+func toBeMade(t *testing.T, dir string) bool {
+	t.Helper()
+	if _, err := os.Stat(dir); err == nil {
+		return false // it is read, by whole programs, in another test
+	}
+	if !*update {
+		t.Fatalf("there is no sample archive in %s", dir)
+	}
+	if host, err := os.Hostname(); err != nil || host != "sample" {
+		t.Fatalf("the host is called %q, %v", host, err)
+	}
+	return true
 }
 
 // prose is n bytes that compress.
@@ -107,12 +123,12 @@ func prose(n int) []byte {
 	return []byte(strings.Repeat(line, n/len(line)+1)[:n])
 }
 
-func sampleBackup(t *testing.T, p *archivetest.Place, sources []backup.Source, at time.Time, tags []format.Tag) sampleSession {
+func sampleBackup(t *testing.T, p *archivetest.Place, sources []backup.Source, at time.Time, tags []format.Tag, qubes []backup.Qube) sampleSession {
 	t.Helper()
 	a := p.Open(t, protocol.LockAppend)
 	defer a.Close()
 	o := archivetest.Options(t)
-	o.Tags, o.Now = tags, at
+	o.Tags, o.Now, o.Qubes = tags, at, qubes
 	res, err := backup.Run(ctx, a, sources, o)
 	if err != nil || len(res.Failed) > 0 {
 		t.Fatal(err, res.Failed)
@@ -120,6 +136,12 @@ func sampleBackup(t *testing.T, p *archivetest.Place, sources []backup.Source, a
 	s := sampleSession{Seq: res.Session.Seq, Time: at.UTC().Format(time.RFC3339), Tags: []sampleTag{}, Volumes: map[string]sampleVolume{}}
 	for _, tag := range tags {
 		s.Tags = append(s.Tags, sampleTag(tag))
+	}
+	if len(qubes) > 0 {
+		s.Qubes = map[string]sampleQube{}
+	}
+	for _, q := range qubes {
+		s.Qubes[q.Name] = sampleQube{q.Config.Class, q.Config.Label, q.Config.Template}
 	}
 	for _, src := range sources {
 		b, err := os.ReadFile(src.Source.Path)
@@ -169,9 +191,9 @@ func addPassphrase(t *testing.T, p *archivetest.Place) string {
 	return archiveID.String()
 }
 
-func writeSample(t *testing.T, p *archivetest.Place, want sample) {
+func writeSample(t *testing.T, p *archivetest.Place, dir string, want sample) {
 	t.Helper()
-	store := filepath.Join(sampleDir, "store")
+	store := filepath.Join(dir, "store")
 	if err := os.MkdirAll(store, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -195,7 +217,7 @@ func writeSample(t *testing.T, p *archivetest.Place, want sample) {
 		t.Fatal(err)
 	}
 	for name, b := range map[string][]byte{"expected.json": append(text, '\n'), "key": p.Key} {
-		if err := os.WriteFile(filepath.Join(sampleDir, name), b, 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
