@@ -242,6 +242,28 @@ func TestPCIByPort(t *testing.T) {
 	}
 }
 
+// TestRemote: a qube on another machine is always said to run.
+func TestRemote(t *testing.T) {
+	w := bare(t, qubesd.R43)
+	w.must(w.api.Create(t.Context(), admin.CreateRequest{Class: "RemoteVM", Name: "far", Label: "blue"}))
+	c := config("far", "RemoteVM", "", "remote_name=work")
+	c.Tags = []string{"mine"}
+	running := qubesd.Fault{Method: "admin.vm.CurrentState", Effect: qubesd.Garbage, Bytes: []byte("0\x00mem=0 mem_static_max=0 cputime=0 power_state=Running")}
+	w.s.Inject(running)
+	h, err := Look(t.Context(), w.api)
+	w.must(err)
+	h.Qubes["far"].State = "Running"
+	for _, o := range []Options{{}, {As: map[string]string{"far": "further"}}} {
+		p, err := h.Plan(wanted(c), o)
+		w.must(err)
+		whole(t, p.Run(t.Context(), Hooks{}))
+		name := p.Steps[0].Name
+		if got := w.describe(name); !strings.Contains(got, "property remote_name=work\ntag mine") || !strings.Contains(got, "label=red") {
+			t.Errorf("%s is\n%s", name, got)
+		}
+	}
+}
+
 // TestMeanwhile: what happens between the plan and the run.
 func TestMeanwhile(t *testing.T) {
 	w, b := small(t, qubesd.R43)

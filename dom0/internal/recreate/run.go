@@ -17,7 +17,8 @@ const cleanupTime = time.Minute
 type Hooks struct {
 	// Write fills a volume: imp is where, and how many bytes. It returns nil
 	// once all is written and durable. imp may be larger than the volume that
-	// the session has: the rest reads as zeros and stays so.
+	// the session has: the rest reads as zeros and stays so. Its error is part
+	// of results as it is.
 	Write func(ctx context.Context, s *Step, volume string, imp admin.Import) error
 	// Before, if set, is called before a qube's volumes and settings. By then
 	// all new qubes have been made.
@@ -247,7 +248,7 @@ func (j *job) halted(ctx context.Context) error {
 		return fmt.Errorf("%s has been removed meanwhile", j.s.Name)
 	case err != nil:
 		return fmt.Errorf("look whether %s runs: %w", j.s.Name, quoted(err))
-	case state != halted:
+	case !touchable(j.s.Config.Class, state):
 		return notHalted(j.s.Name, state)
 	}
 	return nil
@@ -268,8 +269,8 @@ func (j *job) work(ctx context.Context) error {
 	if !j.p.options.SettingsOnly {
 		err = j.volumes(ctx)
 	}
-	if ctx.Err() != nil || err != nil && j.s.InPlace && !j.changed {
-		return err // it is what it was
+	if fatal(ctx, err) || ctx.Err() != nil || err != nil && j.s.InPlace && !j.changed {
+		return err // nothing more can be done, or it is what it was
 	}
 	if !j.p.options.DataOnly {
 		j.result.Settings = Done

@@ -3,9 +3,7 @@ package recreate_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -104,69 +102,6 @@ func TestSamples(t *testing.T) {
 	}
 }
 
-// TestKilledAnywhere ends a restore after each call that changes something; a
-// second run ends it whole, and nothing is startable in between that isn't.
-func TestKilledAnywhere(t *testing.T) {
-	from, b := small(t, qubesd.R43)
-	b = b.only("fedora", "dvm", "sys-net", "a-work")
-	clean := newWorld(t, qubesd.Options{})
-	clean.s.ForgetCalls()
-	whole(t, clean.restore(b, Options{}))
-	calls := clean.s.Changes()
-	want := map[string]string{}
-	for _, one := range b.wanted {
-		want[one.Name] = from.describe(one.Name)
-	}
-	for n := range calls {
-		// Of calls that are alike, the first and the last are enough.
-		alike := func(c qubesd.Call) bool { return c.Method == calls[n].Method && c.Arg == calls[n].Arg }
-		if slices.ContainsFunc(calls[:n], alike) && slices.ContainsFunc(calls[n+1:], alike) {
-			continue
-		}
-		name := fmt.Sprintf("%02d before %s", n, calls[n])
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t, qubesd.Options{})
-			k := newKiller(t, w.s, -1)
-			p := w.plan(k.client(), b, Options{}) // may look, but no more than n changes
-			k.mu.Lock()
-			k.left = n
-			k.mu.Unlock()
-			results := p.Run(t.Context(), b.hooks())
-			if !slices.ContainsFunc(results, func(r Result) bool { return r.Err != nil }) {
-				t.Fatal("nothing failed")
-			}
-			w.halfIsMarked(want)
-			whole(t, w.restore(b, Options{}))
-			for name, want := range want {
-				w.same(name, want, b)
-			}
-		})
-	}
-}
-
-// halfIsMarked fails if a qube could start that has its settings only in part.
-// One that is empty has had nothing done to it.
-func (w *world) halfIsMarked(want map[string]string) {
-	w.t.Helper()
-	for _, name := range w.s.Qubes()[1:] {
-		tags, err := w.api.Tags(w.t.Context(), name)
-		w.must(err)
-		got := w.describe(name)
-		if slices.Contains(tags, Tag) || got == want[name] || got == strings.Replace(want[name], "feature preload-dispvm-max=2\n", "", 1) {
-			continue
-		}
-		template := "\nproperty template=fedora"
-		if name == "fedora" {
-			template = ""
-		}
-		empty := regexp.MustCompile(`^class \w+\nfirewall 0 action=accept\nproperty label=blue` + template + `(\ntag (audiovm|guivm)-dom0){2}(\nvolume .*)+$`)
-		if !empty.MatchString(got) {
-			w.t.Errorf("%s is not marked and is\n%s", name, got)
-		}
-	}
-}
-
 // TestUnfinishedDoesNotStart: the mark does what it is for.
 func TestUnfinishedDoesNotStart(t *testing.T) {
 	_, b := small(t, qubesd.R43)
@@ -231,8 +166,8 @@ func TestSizes(t *testing.T) {
 	w.must(w.api.Resize(ctx, "dvm", "private", 4*privateSize))
 	w.must(w.s.Fill("dvm", "private", 3*privateSize, []byte("beyond")))
 	w.must(w.api.SetRevisions(ctx, "sys-net", "private", 0))
-	config := b.only("sys-net").wanted[0].Config
-	config.Volumes[slices.IndexFunc(config.Volumes, func(v format.QubeVolume) bool { return v.Name == "private" })].Revisions = 0
+	net := b.only("sys-net").wanted[0].Config
+	net.Volumes[slices.IndexFunc(net.Volumes, func(v format.QubeVolume) bool { return v.Name == "private" })].Revisions = 0
 	results := w.restore(b.only("dvm", "sys-net"), Options{})
 	whole(t, results)
 	r := of(t, results, "dvm")
@@ -271,6 +206,40 @@ func TestSizes(t *testing.T) {
 	}
 	if data, err := os.ReadFile(to.s.Committed("a-work", "private")); err != nil || len(data) != privateSize/2 {
 		t.Errorf("a-work has %d bytes: %v", len(data), err)
+	}
+	// Settings alone: volumes are as large as they were, and empty.
+	alone := config("alone", "AppVM", "fedora")
+	alone.Volumes = []format.QubeVolume{
+		{Name: "private", Size: 3 * privateSize, Revisions: 1, Flags: format.QubeVolumeSaved | format.QubeVolumeWritable},
+		{Name: "volatile", Size: 2 * rootSize, Flags: format.QubeVolumeWritable},
+	}
+	list := []Wanted{{Name: "alone", Config: alone, Volumes: []string{"private"}, Sizes: map[string]int64{"private": 3 * privateSize}}}
+	results = to.restore(backup{wanted: list}, Options{SettingsOnly: true})
+	whole(t, results)
+	if info, err := to.api.Volume(ctx, "alone", "private"); err != nil || info.Size != 3*privateSize {
+		t.Errorf("private has %d bytes, %v", info.Size, err)
+	}
+	if notes := results[0].Step.Notes; !slices.Contains(notes, "its volume volatile has 256 KiB here, and had 512 KiB") {
+		t.Errorf("notes %q", notes)
+	}
+}
+
+// TestPools: the volumes of a new qube go where the plan says.
+func TestPools(t *testing.T) {
+	pools := []qubesd.Pool{{Name: "second", Driver: "file-reflink", DirPath: t.TempDir(), Revisions: 1}}
+	w := newWorld(t, qubesd.Options{Pools: pools})
+	saved := format.QubeVolumeSaved | format.QubeVolumeWritable
+	c := config("win", "StandaloneVM", "")
+	c.Volumes = []format.QubeVolume{{Name: "private", Pool: "second", Revisions: 1, Flags: saved}, {Name: "root", Pool: "gone", Revisions: 1, Flags: saved}}
+	other := *c
+	other.Name = "win2"
+	whole(t, w.restore(backup{wanted: wanted(c)}, Options{}))
+	whole(t, w.restore(backup{wanted: wanted(&other)}, Options{Pool: "second"}))
+	for volume, want := range map[string]string{"win:private": "second", "win:root": "varlibqubes", "win2:private": "second", "win2:root": "second"} {
+		qube, name, _ := strings.Cut(volume, ":")
+		if info, err := w.api.Volume(t.Context(), qube, name); err != nil || info.Pool != want {
+			t.Errorf("%s is in %s, %v", volume, info.Pool, err)
+		}
 	}
 }
 

@@ -16,12 +16,17 @@ import (
 func (j *job) volumes(ctx context.Context) error {
 	var first error
 	for _, name := range j.s.Volumes {
-		size, err := j.volume(ctx, name)
+		size, err := int64(0), first
+		if !fatal(ctx, first) {
+			size, err = j.volume(ctx, name)
+		}
 		o := VolumeOutcome{Name: name, Outcome: Done, Size: size}
 		if err != nil {
 			o.Outcome, o.Size, o.Err = Failed, 0, fmt.Errorf("volume %s of %s: %w", shown(name), j.s.Name, err)
 			if first == nil {
 				first = o.Err
+			} else if fatal(ctx, first) {
+				o.Err = first
 			}
 		}
 		j.result.Volumes = append(j.result.Volumes, o)
@@ -170,12 +175,18 @@ func (j *job) volumeSetting(ctx context.Context, v *format.QubeVolume) error {
 		return nil
 	}
 	var changes []change
-	if !slices.Contains(j.s.Volumes, v.Name) && v.Size > info.Size {
+	saved := v.Flags&format.QubeVolumeSaved != 0
+	written := slices.Contains(j.s.Volumes, v.Name) && !j.p.options.SettingsOnly
+	switch {
+	case written || v.Size <= info.Size:
+	case saved && info.SaveOnStop:
 		changes = append(changes, change{what: "volume", name: v.Name, value: fmt.Sprintf("size=%d", v.Size), do: func(ctx context.Context) error {
 			return j.api.Resize(ctx, j.s.Name, v.Name, v.Size)
 		}})
+	default: // scratch is made at each start, and may not be there to be resized
+		j.say("its volume %s has %s here, and had %s", v.Name, ui.Bytes(info.Size), ui.Bytes(v.Size))
 	}
-	if v.Flags&format.QubeVolumeSaved != 0 && int(v.Revisions) != info.Revisions && !(j.raised[v.Name] && v.Revisions < 1) {
+	if saved && int(v.Revisions) != info.Revisions && !(j.raised[v.Name] && v.Revisions < 1) {
 		value := fmt.Sprintf("revisions_to_keep=%d", v.Revisions)
 		changes = append(changes, change{what: "volume", name: v.Name, value: value, do: func(ctx context.Context) error {
 			return j.api.SetRevisions(ctx, j.s.Name, v.Name, int(v.Revisions))
