@@ -141,7 +141,14 @@ func TestQrexecHangup(t *testing.T) {
 		w.ok("check")
 		w.noProcesses()
 	}
+	// Killed outright it can clean up nothing; the qube sees an end of input.
+	r := w.start("backup", "file:"+v)
+	w.packs()
+	_ = r.cmd.Process.Kill()
+	w.wait(r).expect(128 + int(syscall.SIGKILL))
+	w.noProcesses()
 	w.backup("file:" + v)
+	w.strays()
 	w.restores("v", "latest", v)
 }
 

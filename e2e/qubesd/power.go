@@ -113,8 +113,13 @@ func (s *Server) stop(q *qube) error {
 
 // mark tells the stand-in for qrexec which qubes run.
 func (s *Server) mark(q *qube, runs bool) error {
-	path := filepath.Join(s.o.RunDir, "vms", q.name, "running")
-	if !runs {
+	return errors.Join(s.markAs(q, "running", runs), s.markAs(q, "paused", false))
+}
+
+// markAs tells it that a qube is, or isn't, in a state.
+func (s *Server) markAs(q *qube, state string, is bool) error {
+	path := filepath.Join(s.o.RunDir, "vms", q.name, state)
+	if !is {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
@@ -180,7 +185,7 @@ func (s *Server) pause(q *qube) error {
 		return raise("QubesVMNotRunningError", "Domain not running (either powered off or paused): '%s'", q.name)
 	}
 	q.state = paused
-	return nil
+	return s.markAs(q, "paused", true)
 }
 
 func (s *Server) unpause(q *qube) error {
@@ -188,7 +193,7 @@ func (s *Server) unpause(q *qube) error {
 		return raise("QubesVMNotPausedError", "Domain is not paused: '%s'", q.name)
 	}
 	q.state = running
-	return nil
+	return s.markAs(q, "paused", false)
 }
 
 // with finds a qube for a test, which knows the names.

@@ -32,7 +32,7 @@ func (e *Env) storeOptions() (store.Options, error) {
 // startQube makes a qube run. Where there is no Admin API it leaves that to whoever calls pinion: a qube that doesn't
 // run then shows in the call to it.
 func (e *Env) startQube(ctx context.Context, qube string) error {
-	api := admin.New(admin.Options{Socket: os.Getenv("PINION_QUBESD_SOCKET")})
+	api := e.qubesd()
 	if !api.Available() {
 		return nil
 	}

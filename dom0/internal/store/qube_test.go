@@ -60,7 +60,7 @@ func TestExitStatusesOfACall(t *testing.T) {
 
 		"kill -9 $$": {"the call to qube storage ended with signal: killed", ""},
 		`printf 'store.conf:3: \033[31mno\n' >&2; exit 4`: {`(its last words: store.conf:3: \x1b[31mno)`, "store.conf"},
-		`echo hello; exit 127`:                            {"after saying: hello", "pinion-vm"},
+		`head -c 49 >/dev/null; echo hello; exit 127`:     {"after saying: hello", "pinion-vm"},
 	} {
 		_, err := Open(context.Background(), inQube(t), Options{Command: []string{"/bin/sh", "-c", script}})
 		asQubeError(t, err, ErrGone, want[0], want[1])
