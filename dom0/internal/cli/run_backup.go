@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/backup"
@@ -75,6 +77,8 @@ type backingUp struct {
 	// qubes are those whose settings are saved, in order; saving says of each what is.
 	qubes  []backup.Qube
 	saving map[string]*savedQube
+	// hint is what to do about sources that were left out.
+	hint string
 }
 
 func runBackup(ctx context.Context, env *Env, o *backupCommand) error {
@@ -162,6 +166,11 @@ func (b *backingUp) add(s backup.Source, tracked map[string]bool) {
 func (b *backingUp) fail(failed []backup.Failed) {
 	for _, f := range failed {
 		b.env.UI.PartFailed("%s: %s", ui.Quote(f.Name), oneLine(f.Err))
+		if errors.Is(f.Err, fs.ErrPermission) && os.Geteuid() != 0 {
+			b.hint = "what only root may read needs root: sudo pinion backup"
+		} else if _, hint := statusOf(f.Err); hint != "" && b.hint == "" {
+			b.hint = hint
+		}
 	}
 	b.failed = append(b.failed, failed...)
 }
@@ -184,9 +193,9 @@ func (b *backingUp) nothing(sent int64) error {
 		return err
 	}
 	if b.o.DryRun {
-		return exit.With(exit.Failed, backup.ErrNothing, "")
+		return exit.With(exit.Failed, backup.ErrNothing, b.hint)
 	}
-	return exit.With(exit.Failed, fmt.Errorf("no session was made: %w", backup.ErrNothing), "")
+	return exit.With(exit.Failed, fmt.Errorf("no session was made: %w", backup.ErrNothing), b.hint)
 }
 
 // partly is the end of a run that left sources out.
@@ -202,7 +211,7 @@ func (b *backingUp) partly(done int) error {
 	if b.o.choosesQubes() || len(b.o.qubes) > 0 {
 		whole = fmt.Sprintf("%d of %d qubes and volumes", n, n+done)
 	}
-	return exit.With(exit.Partial, fmt.Errorf("%s %s", whole, what), "")
+	return exit.With(exit.Partial, fmt.Errorf("%s %s", whole, what), b.hint)
 }
 
 func (b *backingUp) options(a *archive.Archive, dir *tracker.Dir, m *meter) backup.Options {
