@@ -135,11 +135,17 @@ func newUUID() string {
 //	DispVM               template's template's scratch   read-only
 func (s *Server) giveVolumes(q *qube, r creation) error {
 	snapRoot := q.class == "AppVM" || q.class == "DispVM"
+	// A disposable's scratch holds what its root and private would
+	// (vm/dispvm.py).
+	volatile := s.newSize("volatile", defaultRoot)
+	if q.class == "DispVM" {
+		volatile = s.newSize("root", defaultRoot) + s.newSize("private", defaultPrivate)
+	}
 	kernel, _ := s.property(q, "kernel", definitions()["kernel"])
 	q.volumes = []*volume{
 		{qube: q, name: "root", rw: true, snap: snapRoot, save: !snapRoot, size: s.newSize("root", defaultRoot)},
 		{qube: q, name: "private", rw: true, snap: q.class == "DispVM", save: q.class != "DispVM", size: s.newSize("private", defaultPrivate)},
-		{qube: q, name: "volatile", rw: true, size: s.newSize("volatile", defaultRoot)},
+		{qube: q, name: "volatile", rw: true, size: volatile},
 		{qube: q, name: "kernel", vid: kernel},
 	}
 	for _, v := range q.volumes {

@@ -92,6 +92,9 @@ func (d files) resize(v *volume, size int64) error {
 	if have := d.size(v); size < have {
 		return shrinking(v, size, have)
 	}
+	if !exists(d.image(v)) { // what isn't saved, of a halted qube
+		return nil
+	}
 	return os.Truncate(d.image(v), size)
 }
 

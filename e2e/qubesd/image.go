@@ -54,7 +54,7 @@ func clone(from, to string) error {
 	if unix.IoctlFileClone(int(out.Fd()), int(in.Fd())) != nil {
 		err = copySparse(in, out)
 	}
-	if err = errors.Join(err, out.Sync(), out.Close()); err != nil {
+	if err = errors.Join(err, out.Close()); err != nil {
 		return err
 	}
 	return os.Rename(out.Name(), to)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"os"
 	"os/exec"
 	"slices"
 	"strconv"
@@ -39,20 +40,9 @@ func (d lvm) run(args ...string) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-// names are all volumes of the group, by their ids.
-func (d lvm) names() []string {
-	out, err := d.run("lvs", "--noheadings", "-o", "lv_name", d.group)
-	if err != nil {
-		d.s.t.Errorf("the stand-in for qubesd: %v", err)
-	}
-	var names []string
-	for _, name := range strings.Fields(out) {
-		names = append(names, d.group+"/"+name)
-	}
-	return names
-}
-
-func (d lvm) has(vid string) bool { return slices.Contains(d.names(), vid) }
+// has reports a volume. All are active, and so have a link to their device;
+// asking LVM would take long.
+func (d lvm) has(vid string) bool { return exists(devicePath(vid)) }
 
 func lvName(vid string) string { return vid[strings.IndexByte(vid, '/')+1:] }
 
@@ -177,8 +167,9 @@ func (d lvm) commit(v *volume, from string) error {
 // and nothing but digits may be between.
 func (d lvm) revisions(v *volume) []string {
 	var ids []string
-	for _, vid := range d.names() {
-		id, found := strings.CutPrefix(vid, v.vid+"-")
+	entries, _ := os.ReadDir(devicePath(d.group)) // none while the group has no volume
+	for _, e := range entries {
+		id, found := strings.CutPrefix(e.Name(), lvName(v.vid)+"-")
 		digits, back := strings.CutSuffix(id, "-back")
 		if _, err := strconv.ParseUint(digits, 10, 63); found && back && err == nil {
 			ids = append(ids, id)

@@ -1,9 +1,9 @@
 package qubesd
 
 import (
-	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // A definition is what qubesd knows of a property.
@@ -112,7 +112,7 @@ func (d definition) applies(class string) bool {
 	if d.classes == "" {
 		return class != "AdminVM" && class != "RemoteVM"
 	}
-	return regexp.MustCompile(`\b` + class + ` `).MatchString(d.classes)
+	return strings.Contains(" "+d.classes, " "+class+" ")
 }
 
 // global is the value of a global property.

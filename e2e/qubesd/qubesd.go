@@ -82,7 +82,8 @@ type Pool struct {
 // A Step is a moment in the start or stop of a qube.
 type Step struct{ Qube, Volume, Name string }
 
-// Steps of all drivers, in the order in which they come.
+// Steps of all drivers, in the order in which they come; file-reflink prunes
+// before it commits.
 const (
 	StepStart     = "start"     // nothing was done yet
 	StepLive      = "live"      // the live image of a volume is there

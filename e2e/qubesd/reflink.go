@@ -16,7 +16,7 @@ import (
 //	VOL.img               committed; the same file while the qube runs
 //	VOL-dirty.img         live, or left by a crash
 //	VOL-precache.img      a copy of VOL.img made in advance; a start renames it
-//	VOL.img.N@TIMEZ       an older state; N counts up
+//	VOL.img.N@TIMEZ       an older state, with the time of its image; N counts up
 //	VOL-import.img        an import
 //
 // With revisions_to_keep=-1 a start renames VOL.img itself to VOL-dirty.img,
@@ -50,19 +50,32 @@ func (d reflink) create(v *volume) error {
 	return d.cache(v)
 }
 
-// cache makes the copy that the next start takes.
+// cache makes the copy that the next start takes, with the time of the
+// original: a start takes none that is of another time or size.
 func (d reflink) cache(v *volume) error {
 	if !v.save || v.revisions == -1 {
 		return removeAny(d.precache(v))
 	}
-	return clone(d.clean(v), d.precache(v))
+	info, err := os.Stat(d.clean(v))
+	if err == nil {
+		err = clone(d.clean(v), d.precache(v))
+	}
+	if err == nil {
+		err = os.Chtimes(d.precache(v), info.ModTime(), info.ModTime())
+	}
+	return err
+}
+
+// stale reports a precache that isn't a copy of the clean image.
+func (d reflink) stale(v *volume) bool {
+	a, err1 := os.Stat(d.clean(v))
+	b, err2 := os.Stat(d.precache(v))
+	return err1 != nil || err2 != nil || a.Size() != b.Size() || !a.ModTime().Equal(b.ModTime())
 }
 
 func (d reflink) remove(v *volume) error {
 	err := removeAny(d.clean(v), d.dirty(v), d.precache(v), d.importing(v))
-	for _, id := range d.revisions(v) {
-		err = errors.Join(err, removeAny(d.at(v, ".img."+id)))
-	}
+	err = errors.Join(err, removeAny(d.files(v)...))
 	os.Remove(filepath.Dir(d.clean(v))) // if that was the last
 	return err
 }
@@ -92,42 +105,41 @@ func (d reflink) start(v *volume) error {
 		return clone(d.clean(v), d.dirty(v))
 	case !v.save:
 		return sparse(d.dirty(v), v.size)
-	case exists(d.precache(v)):
+	case !d.stale(v):
 		return os.Rename(d.precache(v), d.dirty(v))
 	}
 	return clone(d.clean(v), d.dirty(v))
 }
 
 func (d reflink) stop(v *volume) error {
-	if !v.save {
-		clean := ""
-		if v.snap {
-			clean = d.clean(v)
-			return removeAny(d.dirty(v), clean)
-		}
-		return removeAny(d.dirty(v))
+	if v.save {
+		return d.commit(v, d.dirty(v))
 	}
-	return d.commit(v, d.dirty(v))
+	v.size = d.size(v) // a resize while it ran
+	return removeAny(d.dirty(v), d.clean(v))
 }
 
-// commit keeps the clean image as a revision and renames another over it:
-// the volume's file is a new one each time.
+// commit keeps the clean image as a revision, removes older ones and renames
+// another image over it: the volume's file is a new one each time.
 func (d reflink) commit(v *volume, from string) error {
-	if v.revisions > 0 && exists(d.clean(v)) {
-		id := fmt.Sprintf("%d@%s", d.next(v), d.s.now().Format("2006-01-02T15:04:05Z"))
-		if err := clone(d.clean(v), d.at(v, ".img."+id)); err != nil {
+	if info, err := os.Stat(d.clean(v)); err == nil && v.revisions > 0 {
+		revision := fmt.Sprintf(".img.%d@%s", d.next(v), info.ModTime().UTC().Format("2006-01-02T15:04:05Z"))
+		if err := clone(d.clean(v), d.at(v, revision)); err != nil {
 			return err
 		}
 		d.s.step(v.qube, v.name, StepRevision)
+	}
+	if err := d.prune(v); err != nil {
+		return err
+	}
+	d.s.step(v.qube, v.name, StepPruned)
+	if err := removeAny(d.precache(v)); err != nil {
+		return err
 	}
 	if err := os.Rename(from, d.clean(v)); err != nil {
 		return err
 	}
 	d.s.step(v.qube, v.name, StepCommitted)
-	if err := d.prune(v); err != nil {
-		return err
-	}
-	d.s.step(v.qube, v.name, StepPruned)
 	return d.cache(v)
 }
 
@@ -147,50 +159,61 @@ func (d reflink) size(v *volume) int64 { return fileSize(v.size, d.dirty(v), d.c
 
 func (d reflink) usage(v *volume) int64 { return allocated(d.clean(v), d.dirty(v)) }
 
-func (d reflink) revisions(v *volume) []string {
-	prefix := d.clean(v) + "."
-	paths, _ := filepath.Glob(filepath.Join(filepath.Dir(prefix), v.name+".img.*@*Z"))
-	var ids []string
-	for _, path := range paths {
-		ids = append(ids, strings.TrimPrefix(path, prefix))
-	}
-	slices.SortFunc(ids, func(a, b string) int { return revisionNumber(a) - revisionNumber(b) })
-	return ids
+// files are the older states' files, oldest first.
+func (d reflink) files(v *volume) []string {
+	paths, _ := filepath.Glob(filepath.Join(filepath.Dir(d.clean(v)), v.name+".img.*@*Z"))
+	slices.SortFunc(paths, func(a, b string) int { return revisionNumber(a) - revisionNumber(b) })
+	return paths
 }
 
-// revisionNumber is the N of N@TIME.
-func revisionNumber(id string) int {
-	n, _ := strconv.Atoi(id[:max(0, strings.IndexByte(id, '@'))])
+// revisionNumber is the N of VOL.img.N@TIME.
+func revisionNumber(path string) int {
+	_, rest, _ := strings.Cut(filepath.Base(path), ".img.")
+	number, _, _ := strings.Cut(rest, "@")
+	n, _ := strconv.Atoi(number)
 	return n
 }
 
+// revisions: the id of one is its number.
+func (d reflink) revisions(v *volume) []string {
+	var ids []string
+	for _, path := range d.files(v) {
+		ids = append(ids, strconv.Itoa(revisionNumber(path)))
+	}
+	return ids
+}
+
 func (d reflink) next(v *volume) int {
-	ids := d.revisions(v)
-	if len(ids) == 0 {
+	paths := d.files(v)
+	if len(paths) == 0 {
 		return 1
 	}
-	return revisionNumber(ids[len(ids)-1]) + 1
+	return revisionNumber(paths[len(paths)-1]) + 1
 }
 
 func (d reflink) prune(v *volume) error {
-	ids := d.revisions(v)
-	for _, id := range ids[:max(0, len(ids)-max(0, v.revisions))] {
-		if err := removeAny(d.at(v, ".img."+id)); err != nil {
-			return err
-		}
-	}
+	paths := d.files(v)
+	err := removeAny(paths[:max(0, len(paths)-max(0, v.revisions))]...)
 	if v.revisions == -1 {
-		return removeAny(d.precache(v))
+		err = errors.Join(err, removeAny(d.precache(v)))
 	}
-	return nil
+	return err
 }
 
-// resize shrinks too, without a word.
+// resize shrinks too, without a word. A halted qube's image becomes a new
+// file; what isn't saved has none, and only the size is noted.
 func (d reflink) resize(v *volume, size int64) error {
 	if exists(d.dirty(v)) {
 		return os.Truncate(d.dirty(v), size)
 	}
-	if err := os.Truncate(d.clean(v), size); err != nil {
+	if !v.save || v.snap {
+		return nil
+	}
+	resized := d.clean(v) + "~resized"
+	if err := clone(d.clean(v), resized); err != nil {
+		return err
+	}
+	if err := errors.Join(os.Truncate(resized, size), os.Rename(resized, d.clean(v))); err != nil {
 		return err
 	}
 	return d.cache(v)

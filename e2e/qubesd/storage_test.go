@@ -84,7 +84,7 @@ func TestReflinkCycle(t *testing.T) {
 	if got := have(t, dir); os.SameFile(before, after) || got != "private-precache.img private.img private.img.1" {
 		t.Errorf("stopped: %s", got)
 	}
-	want := []string{"start:old", "live:old", "boot:old", "stop:old", "revision:old", "committed:new", "pruned:new"}
+	want := []string{"start:old", "live:old", "boot:old", "stop:old", "revision:old", "pruned:old", "committed:new"}
 	if !slices.Equal(steps, want) {
 		t.Errorf("the steps are %q", steps)
 	}
@@ -101,7 +101,7 @@ func TestReflinkCycle(t *testing.T) {
 	if got := have(t, dir); got != "private-precache.img private.img private.img.2" {
 		t.Errorf("stopped twice: %s", got)
 	}
-	if got := s.Must(t, "admin.vm.volume.ListSnapshots", "private", "work", ""); !strings.HasPrefix(got, "2@20") {
+	if got := s.Must(t, "admin.vm.volume.ListSnapshots", "private", "work", ""); got != "2\n" {
 		t.Errorf("revisions: %q", got)
 	}
 }
@@ -210,6 +210,7 @@ func TestImport(t *testing.T) {
 func TestResize(t *testing.T) {
 	s := testSystem(t, R43)
 	s.Must(t, "admin.vm.volume.Resize", "private", "vault", "1048576")
+	s.Must(t, "admin.vm.volume.Resize", "volatile", "vault", "1048576")
 	if info, err := os.Stat(s.Committed("vault", "private")); err != nil || info.Size() != 1<<20 {
 		t.Errorf("%v, %v", info, err)
 	}

@@ -74,6 +74,7 @@ const (
 	Abort                 // closed before the request was read, nothing done
 	Cut                   // done, but only the first N bytes of the answer come
 	Late                  // done after a delay
+	Pass                  // answered as ever
 )
 
 // A Fault makes calls fail.
@@ -85,8 +86,14 @@ type Fault struct {
 	N                 int           // where to cut
 	Delay             time.Duration // how late
 	Times             int           // how many calls it hits; 0: all
+	Skip              int           // how many that match it lets pass before
+	Changing          bool          // it hits only calls that change something
+	// Seen is called with each call that is hit, before anything else is done
+	// about it and while others are served. Not for Abort.
+	Seen func(Call)
 
 	hit  int
+	past int
 	done chan struct{}
 }
 
@@ -114,9 +121,14 @@ func (s *Server) fault(c Call) *Fault {
 	defer s.logMu.Unlock()
 	s.calls = append(s.calls, c)
 	f := s.match(c)
-	if f != nil {
-		f.hit++
+	if f == nil {
+		return nil
 	}
+	if f.past < f.Skip {
+		f.past++
+		return nil
+	}
+	f.hit++
 	return f
 }
 
@@ -125,8 +137,8 @@ func (s *Server) aborts(c Call) bool {
 	s.logMu.Lock()
 	defer s.logMu.Unlock()
 	f := s.match(c)
-	if f == nil || f.Effect != Abort {
-		return false
+	if f == nil || f.Effect != Abort || f.past < f.Skip {
+		return false // the call is counted when it was read
 	}
 	f.hit++
 	s.calls = append(s.calls, c)
@@ -136,7 +148,8 @@ func (s *Server) aborts(c Call) bool {
 func (s *Server) match(c Call) *Fault {
 	matches := func(want, have string) bool { return want == "" || want == have }
 	for _, f := range s.faults {
-		if matches(f.Method, c.Method) && matches(f.Dest, c.Dest) && matches(f.Arg, c.Arg) && (f.Times == 0 || f.hit < f.Times) {
+		if matches(f.Method, c.Method) && matches(f.Dest, c.Dest) && matches(f.Arg, c.Arg) && (f.Times == 0 || f.hit < f.Times) &&
+			(!f.Changing || c.Changes()) {
 			return f
 		}
 	}
@@ -226,7 +239,12 @@ func (s *Server) faulty(c Call, f *Fault) []byte {
 	if f == nil {
 		return s.answer(c)
 	}
+	if f.Seen != nil {
+		f.Seen(c)
+	}
 	switch f.Effect {
+	case Pass:
+		return s.answer(c)
 	case Raise:
 		return encode(nil, &exception{f.Type, f.Message})
 	case Garbage:
