@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -120,17 +121,18 @@ func TestQrexecHangup(t *testing.T) {
 	w, _ := inQube(t, build{})
 	w.ok("init")
 	v := w.image("v", "random:80M:1")
+	// So that a pack that is there is of the run that has begun.
+	noPacks := func() {
+		if err := errors.Join(os.RemoveAll(w.store+"/packs"), os.Mkdir(w.store+"/packs", 0o700)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, sig := range []syscall.Signal{syscall.SIGHUP, syscall.SIGTERM} {
 		if signal.Ignored(sig) {
 			t.Logf("SKIPPED: the tests were started with %v ignored, as nohup does", sig)
 			continue
 		}
-		if err := os.RemoveAll(w.store + "/packs"); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Mkdir(w.store+"/packs", 0o700); err != nil {
-			t.Fatal(err)
-		}
+		noPacks()
 		r := w.start("backup", "file:"+v)
 		w.packs()
 		if err := r.cmd.Process.Signal(sig); err != nil {
@@ -141,6 +143,7 @@ func TestQrexecHangup(t *testing.T) {
 		w.ok("check")
 		w.noProcesses()
 	}
+	noPacks()
 	// Killed outright it can clean up nothing; the qube sees an end of input.
 	r := w.start("backup", "file:"+v)
 	w.packs()
