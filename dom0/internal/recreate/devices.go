@@ -108,7 +108,7 @@ func (j *job) devicesOf(ctx context.Context, class string, wanted []admin.Assign
 			j.refuseErr("device", class+" "+now.Backend+":"+now.Port, "(none)", err)
 		default:
 			j.changed = true
-			if !slices.ContainsFunc(wanted, func(w admin.Assignment) bool { return samePlace(w, now) }) {
+			if !slices.ContainsFunc(wanted, func(w admin.Assignment) bool { return w.Backend == now.Backend && w.Port == now.Port }) {
 				j.say("the %s device %s of %s is no longer assigned, the backup doesn't have it", class, shown(now.Port), shown(now.Backend))
 			}
 		}
@@ -166,7 +166,8 @@ func (j *job) checkDevices(ctx context.Context, class string, wanted, before []a
 	}
 	for _, w := range wanted {
 		for _, now := range list {
-			if now.Mode == "" && now.Port == w.Port && now.Backend == w.Backend && !sameAssignment(w, now) {
+			lost := w.Identity != anyDevice || w.Mode != "" && w.Mode != required
+			if lost && now.Mode == "" && now.Port == w.Port && now.Backend == w.Backend {
 				j.refuse("device", class+" "+w.Backend+":"+w.Port, deviceText(w), "this release of Qubes OS keeps neither mode nor identity: assigned as required")
 			}
 		}
@@ -174,20 +175,11 @@ func (j *job) checkDevices(ctx context.Context, class string, wanted, before []a
 	return nil
 }
 
-// sameAssignment compares two assignments. A mode that isn't told is required.
+// sameAssignment compares two assignments. What R4.2 says of one has no mode
+// and fits any identity.
 func sameAssignment(a, b admin.Assignment) bool {
-	mode := func(s string) string {
-		if s == "" {
-			return required
-		}
-		return s
-	}
-	return samePlace(a, b) && mode(a.Mode) == mode(b.Mode) && optionText(a.Options) == optionText(b.Options)
-}
-
-// samePlace compares what is assigned.
-func samePlace(a, b admin.Assignment) bool {
-	return a.Backend == b.Backend && a.Port == b.Port && a.Identity == b.Identity
+	alike := a.Backend == b.Backend && a.Port == b.Port && optionText(a.Options) == optionText(b.Options)
+	return alike && (a.Mode == "" || b.Mode == "" || a.Mode == b.Mode && a.Identity == b.Identity)
 }
 
 // deviceText is what there is to say of an assignment beside its port.

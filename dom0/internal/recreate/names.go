@@ -21,10 +21,10 @@ func (p *Plan) names() {
 	var taken []*Step
 	for _, s := range byName {
 		switch {
+		case s.Wanted.Name == format.AdminQube || s.Config != nil && s.Config.Class == adminVM:
+			s.Skip = "dom0's settings are not restored by themselves"
 		case s.Config == nil:
 			s.Err = errors.New("the session has no settings of it")
-		case s.Config.Class == adminVM || s.Wanted.Name == format.AdminQube:
-			s.Skip = "dom0's settings are not restored by themselves"
 		case !isName(s.Config.Class, ""):
 			s.Err = fmt.Errorf("its class %s is none", shown(s.Config.Class))
 		default:

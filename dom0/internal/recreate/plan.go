@@ -260,7 +260,7 @@ func (p *Plan) template(s *Step) (name, note string, err error) {
 	}
 	instead, found := p.findHere(p.host.Globals[fallback])
 	if !found || !fits(instead) || instead.name == s.Name {
-		return "", "", fmt.Errorf("%s, and %s names none", note, fallback)
+		return "", "", exit.With(exit.Failed, fmt.Errorf("%s, and %s names none", note, fallback), "restore the template as well, or set "+fallback+" with qubes-prefs")
 	}
 	return instead.name, note + ": it gets " + instead.name, nil
 }

@@ -242,6 +242,67 @@ func TestPCIByPort(t *testing.T) {
 	}
 }
 
+// TestDevicesOfOtherRelease: what R4.2 doesn't say of a device is no reason to
+// take it away and give it back.
+func TestDevicesOfOtherRelease(t *testing.T) {
+	identity := "0x8086:0x51f0::p028000"
+	old := format.QubeDevice{Class: "pci", Backend: "dom0", Port: "00_14.3"}
+	now := format.QubeDevice{Class: "pci", Backend: "dom0", Port: "00_14.3", Identity: identity, Mode: "required"}
+	for _, tt := range []struct {
+		release  string
+		here     admin.Assignment
+		backup   format.QubeDevice
+		refusals int
+	}{
+		{qubesd.R43, admin.Assignment{Backend: "dom0", Port: "00_14.3", Identity: identity, Mode: "required"}, old, 0},
+		{qubesd.R42, admin.Assignment{Backend: "dom0", Port: "00_14.3", Identity: "*"}, now, 1},
+		{qubesd.R42, admin.Assignment{Backend: "dom0", Port: "00_14.3", Identity: "*"}, old, 0},
+		{qubesd.R43, admin.Assignment{Backend: "dom0", Port: "00_14.3", Identity: identity, Mode: "required"}, now, 0},
+	} {
+		w := bare(t, tt.release)
+		w.must(w.api.Assign(t.Context(), "other", "pci", tt.here))
+		w.s.ForgetCalls()
+		c := config("other", "AppVM", "fedora")
+		c.Devices = []format.QubeDevice{tt.backup}
+		r := w.restore(backup{wanted: wanted(c)}, Options{SettingsOnly: true})[0]
+		if r.Err != nil || len(r.Refused) != tt.refusals {
+			t.Errorf("%+v on %s: %v, refused %q", tt.backup, tt.release, r.Err, refused(r))
+		}
+		for _, call := range w.s.Changes() {
+			if strings.HasPrefix(call.Method, "admin.vm.device.") {
+				t.Errorf("%+v on %s: there is %s", tt.backup, tt.release, call)
+			}
+		}
+	}
+}
+
+// TestImportLeftBehind: what a run that was killed within an import left is
+// discarded, but only if it was a run of ours.
+func TestImportLeftBehind(t *testing.T) {
+	busy := qubesd.Fault{
+		Method: "internal.vm.volume.ImportBegin", Effect: qubesd.Raise, Type: "StoragePoolException", Message: "Import operation in progress", Times: 1,
+	}
+	for _, ours := range []bool{true, false} {
+		w, b := small(t, qubesd.R43)
+		want := w.describe("a-work")
+		if ours {
+			w.must(w.api.SetTag(t.Context(), "a-work", Tag))
+		}
+		_, err := w.api.ImportBegin(t.Context(), "a-work", "private", privateSize)
+		w.must(err)
+		w.s.Inject(busy) // as LVM answers
+		w.s.ForgetCalls()
+		results := w.restore(b.only("a-work"), Options{})
+		ended := slices.ContainsFunc(w.s.Changes(), func(c qubesd.Call) bool { return c.Method == "internal.vm.volume.ImportEnd" })
+		if ours {
+			whole(t, results)
+			w.same("a-work", want, b)
+		} else if err := errorText(results[0].Err); ended || err != "volume private of a-work: begin to import: Import operation in progress" {
+			t.Errorf("somebody else's import: ended %v, %s", ended, err)
+		}
+	}
+}
+
 // TestRemote: a qube on another machine is always said to run.
 func TestRemote(t *testing.T) {
 	w := bare(t, qubesd.R43)

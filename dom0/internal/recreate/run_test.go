@@ -393,6 +393,7 @@ func TestInterrupted(t *testing.T) {
 
 // TestHangs: a call that is never answered costs its qube, no other.
 func TestHangs(t *testing.T) {
+	t.Parallel() // it mostly waits
 	_, b := small(t, qubesd.R43)
 	w := newWorld(t, qubesd.Options{})
 	w.s.Inject(qubesd.Fault{Method: "admin.vm.feature.Set", Dest: "a-work", Effect: qubesd.Hang})
