@@ -405,3 +405,72 @@ func TestHangs(t *testing.T) {
 		}
 	}
 }
+
+// TestMissingEverything: on a host that has nothing of what a qube needs, each
+// thing that stands in for another is said, and the qube is there.
+func TestMissingEverything(t *testing.T) {
+	w := newWorld(t, qubesd.Options{})
+	saved := format.QubeVolumeSaved | format.QubeVolumeWritable
+	c := config("win", "StandaloneVM", "", "kernel=1.2.3", "netvm=sys-net", "default_dispvm=dvm", "vcpus=2")
+	c.Label, c.LabelColor = "mine", "0x12345"
+	c.Devices = []format.QubeDevice{{Class: "usb", Backend: "sys-usb", Port: "2-1", Identity: "*", Mode: "auto-attach"}}
+	c.Volumes = []format.QubeVolume{{Name: "private", Pool: "zfs", Revisions: 1, Flags: saved}, {Name: "root", Pool: "zfs", Revisions: 1, Flags: saved}}
+	b := backup{wanted: wanted(c, config("work", "AppVM", "fedora"), config("disp", "DispVM", "dvm")), data: map[string][]byte{"win:private": []byte("data")}}
+	b.wanted[0].Volumes, b.wanted[0].Sizes = []string{"private"}, map[string]int64{"private": privateSize}
+	results := w.restore(b, Options{})
+	r := of(t, results, "win")
+	want := []string{
+		"label mine 0x12345: not here, and its color isn't known; red instead",
+		"property default_dispvm dvm: there is no such qube here; left at its default",
+		"property netvm sys-net: there is no such qube here; left at its default",
+		"property kernel 1.2.3: Kernel '1.2.3' not installed",
+		`device "usb sys-usb:2-1" "auto-attach *": there is no qube here that would have the device`,
+	}
+	if got := refused(r); r.Err != nil || r.Unfinished || !slices.Equal(got, want) {
+		t.Errorf("%v, unfinished %v, refused\n\t%s", r.Err, r.Unfinished, strings.Join(got, "\n\t"))
+	}
+	want = []string{
+		"its volume private goes to the default pool, there is no pool zfs here that holds volumes",
+		"its volume root goes to the default pool, there is no pool zfs here that holds volumes",
+		"the session has no data of its volume root, which stays as it is",
+	}
+	if !slices.Equal(r.Step.Notes, want) {
+		t.Errorf("notes\n\t%s", strings.Join(r.Step.Notes, "\n\t"))
+	}
+	for name, want := range map[string]string{
+		"work": "its template fedora is not here, and default_template names none", "disp": "its template dvm is not here, and default_dispvm names none",
+	} {
+		r := of(t, results, name)
+		if e, ok := exit.Of(r.Err); !ok || e.Error() != want || e.Hint == "" || r.Unfinished {
+			t.Errorf("%s: %v", name, r.Err)
+		}
+	}
+	if got := w.s.Qubes(); !slices.Equal(got, []string{"dom0", "win"}) {
+		t.Errorf("there are %q", got)
+	}
+}
+
+// TestTemplateFails: a qube whose template couldn't be made gets another, and
+// it is said.
+func TestTemplateFails(t *testing.T) {
+	w := bare(t, qubesd.R43)
+	w.s.Inject(qubesd.Fault{Method: "admin.vm.Create.TemplateVM", Effect: qubesd.Raise, Type: "StoragePoolException", Message: "full"})
+	b := backup{wanted: wanted(config("debian", "TemplateVM", ""), config("work", "AppVM", "debian", "netvm=debian"))}
+	h, err := Look(t.Context(), w.api)
+	w.must(err)
+	h.Globals["default_template"] = "fedora"
+	p, err := h.Plan(b.wanted, Options{})
+	w.must(err)
+	var said []string
+	results := p.Run(t.Context(), Hooks{Said: func(s *Step, text string) { said = append(said, s.Name+": "+text) }})
+	if got := errorText(of(t, results, "debian").Err); got != "create debian: full" {
+		t.Errorf("debian: %s", got)
+	}
+	if want := []string{"work: its template debian is not here: it gets fedora"}; !slices.Equal(said, want) {
+		t.Errorf("said %q", said)
+	}
+	r := of(t, results, "work")
+	if want := []string{"property netvm debian: there is no such qube here; left at its default"}; r.Err != nil || !slices.Equal(refused(r), want) {
+		t.Errorf("work: %v, %q", r.Err, refused(r))
+	}
+}
