@@ -95,16 +95,30 @@ func (d lvm) remove(v *volume) error {
 
 // current is the committed state: the volume, else its newest revision
 // (_vid_current).
-func (d lvm) current(v *volume) string {
-	if !d.has(v.vid) {
-		if ids := d.revisions(v); len(ids) > 0 {
-			return v.vid + "-" + ids[len(ids)-1]
+func (d lvm) current(v *volume) string { return d.newest(v.vid) }
+
+func (d lvm) newest(vid string) string {
+	if !d.has(vid) {
+		if ids := d.backs(vid); len(ids) > 0 {
+			return vid + "-" + ids[len(ids)-1]
 		}
 	}
-	return v.vid
+	return vid
+}
+
+// inProgress refuses what an unfinished import doesn't allow: another one,
+// and a start. Only its end takes it away.
+func (d lvm) inProgress(v *volume) error {
+	if v.save && d.has(v.vid+"-import") {
+		return raise("StoragePoolException", "Import operation in progress on %s", v.vid)
+	}
+	return nil
 }
 
 func (d lvm) start(v *volume) error {
+	if err := d.inProgress(v); err != nil {
+		return err
+	}
 	snap := v.vid + "-snap"
 	switch {
 	case v.save && v.revisions == -1:
@@ -117,7 +131,7 @@ func (d lvm) start(v *volume) error {
 		if err := d.drop(snap); err != nil {
 			return err
 		}
-		return d.snapshot(v.source, snap)
+		return d.snapshot(d.newest(v.source), snap)
 	}
 	if err := d.drop(v.vid); err != nil {
 		return err
@@ -137,17 +151,11 @@ func (d lvm) stop(v *volume) error {
 	return d.drop(v.vid)
 }
 
-// commit is the dance: the old state goes away under another name, the new
-// one takes its place, and old revisions are removed.
+// commit is the dance: the old state goes away under another name, also where
+// none is kept, the new one takes its place, and old revisions are removed.
 func (d lvm) commit(v *volume, from string) error {
 	if d.has(v.vid) {
-		var err error
-		if v.revisions > 0 {
-			err = d.rename(v.vid, fmt.Sprintf("%s-%d-back", v.vid, d.s.now().Unix()))
-		} else {
-			err = d.drop(v.vid)
-		}
-		if err != nil {
+		if err := d.rename(v.vid, fmt.Sprintf("%s-%d-back", v.vid, d.s.now().Unix())); err != nil {
 			return err
 		}
 		d.s.step(v.qube, v.name, StepAway)
@@ -165,11 +173,13 @@ func (d lvm) commit(v *volume, from string) error {
 
 // revisions are the volumes VID-<digits>-back: names of qubes have dashes,
 // and nothing but digits may be between.
-func (d lvm) revisions(v *volume) []string {
+func (d lvm) revisions(v *volume) []string { return d.backs(v.vid) }
+
+func (d lvm) backs(vid string) []string {
 	var ids []string
 	entries, _ := os.ReadDir(devicePath(d.group)) // none while the group has no volume
 	for _, e := range entries {
-		id, found := strings.CutPrefix(e.Name(), lvName(v.vid)+"-")
+		id, found := strings.CutPrefix(e.Name(), lvName(vid)+"-")
 		digits, back := strings.CutSuffix(id, "-back")
 		if _, err := strconv.ParseUint(digits, 10, 63); found && back && err == nil {
 			ids = append(ids, id)
@@ -207,17 +217,7 @@ func (d lvm) live(v *volume) string {
 }
 
 // path is the current volume.
-func (d lvm) path(v *volume) string {
-	if v.snap && !v.save {
-		return mapper(v.vid + "-snap")
-	}
-	return mapper(d.current(v))
-}
-
-// mapper is a volume's device of device-mapper, where '-' is written twice.
-func mapper(vid string) string {
-	return "/dev/mapper/" + strings.ReplaceAll(strings.ReplaceAll(vid, "-", "--"), "/", "-")
-}
+func (d lvm) path(v *volume) string { return devicePath(d.current(v)) }
 
 // size is what was asked for last; LVM isn't.
 func (d lvm) size(v *volume) int64 { return v.size }
@@ -237,27 +237,35 @@ func (d lvm) resize(v *volume, size int64) error {
 	} else if size == have {
 		return nil
 	}
-	for _, vid := range []string{v.vid, v.vid + "-snap"} {
-		if !d.has(vid) {
-			continue
-		}
-		if _, err := d.run("lvresize", "-q", "--force", "--size", fmt.Sprintf("%db", size), vid); err != nil {
-			return err
-		}
+	// Of a running qube only the live volume grows; its stop commits that.
+	vid := d.current(v)
+	switch {
+	case d.has(v.vid + "-snap"):
+		vid = v.vid + "-snap"
+	case d.has(v.vid + "-import"):
+		vid = v.vid + "-import"
+	case !v.save || v.snap:
+		return nil
 	}
-	return nil
+	_, err := d.run("lvextend", "-q", fmt.Sprintf("--size=%db", size), vid)
+	return err
 }
 
 func (d lvm) importBegin(v *volume, size int64) (string, error) {
-	vid := v.vid + "-import"
-	if err := d.drop(vid); err != nil {
+	if d.has(v.vid + "-snap") {
+		return "", raise("StoragePoolException", "Cannot import data to dirty volume %s, stop the qube first", v.vid)
+	}
+	if err := d.inProgress(v); err != nil {
 		return "", err
 	}
 	v.imported = size
-	return devicePath(vid), d.make(vid, size)
+	return devicePath(v.vid + "-import"), d.make(v.vid+"-import", size)
 }
 
 func (d lvm) importEnd(v *volume, ok bool) error {
+	if !d.has(v.vid + "-import") {
+		return raise("StoragePoolException", "No import operation in progress on %s", v.vid)
+	}
 	if !ok {
 		return d.drop(v.vid + "-import")
 	}

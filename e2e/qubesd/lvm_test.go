@@ -94,6 +94,12 @@ func TestRealDance(t *testing.T) {
 	check("stopped twice", "private private-N-back")
 	answer := s.Must(t, "internal.vm.volume.ImportBegin", "private", q, "8388608")
 	_, path, _ := strings.Cut(answer, " ")
+	if err := s.StartQube(q); err == nil || !strings.Contains(err.Error(), "Import operation in progress") {
+		t.Errorf("a start in an import: %v", err)
+	}
+	if _, err := s.Request("internal.vm.volume.ImportBegin", "private", q, ""); err == nil {
+		t.Error("a second import begins")
+	}
 	if got := begins(t, path, 3); got != "\x00\x00\x00" {
 		t.Errorf("an import begins with %q", got)
 	}

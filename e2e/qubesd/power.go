@@ -29,11 +29,6 @@ func (s *Server) start(q *qube) error {
 	if slices.Contains(q.tags, "backup-restore-in-progress") {
 		return raise("QubesVMError", "Restore of this domain in progress, cannot start")
 	}
-	for _, v := range q.volumes {
-		if v.importing {
-			return raise("StoragePoolException", "Import operation in progress on %s", v.vid)
-		}
-	}
 	if of := s.find(s.netvm(q)); of != nil {
 		if err := s.start(of); err != nil {
 			return err

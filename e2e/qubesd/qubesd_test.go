@@ -120,7 +120,7 @@ func TestSamplesComeBack(t *testing.T) {
 func TestWire(t *testing.T) {
 	s := testSystem(t, R43)
 	internal := raw(t, s.InternalSocket(), "internal.vm.volume.ImportBegin+private dom0 name sys-usb\x001024")
-	if !strings.HasPrefix(internal, "2\x00StoragePoolException\x00\x00") {
+	if internal != "" {
 		t.Errorf("an import into a volume that isn't saved: %q", internal)
 	}
 	for request, want := range map[string]string{

@@ -81,6 +81,10 @@ func (d reflink) remove(v *volume) error {
 }
 
 func (d reflink) start(v *volume) error {
+	// What is unfinished goes, an import too.
+	if err := removeAny(d.importing(v)); err != nil {
+		return err
+	}
 	if exists(d.dirty(v)) && v.save {
 		return nil // the changes of before a crash go on
 	}

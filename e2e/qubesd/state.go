@@ -92,7 +92,6 @@ type volume struct {
 	size                      int64
 	revisions                 int
 	rw, save, snap, ephemeral bool
-	importing                 bool
 	imported                  int64 // size of the import
 }
 

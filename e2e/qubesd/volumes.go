@@ -206,7 +206,7 @@ func (s *Server) importBegin(v *volume, c Call) ([]byte, error) {
 		}
 	}
 	if !v.save {
-		return nil, raise("StoragePoolException", "Cannot import: %s is not save_on_stop", v.vid)
+		return nil, errRefused // an error that the client isn't told
 	}
 	d, err := s.driver(v.pool)
 	if err != nil {
@@ -216,7 +216,6 @@ func (s *Server) importBegin(v *volume, c Call) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	v.importing = true
 	return fmt.Appendf(nil, "%d %s", size, path), nil
 }
 
@@ -227,11 +226,7 @@ func (s *Server) importEnd(v *volume, c Call) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !v.importing {
-		return nil, raise("StoragePoolException", "No import operation in progress on %s", v.vid)
-	}
 	ok := c.Payload == "ok"
-	v.importing = false
 	if err := d.importEnd(v, ok); err != nil {
 		return nil, err
 	}
