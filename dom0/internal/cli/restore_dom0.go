@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -64,7 +65,15 @@ func (q *restoringQubes) dom0Dir() (string, error) {
 	if !filepath.IsAbs(home) {
 		return "", exit.With(exit.Failed, errors.New("there is no home directory to restore dom0's files to"), "set HOME")
 	}
-	return filepath.Join(home, "dom0-restore-"+dom0Time(q.env.Now())), nil
+	first := filepath.Join(home, "dom0-restore-"+dom0Time(q.env.Now()))
+	for dir, n := first, 2; ; n++ {
+		if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+			return dir, nil
+		} else if err != nil {
+			return "", fmt.Errorf("make the directory to restore dom0's files to: %w", err)
+		}
+		dir = fmt.Sprintf("%s-%d", first, n) // more than one in a second
+	}
 }
 
 // extract streams the volume into the directory.

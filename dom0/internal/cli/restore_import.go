@@ -5,10 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 
 	"pinion/dom0/internal/admin"
+	"pinion/dom0/internal/exit"
 	"pinion/dom0/internal/qubevol"
 	"pinion/dom0/internal/recreate"
 	"pinion/dom0/internal/restore"
@@ -123,7 +127,8 @@ func (q *restoringQubes) finalSource(ctx context.Context, finder *find.Finder, n
 	return &final, nil
 }
 
-// checkRoom compares what all volumes need of each storage pool with what is free there, as far as qubesd tells.
+// checkRoom compares what all volumes need of each storage pool with what is free there, as far as qubesd tells. What can't
+// be told of a volume stops no other: restoring it will say why.
 func (q *restoringQubes) checkRoom(ctx context.Context, host *recreate.Host, plan *recreate.Plan) error {
 	if q.o.SettingsOnly {
 		return nil
@@ -136,11 +141,11 @@ func (q *restoringQubes) checkRoom(ctx context.Context, host *recreate.Host, pla
 		for volume, v := range q.qubes[s.Wanted.Name].volumes {
 			pool, err := q.poolOf(ctx, host, s, volume)
 			if err != nil {
-				return err
+				continue
 			}
 			record, err := q.a.Record(ctx, v.Record)
 			if err != nil {
-				return err
+				continue
 			}
 			needed[pool] += record.Data
 			if needed[pool] < 0 {
@@ -148,16 +153,13 @@ func (q *restoringQubes) checkRoom(ctx context.Context, host *recreate.Host, pla
 			}
 		}
 	}
-	for pool, bytes := range needed {
-		free, known, err := q.free(ctx, pool)
-		if err != nil {
-			return err
-		}
-		if known && free < bytes {
-			return fmt.Errorf("the storage pool %s has room for %s, and %s are needed", ui.Quote(pool), ui.Bytes(free), ui.Bytes(bytes))
+	for _, pool := range slices.Sorted(maps.Keys(needed)) {
+		if free, known := q.free(ctx, pool); known && free < needed[pool] {
+			return exit.With(exit.Failed, fmt.Errorf("the storage pool %s has room for %s, and %s are needed",
+				ui.Quote(pool), ui.Bytes(free), ui.Bytes(needed[pool])), "restore fewer qubes at a time, or new ones to another pool with --pool")
 		}
 	}
-	return nil
+	return ctx.Err()
 }
 
 // poolOf is the storage pool that a volume will be in.
@@ -170,19 +172,14 @@ func (q *restoringQubes) poolOf(ctx context.Context, host *recreate.Host, s *rec
 }
 
 // free is how many bytes of a storage pool are free, if qubesd tells.
-func (q *restoringQubes) free(ctx context.Context, pool string) (free int64, known bool, err error) {
+func (q *restoringQubes) free(ctx context.Context, pool string) (free int64, known bool) {
 	info, err := q.api.Pool(ctx, pool)
 	if err != nil {
-		return 0, false, fmt.Errorf("look at the storage pool %s: %w", ui.Quote(pool), err)
+		return 0, false
 	}
-	var size, usage int64
-	if _, err := fmt.Sscan(info["size"], &size); err != nil {
-		return 0, false, nil
-	}
-	if _, err := fmt.Sscan(info["usage"], &usage); err != nil {
-		return 0, false, nil
-	}
-	return max(0, size-usage), true, nil
+	size, sizeErr := strconv.ParseInt(info["size"], 10, 64)
+	usage, usageErr := strconv.ParseInt(info["usage"], 10, 64)
+	return max(0, size-usage), sizeErr == nil && usageErr == nil && size >= 0 && usage >= 0
 }
 
 // upper is a column's title of a volume's name.

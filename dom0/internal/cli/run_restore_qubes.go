@@ -48,11 +48,13 @@ type restoringQubes struct {
 	*restoring
 	api   *admin.Client
 	qubes map[string]*qubeRestore
+	// unread says of qubes why their settings can't be read.
+	unread map[string]error
 }
 
 // restoreQubes brings whole qubes back through the Admin API.
 func (r *restoring) restoreQubes(ctx context.Context) error {
-	q := &restoringQubes{restoring: r, api: r.env.qubesd(), qubes: map[string]*qubeRestore{}}
+	q := &restoringQubes{restoring: r, api: r.env.qubesd(), qubes: map[string]*qubeRestore{}, unread: map[string]error{}}
 	names, err := q.chosen()
 	if err != nil {
 		return err
@@ -61,29 +63,29 @@ func (r *restoring) restoreQubes(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	plan, err := q.plan(ctx, wanted)
+	if err != nil {
+		return err
+	}
 	var failed []error
 	if slices.Contains(names, format.AdminQube) {
 		if err := q.dom0(ctx); err != nil {
-			if len(names) == 1 {
-				return errors.Join(r.env.UI.Result(r.doc), err)
+			if len(names) == 1 || ctx.Err() != nil {
+				return errors.Join(r.env.UI.Result(r.doc), err, ctx.Err())
 			}
 			failed = append(failed, err)
-			r.env.UI.PartFailed("dom0: %v", err)
+			r.env.UI.PartFailed("dom0: %s", oneLine(err))
 		}
 	}
 	if len(wanted) == 0 {
 		return r.env.UI.Result(r.doc)
-	}
-	plan, err := q.plan(ctx, wanted)
-	if err != nil {
-		return err
 	}
 	results := plan.Run(ctx, recreate.Hooks{
 		Write: q.write,
 		Said:  func(s *recreate.Step, text string) { r.env.UI.Notice("%s: %s", ui.Quote(s.Name), text) },
 	})
 	r.meter.stop()
-	if len(names) == 1 && results[0].Err != nil && !results[0].Unfinished {
+	if ctx.Err() == nil && len(names) == 1 && results[0].Err != nil && !results[0].Unfinished {
 		q.doc.Qubes = append(q.doc.Qubes, q.document(&results[0]))
 		return errors.Join(r.env.UI.Result(r.doc), results[0].Err)
 	}
@@ -146,12 +148,15 @@ func (q *restoringQubes) wanted(ctx context.Context, names []string) ([]recreate
 		return nil, err
 	}
 	for k, name := range names {
-		if err := errs[ids[k]]; err != nil {
-			return nil, exit.With(exit.Damaged, fmt.Errorf("the settings of %s in session #%d: %w", ui.Quote(name), q.c.entries[q.qubes[name].at].Seq, err), sessionHint)
-		}
 		if name == format.AdminQube {
 			q.qubes[name].volumes = map[string]*format.SessionVolume{"files": q.qubes[name].volumes["files"]}
 			continue
+		}
+		if err := errs[ids[k]]; err != nil {
+			q.unread[name] = exit.With(exit.Damaged, fmt.Errorf("the settings of %s in session #%d: %w", ui.Quote(name), q.c.entries[q.qubes[name].at].Seq, err), sessionHint)
+			if len(names) == 1 {
+				return nil, q.unread[name]
+			}
 		}
 		w := recreate.Wanted{Name: name, Config: configs[ids[k]], Sizes: map[string]int64{}}
 		for own, v := range q.qubes[name].volumes {
@@ -164,8 +169,11 @@ func (q *restoringQubes) wanted(ctx context.Context, names []string) ([]recreate
 	return wanted, nil
 }
 
-// plan decides what is to be done, and has the person confirm what is written over.
+// plan decides what is to be done, nothing if no qube is wanted, and has the person confirm what is written over.
 func (q *restoringQubes) plan(ctx context.Context, wanted []recreate.Wanted) (*recreate.Plan, error) {
+	if len(wanted) == 0 {
+		return nil, nil
+	}
 	host, err := recreate.Look(ctx, q.api)
 	if err != nil {
 		return nil, err
@@ -182,6 +190,9 @@ func (q *restoringQubes) plan(ctx context.Context, wanted []recreate.Wanted) (*r
 		return nil, err
 	}
 	for _, s := range plan.Steps {
+		if err := q.unread[s.Wanted.Name]; err != nil {
+			s.Err = err
+		}
 		if s.Skip == "" && s.Err == nil && s.InPlace {
 			if err := q.mayReplace(ctx, s); err != nil {
 				return nil, err
@@ -227,7 +238,7 @@ const replaceHint = "--yes writes over it; --as, --rename-conflicting and --skip
 // report says what became of each qube, and returns what failed.
 func (q *restoringQubes) report(results []recreate.Result) (failed []error) {
 	columns := volumeColumns(results)
-	rows, refused := [][]string{}, [][]string{}
+	rows, refused := [][]string{}, []string{}
 	for i := range results {
 		res := &results[i]
 		j := q.document(res)
@@ -238,7 +249,7 @@ func (q *restoringQubes) report(results []recreate.Result) (failed []error) {
 		}
 		rows = append(rows, row)
 		for _, x := range j.Refused {
-			refused = append(refused, []string{ui.Quote(j.As), x.What, x.Name, x.Value, x.Why})
+			refused = append(refused, refusedText(j.As, x), "    "+x.Why)
 		}
 		if err := q.failure(res); err != nil {
 			failed = append(failed, err)
@@ -254,9 +265,20 @@ func (q *restoringQubes) report(results []recreate.Result) (failed []error) {
 	if len(refused) > 0 {
 		q.env.UI.Printf("")
 		q.env.UI.Printf("Not as in the backup:")
-		q.env.UI.Table([]string{"QUBE", "WHAT", "NAME", "VALUE", "WHY"}, refused)
+		for _, line := range refused {
+			q.env.UI.Printf("%s", line)
+		}
 	}
 	return failed
+}
+
+// refusedText names a setting that a qube doesn't have. Both texts and the reason are quoted already.
+func refusedText(qube string, x refusedJSON) string {
+	text := ui.Quote(qube) + ": " + x.What + " " + x.Name
+	if x.Value != "" {
+		text += " = " + x.Value
+	}
+	return text
 }
 
 // failure is what kept a qube from being whole; it is said.
@@ -268,7 +290,8 @@ func (q *restoringQubes) failure(res *recreate.Result) error {
 		return nil
 	}
 	if err == nil && len(res.Refused) > 0 {
-		return exit.With(exit.Partial, fmt.Errorf("%s: %s", name, count(len(res.Refused), "setting")+" refused"), "")
+		q.env.UI.PartFailed("%s: not as in the backup: %s", name, count(len(res.Refused), "setting"))
+		return exit.With(exit.Partial, fmt.Errorf("%s: %s refused", name, count(len(res.Refused), "setting")), "")
 	}
 	if err == nil {
 		return nil
