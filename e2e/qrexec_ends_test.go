@@ -191,14 +191,14 @@ func TestQrexecServiceThatStays(t *testing.T) {
 // processes are only stopped, so this is harder than the real thing.
 func TestQrexecSuspend(t *testing.T) {
 	t.Parallel()
-	const silence = 6 * time.Second
-	w, s := inQube(t, build{timeout: silence})
+	const silence = 8 * time.Second
+	w, s := inQube(t, build{})
 	w.ok("init")
 	v := w.image("v", "random:40M:1")
 	mark := w.path("held")
 	// In the middle of a put, so that an answer is owed all the while.
 	s.standIn("hold", "PINION_E2E_HOLD="+mark)
-	r := w.start("backup", "file:"+v)
+	r := w.impatient(silence).start("backup", "file:"+v)
 	appears(t, mark)
 	everybody := family(t, r.cmd.Process.Pid)
 	if len(everybody) < 4 {
@@ -212,7 +212,7 @@ func TestQrexecSuspend(t *testing.T) {
 		}
 	}
 	each(syscall.SIGSTOP) // pinion first, as everywhere
-	time.Sleep(2 * silence)
+	time.Sleep(silence + silence/2)
 	if err := os.Remove(mark); err != nil {
 		t.Fatal(err)
 	}

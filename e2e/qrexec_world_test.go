@@ -41,17 +41,29 @@ func inQube(t testing.TB, b build) (*world, *storage) {
 	if err := os.Symlink(self, s.client); err != nil {
 		t.Fatal(err)
 	}
-	dom0 := w.path("dom0")
-	if err := os.Mkdir(dom0, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	run(t, "cp", filepath.Join(w.bin, "pinion"), dom0)
-	w.bin = dom0
+	w.bin = alone(t, w.bin)
 	w.store, w.dest = filepath.Join(s.root, "home/pinion/laptop"), "qubes:storage/laptop"
 	w.env = append(w.env, qrexec.Environment+"="+qubes, "PINION_QREXEC_CLIENT="+s.client, "PINION_QUBESD_SOCKET="+w.path("no qubesd"))
 	s.install()
 	s.run()
 	return w, s
+}
+
+// alone is a directory that has pinion of another one, and no helper.
+func alone(t testing.TB, bin string) string {
+	t.Helper()
+	dir := t.TempDir()
+	run(t, "cp", filepath.Join(bin, "pinion"), dir)
+	return dir
+}
+
+// impatient is the same world with a pinion that waits less long for a sign of
+// life.
+func (w *world) impatient(silence time.Duration) *world {
+	w.t.Helper()
+	o := *w
+	o.bin = alone(w.t, programs(w.t, build{timeout: silence}))
+	return &o
 }
 
 // put writes a file of the qube.

@@ -90,11 +90,6 @@ func (d Destination) Path() string { return d.path }
 // directory of this machine.
 func (d Destination) Qube() string { return d.qube }
 
-// maxCommand is the longest command that qrexec is given, in bytes. What it
-// carries to the qube's agent has to fit a ring of 4,096 bytes: beyond that, no
-// call reaches the qube before it is restarted.
-const maxCommand = 200
-
 // command is how a helper for d is started: the program and its arguments.
 func (d Destination) command(o Options) []string {
 	if d.qube == "" {
@@ -104,6 +99,9 @@ func (d Destination) command(o Options) []string {
 	if client == "" {
 		client = DefaultQrexecClient
 	}
+	// The rules for both names keep the last word far below the 4,096 bytes of
+	// the ring that it passes: a longer one would leave the qube without qrexec.
+	//
 	// -T makes harmless what the qube writes to standard error. DEFAULT is the
 	// qube's default user; dom0 is who the service is told calls it.
 	return []string{client, "-d", d.qube, "-T", "--", "DEFAULT:QUBESRPC " + protocol.Service + "+" + d.archiveName + " dom0"}

@@ -66,6 +66,10 @@ func TestDestination(t *testing.T) {
 	}
 }
 
+// maxCommand is the longest command that qrexec is to be given, in bytes: one
+// of more than 4,096 would leave a qube without qrexec.
+const maxCommand = 200
+
 // The longest names that there can be.
 var (
 	longQube    = "q" + strings.Repeat("-", 30)
