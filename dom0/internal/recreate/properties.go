@@ -145,8 +145,13 @@ func (j *job) plain(w format.QubePair, now admin.Property) []change {
 	return []change{j.set(w.Name, w.Value)}
 }
 
+// lonely are properties that name the qube whose network another has, itself
+// or by the disposables that it opens links in. A qube that went through Tor or
+// a VPN must not go without because that one isn't here: it gets none.
+var lonely = []string{"netvm", "default_dispvm"}
+
 // reference sets a property that names a qube, by what that one is called
-// here. One that isn't here leaves the property at its default.
+// here. One that isn't here leaves the property at its default, or empty.
 func (j *job) reference(w format.QubePair, now admin.Property) []change {
 	target := ""
 	if w.Value != "" {
@@ -159,6 +164,10 @@ func (j *job) reference(w format.QubePair, now admin.Property) []change {
 			why = t.name + " provides no network here"
 		}
 		if why != "" {
+			if slices.Contains(lonely, w.Name) {
+				j.refuse("property", w.Name, w.Value, why+"; it has none now")
+				return []change{j.set(w.Name, "")}
+			}
 			j.refuse("property", w.Name, w.Value, why+"; left at its default")
 			if now.Default {
 				return nil
@@ -171,6 +180,18 @@ func (j *job) reference(w format.QubePair, now admin.Property) []change {
 		return nil
 	}
 	return []change{j.set(w.Name, target)}
+}
+
+// instead empties a property that was refused and without which the qube could
+// have another network than it had. It says so, behind the reason.
+func (j *job) instead(ctx context.Context, refused change) string {
+	if refused.what != "property" || refused.value == "" || !slices.Contains(lonely, refused.name) {
+		return ""
+	}
+	if err := j.api.SetProperty(ctx, j.s.Name, refused.name, ""); err != nil {
+		return "; and it could not be taken away: " + reason(err)
+	}
+	return "; it has none now"
 }
 
 func (j *job) set(name, value string) change {

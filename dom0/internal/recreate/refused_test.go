@@ -58,12 +58,12 @@ func TestRefused(t *testing.T) {
 		{
 			name:   "a network qube that isn't here",
 			change: func(c *format.QubeConfig) { c.Properties = pair("netvm", "gone") },
-			want:   []string{"property netvm gone: there is no such qube here; left at its default"},
+			want:   []string{"property netvm gone: there is no such qube here; it has none now"},
 		},
 		{
 			name:   "a network qube that is none",
 			change: func(c *format.QubeConfig) { c.Properties = pair("netvm", "other") },
-			want:   []string{"property netvm other: other provides no network here; left at its default"},
+			want:   []string{"property netvm other: other provides no network here; it has none now"},
 		},
 		{
 			name:   "an audio qube that isn't here",

@@ -313,11 +313,11 @@ func (j *job) end(ctx context.Context) {
 		return
 	}
 	j.ended = true
-	for _, c := range j.waiting {
-		j.refuseErr(c.what, c.name, c.value, c.err)
-	}
 	cleanup, cancel := detached(ctx)
 	defer cancel()
+	for _, c := range j.waiting {
+		j.refuse(c.what, c.name, c.value, reason(c.err)+j.instead(cleanup, c))
+	}
 	half := ""
 	switch {
 	case !j.whole || !j.s.Continued:

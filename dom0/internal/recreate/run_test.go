@@ -421,8 +421,8 @@ func TestMissingEverything(t *testing.T) {
 	r := of(t, results, "win")
 	want := []string{
 		"label mine 0x12345: not here, and its color isn't known; red instead",
-		"property default_dispvm dvm: there is no such qube here; left at its default",
-		"property netvm sys-net: there is no such qube here; left at its default",
+		"property default_dispvm dvm: there is no such qube here; it has none now",
+		"property netvm sys-net: there is no such qube here; it has none now",
 		"property kernel 1.2.3: Kernel '1.2.3' not installed",
 		`device "usb sys-usb:2-1" "auto-attach *": there is no qube here that would have the device`,
 	}
@@ -470,7 +470,7 @@ func TestTemplateFails(t *testing.T) {
 		t.Errorf("said %q", said)
 	}
 	r := of(t, results, "work")
-	if want := []string{"property netvm debian: there is no such qube here; left at its default"}; r.Err != nil || !slices.Equal(refused(r), want) {
+	if want := []string{"property netvm debian: there is no such qube here; it has none now"}; r.Err != nil || !slices.Equal(refused(r), want) {
 		t.Errorf("work: %v, %q", r.Err, refused(r))
 	}
 }
