@@ -8,6 +8,7 @@ import (
 
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/dirty"
+	"pinion/dom0/internal/dom0files"
 	"pinion/dom0/internal/exit"
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/restore"
@@ -58,6 +59,10 @@ type diffing struct {
 }
 
 func runDiff(ctx context.Context, env *Env, o *diffCommand) error {
+	if o.Args.Name == dom0files.Name {
+		return exit.With(exit.Failed, errors.New(dom0files.Name+" is made of dom0's files: there is no volume here to compare"),
+			"pinion restore dom0 puts the saved files beside the live ones")
+	}
 	d := &diffing{env: env, o: o, finder: env.finder()}
 	var err error
 	if d.dir, err = env.trackers(); err != nil {

@@ -101,3 +101,12 @@ gone     .        -        -       4 MiB    ?     missing
 		t.Errorf("%d lines are below the table:\n%s", n, &errs)
 	}
 }
+
+// There is nothing on this host that dom0's files could be compared with.
+func TestDiffOfDom0Files(t *testing.T) {
+	conf := alone(t, "")
+	status, _, errs := runMain("diff", "dom0:files", "--full", "--dest=file:/d", "--config="+conf)
+	if status != int(exit.Failed) || !strings.Contains(errs, "made of dom0's files") || !strings.Contains(errs, "\nhint: pinion restore dom0") {
+		t.Errorf("status %d, %q", status, errs)
+	}
+}
