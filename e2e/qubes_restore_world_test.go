@@ -238,3 +238,9 @@ func anyGround() string { return qubesGrounds()[0] }
 
 // ofSession is a session as --session has it.
 func ofSession(seq int) string { return fmt.Sprintf("--session=#%d", seq) }
+
+// private is what the private volume of a qube holds.
+func (q *qubesWorld) private(t testing.TB, qube string) []byte {
+	t.Helper()
+	return q.volume(t, qube, "private")
+}

@@ -85,6 +85,14 @@ func (s *screen) text() string {
 // the terminal is left as it was.
 func onTerminal(t *testing.T, cmd *exec.Cmd, answers ...string) (code int, shown string) {
 	t.Helper()
+	return answering(t, cmd, func(text string, m unix.Termios) bool {
+		return strings.HasSuffix(text, ": ") && m.Lflag&unix.ECHO == 0
+	}, answers...)
+}
+
+// answering is onTerminal with another way to tell that a question has been asked.
+func answering(t *testing.T, cmd *exec.Cmd, asked func(text string, m unix.Termios) bool, answers ...string) (code int, shown string) {
+	t.Helper()
 	ours, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NONBLOCK, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -121,7 +129,7 @@ func onTerminal(t *testing.T, cmd *exec.Cmd, answers ...string) (code int, shown
 	seen := 0
 	for _, answer := range answers {
 		for {
-			if text := s.text(); len(text) > seen && strings.HasSuffix(text, ": ") && modes(t, their).Lflag&unix.ECHO == 0 {
+			if text := s.text(); len(text) > seen && asked(text, modes(t, their)) {
 				seen = len(text)
 				break
 			}

@@ -150,10 +150,13 @@ func (s *Server) giveVolumes(q *qube, r creation) error {
 	}
 	for _, v := range q.volumes {
 		v.pool = s.global("default_pool_" + v.name)
-		if r.pool != "" && v.name != "kernel" {
+		if r.pool != "" && !v.snap && v.rw {
 			v.pool = r.pool
 		}
-		if pool := r.pools[v.name]; pool != "" {
+		if pool := r.pools[v.name]; pool != "" && v.snap {
+			return raise("QubesException", "Snapshot volume %s must be in the same pool as its origin (%s volume of template),"+
+				" cannot move to pool %s", v.name, v.name, pool)
+		} else if pool != "" {
 			v.pool = pool
 		}
 		p := s.pool(v.pool)
@@ -174,8 +177,8 @@ func (s *Server) giveVolumes(q *qube, r creation) error {
 	return s.setSources(q)
 }
 
-// setSources ties volumes that begin as a copy of the template's to those.
-// They must be in the same pool.
+// setSources ties volumes that begin as a copy of the template's to those,
+// whose pool they share (storage/__init__.py, _update_volume_config_source).
 func (s *Server) setSources(q *qube) error {
 	template, _ := q.properties.get("template")
 	of := s.find(template)
@@ -187,9 +190,11 @@ func (s *Server) setSources(q *qube) error {
 		if source == nil {
 			continue
 		}
-		if source.pool != v.pool {
-			return raise("StoragePoolException", "Can't start volume %s from pool %s in pool %s", v.name, source.pool, v.pool)
+		d, err := s.driver(source.pool)
+		if err != nil {
+			return err
 		}
+		v.pool, v.vid = source.pool, d.vid(q, v.name)
 		v.source, v.size = source.vid, s.size(source)
 		if source.source != "" { // an AppVM's root is its template's
 			v.source = source.source
