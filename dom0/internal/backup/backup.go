@@ -51,6 +51,9 @@ type Qube struct {
 	Name    string
 	Config  *format.QubeConfig // valid, as its Check says
 	Volumes []string           // names of sources
+	// Confirm is asked once all volumes are read: an error leaves the qube out. Nil: it
+	// always is what it was.
+	Confirm func(ctx context.Context) error
 }
 
 // Options say how to back up.
@@ -159,12 +162,16 @@ func Run(ctx context.Context, a *archive.Archive, sources []Source, o Options) (
 	}
 	d, err := b.draft(res.Volumes)
 	if err == nil {
-		res.Qubes, err = b.qubes(&d, res.Volumes, func(plain []byte) (format.BlobID, int64, error) {
+		res.Qubes, err = b.qubes(ctx, &d, res.Volumes, func(plain []byte) (format.BlobID, int64, error) {
 			return w.AddMetadata(ctx, format.BlobQubeConfig, plain)
 		})
 	}
+	res.Failed = b.failed
 	if err != nil {
 		return res, err
+	}
+	if len(res.Volumes) == 0 && len(res.Qubes) == 0 {
+		return res, ErrNothing
 	}
 	var verify func() error
 	if o.Verify {

@@ -51,13 +51,14 @@ func DryRun(ctx context.Context, a *archive.Archive, sources []Source, o Options
 	}
 	d, err := b.draft(f.Volumes)
 	if err == nil {
-		f.Qubes, err = b.qubes(&d, f.Volumes, func(plain []byte) (id format.BlobID, stored int64, err error) {
+		f.Qubes, err = b.qubes(ctx, &d, f.Volumes, func(plain []byte) (id format.BlobID, stored int64, err error) {
 			load.Add(archive.Load{Configs: 1, ConfigBytes: int64(len(plain))})
 			return id, 0, nil
 		})
 	}
-	if err != nil {
-		return nil, err
+	f.Failed = b.failed
+	if err != nil || len(f.Volumes) == 0 && len(f.Qubes) == 0 {
+		return f, err
 	}
 	f.Sent, err = a.SentAtMost(ctx, load, d)
 	return f, err

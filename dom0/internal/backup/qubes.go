@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
@@ -13,10 +14,17 @@ func (b *backup) settingsOnly() bool {
 	return slices.ContainsFunc(b.o.Qubes, func(q Qube) bool { return len(q.Volumes) == 0 })
 }
 
+func (q *Qube) confirm(ctx context.Context) error {
+	if q.Confirm == nil {
+		return nil
+	}
+	return q.Confirm(ctx)
+}
+
 // qubes stores the settings of the qubes whose volumes are all in the session,
 // and enters the qubes into the session and the volume table.
 // add stores a configuration.
-func (b *backup) qubes(d *archive.Draft, volumes []Volume, add func(plain []byte) (format.BlobID, int64, error)) ([]SavedQube, error) {
+func (b *backup) qubes(ctx context.Context, d *archive.Draft, volumes []Volume, add func(plain []byte) (format.BlobID, int64, error)) ([]SavedQube, error) {
 	there, ids := map[string]bool{}, map[string]format.ObjectID{}
 	for _, v := range volumes {
 		there[v.Name] = true
@@ -27,6 +35,13 @@ func (b *backup) qubes(d *archive.Draft, volumes []Volume, add func(plain []byte
 	var saved []SavedQube
 	for _, q := range b.o.Qubes {
 		if slices.ContainsFunc(q.Volumes, func(name string) bool { return !there[name] }) {
+			continue
+		}
+		if err := q.confirm(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+			b.failed = append(b.failed, Failed{q.Name, err})
 			continue
 		}
 		if err := q.Config.Check(); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"time"
@@ -71,7 +72,7 @@ func (b *backingUp) findQubes(ctx context.Context, tracked map[string]bool) erro
 	if !b.o.choosesQubes() && len(b.o.qubes) == 0 {
 		return nil
 	}
-	f := &qubeFinder{b: b, api: b.env.qubesd(), tracked: tracked, pools: map[string]map[string]string{}}
+	f := &qubeFinder{b: b, api: b.env.qubesd(), tracked: tracked, words: len(b.sources), pools: map[string]map[string]string{}}
 	finder := b.env.finder()
 	f.places = &qubevol.Finder{Find: finder.Locator, State: f.api.State}
 	names, err := f.choose(ctx)
@@ -81,17 +82,30 @@ func (b *backingUp) findQubes(ctx context.Context, tracked map[string]bool) erro
 	if len(names) == 0 {
 		return nil
 	}
+	if err := f.identify(ctx, names); err != nil {
+		return err
+	}
 	captured, err := capture.Take(ctx, f.api, qubesXML(), names)
 	if err != nil {
 		return err
 	}
 	for i, name := range names {
-		if err := f.take(ctx, name, captured[i]); err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
+		err := f.take(ctx, name, captured[i])
+		usage, _ := exit.Of(err)
+		switch {
+		case err == nil:
+			continue
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case usage != nil && usage.Status == exit.Usage:
+			return err
+		case errors.Is(err, admin.ErrUnreachable):
+			// One call may hang or break where others don't. If none is answered, each of the others would take as long.
+			if _, err := f.api.List(ctx); err != nil {
+				return fmt.Errorf("qubesd went away while the volumes of qubes were looked up: %w", err)
 			}
-			b.fail([]backup.Failed{{Name: name, Err: err}})
 		}
+		b.fail([]backup.Failed{{Name: name, Err: err}})
 	}
 	return nil
 }
@@ -102,7 +116,9 @@ type qubeFinder struct {
 	api     *admin.Client
 	places  *qubevol.Finder
 	tracked map[string]bool
+	words   int // how many of the sources the command line names by themselves
 	vms     map[string]admin.VM
+	now     map[string]admin.VM          // what there is when all is read; nil: not asked yet
 	pools   map[string]map[string]string // what qubesd says of them, by name
 }
 
@@ -132,6 +148,11 @@ func (f *qubeFinder) choose(ctx context.Context) ([]string, error) {
 		wanted, err := f.wanted(ctx, vm)
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
+		}
+		if errors.Is(err, admin.ErrUnreachable) {
+			if _, err := f.api.List(ctx); err != nil {
+				return nil, fmt.Errorf("qubesd went away while it was asked which qubes are to be in backups: %w", err)
+			}
 		}
 		if err != nil {
 			f.b.fail([]backup.Failed{{Name: vm.Name, Err: err}})
@@ -194,27 +215,38 @@ func (f *qubeFinder) take(ctx context.Context, name string, c capture.Captured) 
 	if c.Err != nil {
 		return c.Err
 	}
-	q := backup.Qube{Name: name, Config: c.Config}
-	state := &savedQube{}
+	q := backup.Qube{Name: name, Config: c.Config, Confirm: f.confirm(name)}
+	vm, state := f.vms[name], &savedQube{}
 	var sources []backup.Source
 	if name == format.AdminQube {
 		sources = append(sources, f.b.dom0Source())
 	}
+	infos, err := f.volumes(ctx, name, c.Config)
+	if err != nil {
+		return err
+	}
+	live := false
 	for _, v := range c.Config.Volumes {
 		if v.Flags&format.QubeVolumeSaved == 0 || name == format.AdminQube {
 			continue
 		}
-		place, err := f.place(ctx, f.vms[name], v.Name)
+		place, err := f.place(ctx, vm, v.Name, infos[v.Name])
 		if err != nil {
-			return fmt.Errorf("volume %s: %w", v.Name, err)
+			return err
 		}
 		if place.Saved.After(state.saved) {
 			state.saved = place.Saved
 		}
+		state.running, live = state.running || place.Runs, live || place.Live
 		if place.Note != "" {
 			f.b.env.UI.Notice("%s: %s", ui.Quote(name+":"+v.Name), place.Note)
 		}
 		sources = append(sources, backup.Source{Name: name + ":" + v.Name, Source: place.Source, Live: place.Live})
+	}
+	for _, s := range sources {
+		if err := f.clash(s); err != nil {
+			return err
+		}
 	}
 	for _, s := range sources {
 		q.Volumes = append(q.Volumes, s.Name)
@@ -222,21 +254,114 @@ func (f *qubeFinder) take(ctx context.Context, name string, c capture.Captured) 
 	}
 	f.b.qubes = append(f.b.qubes, q)
 	f.b.saving[name] = state
-	if vm := f.vms[name]; vm.State != "Halted" && name != format.AdminQube && len(sources) > 0 {
-		state.running = true
-		f.sayState(name, state, sources[0].Live)
+	if state.running {
+		f.sayState(name, state, live)
+	}
+	return nil
+}
+
+// volumes asks qubesd about the volumes of a qube, and sees that it and the settings agree on which ones outlast a
+// shutdown: one that isn't known to would be missing from every backup, without a word.
+func (f *qubeFinder) volumes(ctx context.Context, name string, c *format.QubeConfig) (map[string]admin.VolumeInfo, error) {
+	infos, saved := map[string]admin.VolumeInfo{}, map[string]bool{}
+	if name == format.AdminQube {
+		return infos, nil
+	}
+	names, err := f.api.Volumes(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range c.Volumes {
+		saved[v.Name] = v.Flags&format.QubeVolumeSaved != 0
+		if saved[v.Name] && !slices.Contains(names, v.Name) {
+			return nil, fmt.Errorf("qubes.xml has a volume %s to save, and qubesd has none", ui.Quote(v.Name))
+		}
+	}
+	for _, volume := range names {
+		info, err := f.api.Volume(ctx, name, volume)
+		switch {
+		case err == nil && info.SaveOnStop != saved[volume]:
+			return nil, fmt.Errorf("qubes.xml and qubesd don't agree on whether its volume %s outlasts a shutdown", ui.Quote(volume))
+		case err != nil && (saved[volume] || errors.Is(err, admin.ErrUnreachable)):
+			return nil, err
+		}
+		infos[volume] = info
+	}
+	return infos, nil
+}
+
+// identify notes the UUIDs of qubes where the list doesn't have them, as on R4.2.
+func (f *qubeFinder) identify(ctx context.Context, names []string) error {
+	for _, name := range names {
+		vm := f.vms[name]
+		if vm.UUID != "" || name == format.AdminQube {
+			continue
+		}
+		p, err := f.api.Property(ctx, name, "uuid")
+		if errors.Is(err, admin.ErrUnreachable) || ctx.Err() != nil {
+			return fmt.Errorf("ask qubesd which qube %s is: %w", ui.Quote(name), err)
+		}
+		vm.UUID = p.Value // empty where it isn't told: then nobody can tell later either
+		f.vms[name] = vm
+	}
+	return nil
+}
+
+// confirm sees, when all is read, that what has the name of a qube is still that qube: else the settings of one might be
+// saved with the data of another. One that is gone by then was whole. All are asked about at once, the first time.
+func (f *qubeFinder) confirm(name string) func(ctx context.Context) error {
+	vm := f.vms[name]
+	if vm.UUID == "" || name == format.AdminQube {
+		return nil
+	}
+	return func(ctx context.Context) error {
+		if f.now == nil {
+			f.now = map[string]admin.VM{}
+			list, err := f.api.List(ctx)
+			if err != nil && ctx.Err() == nil {
+				f.b.env.UI.Warn("whether a qube was replaced meanwhile isn't known: %s", oneLine(err))
+			}
+			for _, vm := range list {
+				f.now[vm.Name] = vm
+			}
+		}
+		is, there := f.now[name]
+		if there && is.UUID == "" {
+			p, err := f.api.Property(ctx, name, "uuid")
+			is.UUID, there = p.Value, err == nil
+		}
+		if there && is.UUID != vm.UUID {
+			return errors.New("it was removed meanwhile, and another qube has its name now")
+		}
+		return nil
+	}
+}
+
+// clash refuses a volume of a qube that is in the session already, under its name or another one.
+func (f *qubeFinder) clash(s backup.Source) error {
+	for i, other := range f.b.sources {
+		what := ""
+		switch {
+		case other.Source.Locator == s.Source.Locator:
+			what = fmt.Sprintf("%s and %s are one volume: %s", ui.Quote(other.Name), ui.Quote(s.Name), ui.Quote(s.Source.Locator))
+		case other.Name == s.Name:
+			what = fmt.Sprintf("%s and the qube's volume are both called %s", ui.Quote(other.Source.Locator), ui.Quote(s.Name))
+		default:
+			continue
+		}
+		if i >= f.words {
+			return errors.New(what)
+		}
+		return exit.UsageHint("leave it out, or give it another name: NAME="+other.Source.Locator, "backup: %s", what)
 	}
 	return nil
 }
 
 // place finds a volume of a qube.
-func (f *qubeFinder) place(ctx context.Context, vm admin.VM, volume string) (qubevol.Place, error) {
-	info, err := f.api.Volume(ctx, vm.Name, volume)
-	if err != nil {
-		return qubevol.Place{}, err
-	}
+func (f *qubeFinder) place(ctx context.Context, vm admin.VM, volume string, info admin.VolumeInfo) (qubevol.Place, error) {
 	pool, known := f.pools[info.Pool]
 	if !known {
+		var err error
 		if pool, err = f.api.Pool(ctx, info.Pool); err != nil {
 			return qubevol.Place{}, err
 		}
@@ -273,18 +398,26 @@ func ago(d time.Duration) string {
 // dom0Source is the volume of dom0's files.
 func (b *backingUp) dom0Source() backup.Source {
 	say := func(path string, why error) { b.env.UI.Warn("dom0: %s: %s", ui.Quote(path), oneLine(why)) }
+	own := b.ownDirectories()
 	s := &source.Source{
 		Locator: find.Dom0Files, Path: dom0files.Name, Kind: source.Plain, Why: "it is made of files",
 		Open: func(ctx context.Context) (source.Volume, error) {
-			return dom0files.Open(ctx, b.o.Dom0Files, dom0files.Options{Exclude: b.ownDirectory, Skip: say, Changed: say})
+			return dom0files.Open(ctx, b.o.Dom0Files, dom0files.Options{Exclude: own, Skip: say, Changed: say})
 		},
 	}
 	return backup.Source{Name: dom0files.Name, Source: s}
 }
 
-// ownDirectory says of a path that it is pinion's own, which is worth nothing in a backup.
-func (b *backingUp) ownDirectory(path string) bool {
-	return path == b.env.StateDir || path == b.env.CacheDir
+// ownDirectories are pinion's own, which are worth nothing in a backup, and the archive, which can't be in itself.
+func (b *backingUp) ownDirectories() func(path string) bool {
+	var own []string
+	for _, dir := range []string{b.env.StateDir, b.env.CacheDir, b.env.Dest.Path()} {
+		if real, err := filepath.EvalSymlinks(dir); err == nil {
+			dir = real
+		}
+		own = append(own, dir)
+	}
+	return func(path string) bool { return slices.Contains(own, path) }
 }
 
 // stamp tells qubesd when the qubes of a session were backed up, as its own tools do.
@@ -303,6 +436,9 @@ func (b *backingUp) stamp(ctx context.Context, res *backup.Result) {
 		}
 		if err != nil && ctx.Err() == nil {
 			b.env.UI.Warn("%s is saved, but its time of backup could not be noted: %s", ui.Quote(q.Name), oneLine(err))
+		}
+		if errors.Is(err, admin.ErrUnreachable) {
+			return // the next ones would take as long, for as little
 		}
 	}
 }

@@ -59,7 +59,7 @@ func TestReflink(t *testing.T) {
 		"running, --live":                  {files: []string{image, dirty}, state: "Running", live: true, path: dirty, isLive: true},
 		"just stopped, --live":             {files: []string{image}, state: "Running", live: true, path: image},
 		"crashed":                          {files: []string{image, dirty}, state: "Halted", path: image, note: "did not shut down cleanly"},
-		"crashed, --live":                  {files: []string{image, dirty}, state: "Halted", live: true, path: dirty, isLive: true},
+		"crashed, --live":                  {files: []string{image, dirty}, state: "Halted", live: true, path: dirty, isLive: true, note: "what it left is saved"},
 		"no older states":                  {files: []string{image}, state: "Halted", revisions: -1, path: image},
 		"no older states, running":         {files: []string{dirty}, state: "Running", revisions: -1, err: "revisions_to_keep is -1", hint: "--live"},
 		"no older states, running, --live": {files: []string{dirty}, state: "Running", revisions: -1, live: true, path: dirty, isLive: true},
@@ -92,7 +92,7 @@ func TestReflink(t *testing.T) {
 			if p.Source.Locator != "file:"+filepath.Join(dir, image) || p.Source.Path != filepath.Join(dir, x.path) || p.Source.Kind != source.Reflink {
 				t.Errorf("%+v", p.Source)
 			}
-			if p.Live != x.isLive || !p.Saved.Equal(x.saved) || !strings.Contains(p.Note, x.note) || p.Note != "" && x.note == "" {
+			if p.Live != x.isLive || p.Runs && x.state == "Halted" || x.isLive && p.Runs != (x.state == "Running") || !p.Saved.Equal(x.saved) || !strings.Contains(p.Note, x.note) || p.Note != "" && x.note == "" {
 				t.Errorf("%+v", p)
 			}
 			if confirms := x.revisions == -1 && !x.live; (p.Source.Confirm != nil) != confirms {

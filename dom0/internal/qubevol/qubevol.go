@@ -38,6 +38,9 @@ type Place struct {
 	// Live says that it is a state which a running qube writes to, or one that
 	// a crash has left: what a disk looks like after a power cut.
 	Live bool
+	// Runs says that the qube runs, or is just being started or ended: what it
+	// writes now is in no other state than the live one.
+	Runs bool
 	// Saved is, of the committed state of a qube that runs, when it was saved:
 	// what the qube wrote since is not in it. Zero: the qube doesn't run, or
 	// nobody knows.
@@ -106,7 +109,7 @@ func (f *Finder) Volume(ctx context.Context, vm admin.VM, volume string, info ad
 		err = fmt.Errorf("its pool %q has the driver %q, of which it is not known how volumes are found", info.Pool, driver)
 	}
 	if err != nil {
-		return Place{}, fmt.Errorf("find the volume %s of %s: %w", volume, vm.Name, err)
+		return Place{}, fmt.Errorf("volume %s: %w", volume, err)
 	}
 	return p, nil
 }

@@ -72,7 +72,7 @@ func (l *look) thin(ctx context.Context) (Place, error) {
 	if l.live && (running || left) {
 		s, err := l.thinVolume(ctx, vg+"/"+lvm.LiveName(lv))
 		if !errors.Is(err, fs.ErrNotExist) {
-			return Place{Source: s, Live: true}, err
+			return Place{Source: s, Live: true, Runs: true}.crashed(left), err
 		}
 		running, left = false, false // it has stopped since
 	}
@@ -80,6 +80,7 @@ func (l *look) thin(ctx context.Context) (Place, error) {
 	if err != nil {
 		return Place{}, err
 	}
+	p.Runs = running
 	if running && p.Source.LV == "" {
 		p.Saved = savedThin(all, lv)
 	}
@@ -89,8 +90,19 @@ func (l *look) thin(ctx context.Context) (Place, error) {
 	return p, nil
 }
 
-// noteLeft is about what a crash has left.
-const noteLeft = "the qube did not shut down cleanly; the state from before its last start is saved, --live saves what it left"
+// Notes about what a crash has left.
+const (
+	noteLeft     = "the qube did not shut down cleanly; the state from before its last start is saved, --live saves what it left"
+	noteLeftLive = "the qube did not shut down cleanly; what it left is saved"
+)
+
+// crashed is a live state as it is if nobody writes to it any more.
+func (p Place) crashed(left bool) Place {
+	if left {
+		p.Runs, p.Note = false, noteLeftLive
+	}
+	return p
+}
 
 // used says what a state that a qube writes to is there for: the qube runs, or
 // it has crashed.
@@ -133,7 +145,7 @@ func (l *look) thinDirect(ctx context.Context) (Place, error) {
 	if !l.live {
 		s.Confirm = l.stillHalted
 	}
-	return Place{Source: s, Live: running}, nil
+	return Place{Source: s, Live: running, Runs: running}, nil
 }
 
 // thinCommitted finds the committed state. Where it isn't there for longer

@@ -122,7 +122,7 @@ func TestThin(t *testing.T) {
 		"stopped since it was listed": {volumes: []string{vid, vid + "-1700000020-back"}, listed: "Running", state: "Halted", lv: vid},
 		"crashed":                     {volumes: []string{vid, snap}, listed: "Halted", state: "Halted", lv: vid, note: "did not shut down cleanly"},
 		"crashed, nobody to ask":      {volumes: []string{vid, snap}, listed: "Halted", lv: vid, note: "--live saves what it left"},
-		"crashed, --live":             {volumes: []string{vid, snap}, listed: "Halted", state: "Halted", live: true, lv: snap, isLive: true},
+		"crashed, --live":             {volumes: []string{vid, snap}, listed: "Halted", state: "Halted", live: true, lv: snap, isLive: true, note: "what it left is saved"},
 		"crashed, qubesd hangs":       {volumes: []string{vid, snap}, listed: "Halted", state: "?", err: "ask if it runs: qubesd hangs"},
 		"left between two names": {volumes: []string{snap, vid + "-1700000020-back", vid + "-1700000010-back"}, listed: "Running",
 			lv: vid + "-1700000020-back", note: "its newest older state"},
@@ -139,7 +139,7 @@ func TestThin(t *testing.T) {
 			p, err := h.finder().Volume(ctx, vm, "private", info("qubes_dom0/"+vid, x.revisions), thinPool, x.live)
 			if x.err != "" {
 				wantError(t, err, x.err, x.hint)
-				wantError(t, err, "find the volume private of a-b", x.hint)
+				wantError(t, err, "volume private: ", x.hint)
 				return
 			}
 			if err != nil {
