@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"pinion/dom0/internal/admin"
@@ -147,18 +148,50 @@ func (j *job) create(ctx context.Context) error {
 		return j.notCreated(ctx, err)
 	}
 	j.made = true
-	if err := j.api.SetTag(ctx, s.Name, Tag); err != nil {
+	if err := j.mark(ctx); err != nil {
 		err = fmt.Errorf("mark %s as unfinished: %w", s.Name, quoted(err))
 		cleanup, cancel := detached(ctx)
 		defer cancel()
 		if removeErr := j.api.Remove(cleanup, s.Name); removeErr != nil {
 			return fmt.Errorf("%w; it is there, empty, and can't be removed: %w", err, quoted(removeErr))
 		}
-		j.made = false
+		j.made, j.tagged = false, false
 		return err
 	}
-	j.tagged, j.changed = true, true
+	j.changed = true
 	return nil
+}
+
+// mark sets the tag. Where the answer to that was lost, a look tells whether it
+// was done; a job that can't be told ends as one that has the tag, so that it
+// is taken away again.
+func (j *job) mark(ctx context.Context) error {
+	err := j.api.SetTag(ctx, j.s.Name, Tag)
+	if err == nil {
+		j.tagged = true
+		return nil
+	}
+	looking, cancel := detached(ctx)
+	defer cancel()
+	tags, lookErr := j.api.Tags(looking, j.s.Name)
+	j.tagged = slices.Contains(tags, Tag) || fatal(looking, lookErr)
+	if j.tagged && lookErr == nil && ctx.Err() == nil {
+		return nil
+	}
+	return err
+}
+
+// unmark removes the tag, and looks whether it is gone where the answer to
+// that was lost.
+func (j *job) unmark(ctx context.Context) error {
+	err := j.api.RemoveTag(ctx, j.s.Name, Tag)
+	if err == nil {
+		return nil
+	}
+	if tags, lookErr := j.api.Tags(ctx, j.s.Name); lookErr == nil && !slices.Contains(tags, Tag) {
+		return nil
+	}
+	return err
 }
 
 // notCreated says why a qube wasn't made.
@@ -233,10 +266,9 @@ func (j *job) claim(ctx context.Context) error {
 	if err := j.halted(ctx); err != nil || j.tagged {
 		return err
 	}
-	if err := j.api.SetTag(ctx, j.s.Name, Tag); err != nil {
+	if err := j.mark(ctx); err != nil {
 		return fmt.Errorf("mark %s as unfinished: %w", j.s.Name, quoted(err))
 	}
-	j.tagged = true
 	return j.halted(ctx) // it may have been started in between
 }
 
@@ -333,7 +365,7 @@ func (j *job) end(ctx context.Context) {
 	}
 	untouched := j.s.InPlace && !j.changed
 	if j.tagged && (j.whole || untouched) {
-		if err := j.api.RemoveTag(cleanup, j.s.Name, Tag); err != nil {
+		if err := j.unmark(cleanup); err != nil {
 			j.fail(ctx, fmt.Errorf("take the mark from %s: %w", j.s.Name, quoted(err)))
 		} else {
 			j.tagged = false
