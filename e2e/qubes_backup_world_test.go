@@ -13,14 +13,17 @@ import (
 )
 
 // savedQubes is a dom0 whose qubes are backed up: a qubesWorld, with what tests of backups ask and do.
-type savedQubes struct{ *qubesWorld }
+type savedQubes struct {
+	*qubesWorld
+	before int // packs that were there, for packs
+}
 
 // newSmallQubes makes a dom0 with an archive, the template base, and the AppVMs that are named; all of their volumes have
 // something in them.
 func newSmallQubes(t testing.TB, kind string, apps []string, pools ...qubesd.Pool) *savedQubes {
 	t.Helper()
 	g := newGround(t, kind)
-	q := &savedQubes{&qubesWorld{world: newWorld(t), system: filepath.Join(g.dir, "qubes")}}
+	q := &savedQubes{qubesWorld: &qubesWorld{world: newWorld(t), system: filepath.Join(g.dir, "qubes")}}
 	q.boot(t, g, qubesd.Options{Dir: q.system, Pools: pools})
 	q.add(t, "TemplateVM", "base", "", "")
 	for _, name := range apps {

@@ -154,7 +154,21 @@ func (b *backingUp) find(ctx context.Context, dir *tracker.Dir) error {
 		b.add(backup.Source{Name: f.Name, Source: f.found}, tracked)
 	}
 	b.fail(none)
-	return b.findQubes(ctx, tracked)
+	words := len(b.sources)
+	err = b.findQubes(ctx, tracked)
+	if e, _ := exit.Of(err); err == nil || words == 0 || ctx.Err() != nil || e != nil {
+		return err
+	}
+	// That nothing is known of qubes costs the other sources nothing.
+	b.sources, b.qubes = b.sources[:words], nil
+	what := b.o.qubes
+	if b.o.All {
+		what = []string{"--all"}
+	}
+	for _, name := range what {
+		b.fail([]backup.Failed{{Name: name, Err: err}})
+	}
+	return nil
 }
 
 // add enters a source. tracked says of which locators there is a base snapshot.
