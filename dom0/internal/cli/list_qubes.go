@@ -147,18 +147,31 @@ func orDash(word string) string {
 	return ui.Quote(word)
 }
 
-// printQubeSessions shows a line for each session of named qubes.
+// printQubeSessions shows a line for each session of named qubes. Of one qube, the name goes without saying.
 func (e *Env) printQubeSessions(sessions []sessionJSON) {
+	names := map[string]bool{}
+	for _, s := range sessions {
+		for _, q := range s.Qubes {
+			names[q.Name] = true
+		}
+	}
+	const name = 3 // the column
+	cut := func(row []string) []string {
+		if len(names) == 1 && len(row) > name {
+			return slices.Delete(row, name, name+1)
+		}
+		return row
+	}
 	var rows [][]string
 	for _, s := range sessions {
 		at, id, when := fmt.Sprintf("#%d", s.Seq), short(s.ID), e.showRFC(s.Time)
 		for _, q := range s.Qubes {
-			rows = append(rows, []string{
+			rows = append(rows, cut([]string{
 				at, id, when, ui.Quote(q.Name), ui.Bytes(q.Size), ui.Bytes(q.Stored), orDash(q.Label), orDash(q.Template),
-			})
+			}))
 			at, id, when = "", "", ""
 		}
 		rows = append(rows, tagRows(s)...)
 	}
-	e.UI.Table([]string{"SESSION", "ID", "TIME", "QUBE", "SIZE", "STORED", "LABEL", "TEMPLATE"}, rows)
+	e.UI.Table(cut([]string{"SESSION", "ID", "TIME", "QUBE", "SIZE", "STORED", "LABEL", "TEMPLATE"}), rows)
 }
