@@ -143,12 +143,14 @@ func (j *job) create(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = j.api.Create(ctx, admin.CreateRequest{Class: s.Config.Class, Template: s.Template, Name: s.Name, Label: label, Pools: s.Pools})
+	longer, cancel := lasting(ctx)
+	defer cancel()
+	err = j.api.Create(longer, admin.CreateRequest{Class: s.Config.Class, Template: s.Template, Name: s.Name, Label: label, Pools: s.Pools})
 	if err != nil {
 		return j.notCreated(ctx, err)
 	}
 	j.made = true
-	if err := j.mark(ctx); err != nil {
+	if err := j.mark(longer); err != nil {
 		err = fmt.Errorf("mark %s as unfinished: %w", s.Name, quoted(err))
 		cleanup, cancel := detached(ctx)
 		defer cancel()
@@ -175,7 +177,7 @@ func (j *job) mark(ctx context.Context) error {
 	defer cancel()
 	tags, lookErr := j.api.Tags(looking, j.s.Name)
 	j.tagged = slices.Contains(tags, Tag) || fatal(looking, lookErr)
-	if j.tagged && lookErr == nil && ctx.Err() == nil {
+	if j.tagged && lookErr == nil {
 		return nil
 	}
 	return err
@@ -266,7 +268,9 @@ func (j *job) claim(ctx context.Context) error {
 	if err := j.halted(ctx); err != nil || j.tagged {
 		return err
 	}
-	if err := j.mark(ctx); err != nil {
+	longer, cancel := lasting(ctx)
+	defer cancel()
+	if err := j.mark(longer); err != nil {
 		return fmt.Errorf("mark %s as unfinished: %w", j.s.Name, quoted(err))
 	}
 	return j.halted(ctx) // it may have been started in between
@@ -395,6 +399,14 @@ func (j *job) preload(ctx context.Context) {
 // detached returns a context for what is to be done even after ctx ended.
 func detached(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+}
+
+// lasting returns a context for a call of which it has to be known whether it
+// was done: it ends only some time after ctx.
+func lasting(ctx context.Context) (context.Context, context.CancelFunc) {
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(cleanupTime, cancel) })
+	return longer, func() { stop(); cancel() }
 }
 
 // A change is one thing that is done to a qube, and may be refused.

@@ -73,13 +73,7 @@ func (j *job) volume(ctx context.Context, name string) (int64, error) {
 
 // replace imports a volume.
 func (j *job) replace(ctx context.Context, name string, saved, size int64) error {
-	imp, err := j.api.ImportBegin(ctx, j.s.Name, name, size)
-	if err != nil && j.s.Continued && !fatal(ctx, err) {
-		// A run that was killed within an import leaves one that is in the way.
-		if endErr := j.api.ImportEnd(ctx, j.s.Name, name, "it was left behind"); endErr == nil {
-			imp, err = j.api.ImportBegin(ctx, j.s.Name, name, size)
-		}
-	}
+	imp, err := j.importBegin(ctx, name, size)
 	if err != nil {
 		return fmt.Errorf("begin to import: %w", quoted(err))
 	}
@@ -96,13 +90,40 @@ func (j *job) replace(ctx context.Context, name string, saved, size int64) error
 		}
 		return err
 	}
-	err = j.api.ImportEnd(cleanup, j.s.Name, name, "")
-	// Where no answer came, it may have been done.
-	j.changed = j.changed || err == nil || fatal(cleanup, err)
-	if err != nil {
-		return fmt.Errorf("make what was imported its content: %w", quoted(err))
+	if err = j.api.ImportEnd(cleanup, j.s.Name, name, ""); err == nil {
+		j.changed = true
+		return nil
 	}
-	return nil
+	// Where no answer came, it may have been done: then there is nothing to discard.
+	endErr := j.api.ImportEnd(cleanup, j.s.Name, name, "it can't be committed")
+	j.changed = j.changed || endErr != nil && unanswered(cleanup, err)
+	return fmt.Errorf("make what was imported its content: %w", quoted(err))
+}
+
+// unanswered reports an error of a call that may have been done nevertheless.
+func unanswered(ctx context.Context, err error) bool {
+	return fatal(ctx, err) || errors.Is(err, admin.ErrRefused)
+}
+
+// importBegin begins an import, and leaves none where it fails.
+func (j *job) importBegin(ctx context.Context, name string, size int64) (admin.Import, error) {
+	longer, cancel := lasting(ctx)
+	defer cancel()
+	imp, err := j.api.ImportBegin(longer, j.s.Name, name, size)
+	if err == nil {
+		return imp, nil
+	}
+	lost := unanswered(longer, err)
+	if !lost && !j.s.Continued {
+		return imp, err
+	}
+	// A run that was killed within an import leaves one that is in the way; and where no answer came, there may be one now.
+	cleanup, cancel := detached(ctx)
+	defer cancel()
+	if endErr := j.api.ImportEnd(cleanup, j.s.Name, name, "it was left behind"); endErr == nil && !lost {
+		imp, err = j.api.ImportBegin(longer, j.s.Name, name, size)
+	}
+	return imp, err
 }
 
 // keepPrevious makes sure that what a volume held before is kept as a revision
