@@ -55,7 +55,7 @@ func TestQubesRestoreOntoRunning(t *testing.T) {
 		}
 		for _, args := range [][]string{{"work"}, {"work", "--yes"}, {"work", "--data-only", "--yes"}, {"work", "--settings-only", "--yes"}} {
 			q.api.ForgetCalls()
-			q.exits(1, append([]string{"restore"}, args...)...).oneLine().says("work is Running and is not touched", "qvm-shutdown --wait work")
+			q.exits(1, append([]string{"restore"}, args...)...).oneLine().says("work is running and was not touched", "qvm-shutdown --wait work")
 			untouched(strings.Join(args, " "))
 			if calls := q.api.Changes(); len(calls) > 0 {
 				t.Errorf("%v made the calls %v", args, calls)

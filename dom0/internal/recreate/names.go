@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"pinion/dom0/internal/exit"
 	"pinion/dom0/internal/format"
@@ -120,7 +121,7 @@ func article(word string) string {
 
 // notHalted is the error about a qube that runs.
 func notHalted(name, state string) error {
-	return exit.With(exit.Failed, fmt.Errorf("%s is %s and is not touched", name, shown(state)), "shut it down first: qvm-shutdown --wait "+name)
+	return exit.With(exit.Failed, fmt.Errorf("%s is %s and was not touched", name, strings.ToLower(shown(state))), "shut it down first: qvm-shutdown --wait "+name)
 }
 
 // rename gives a qube whose name is taken the next free one, or that of one

@@ -140,11 +140,11 @@ func TestPlan(t *testing.T) {
 		},
 		{
 			"one that runs", host("fedora TemplateVM Halted", "work AppVM Running"), wanted(work), Options{},
-			[]string{"work in place error (work is Running and is not touched)"},
+			[]string{"work in place error (work is running and was not touched)"},
 		},
 		{
 			"one that is paused", host("fedora TemplateVM Halted", "work AppVM Paused"), wanted(work), Options{DataOnly: true},
-			[]string{"work in place error (work is Paused and is not touched)"},
+			[]string{"work in place error (work is paused and was not touched)"},
 		},
 		{
 			"another class", host("fedora TemplateVM Halted", "work StandaloneVM Halted"), wanted(work), Options{},
@@ -179,7 +179,7 @@ func TestPlan(t *testing.T) {
 		},
 		{
 			"a template that fails, but is here", host("debian TemplateVM Running"), wanted(config("a", "AppVM", "debian"), debian), Options{},
-			[]string{"debian in place error (debian is Running and is not touched)", "a from debian"},
+			[]string{"debian in place error (debian is running and was not touched)", "a from debian"},
 		},
 		{
 			"left unfinished", host("fedora TemplateVM Halted", "work AppVM Halted unfinished"), wanted(work), Options{SkipConflicting: true},

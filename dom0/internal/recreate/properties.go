@@ -14,6 +14,7 @@ import (
 const (
 	disposables = "template_for_dispvms"
 	network     = "provides_network"
+	autostart   = "autostart"
 )
 
 // given are properties that belong to the machine, or that nobody can set.
@@ -122,6 +123,10 @@ func (j *job) own(ctx context.Context, now map[string]admin.Property) (list []ch
 func (j *job) settable(untrusted format.QubePair, now map[string]admin.Property) (admin.Property, bool) {
 	p, has := now[untrusted.Name]
 	switch {
+	case untrusted.Name == autostart && untrusted.Value == "True" && j.s.Name != j.s.Wanted.Name:
+		// Beside the one that it is a copy of, it would want the same devices at boot.
+		j.say("it doesn't start by itself, as %s does", j.s.Wanted.Name)
+		return p, false
 	case slices.Contains(given, untrusted.Name) || j.skips(untrusted.Name):
 		return p, false
 	case !isName(untrusted.Name, "_"):

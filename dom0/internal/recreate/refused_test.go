@@ -340,7 +340,7 @@ func TestMeanwhile(t *testing.T) {
 	results := p.Run(t.Context(), b.hooks())
 	for name, want := range map[string]string{
 		"new":     "create new: VM new already exists; a qube of this name has appeared meanwhile",
-		"sys-net": "sys-net is Running and is not touched",
+		"sys-net": "sys-net is running and was not touched",
 		"dvm":     "dvm has been removed meanwhile",
 		"a-work":  "", "new2": "",
 	} {

@@ -207,7 +207,12 @@ func (j *job) volumeSetting(ctx context.Context, v *format.QubeVolume) error {
 	default: // scratch is made at each start, and may not be there to be resized
 		j.say("its volume %s has %s here, and had %s", v.Name, ui.Bytes(info.Size), ui.Bytes(v.Size))
 	}
-	if saved && int(v.Revisions) != info.Revisions && !(j.raised[v.Name] && v.Revisions < 1) {
+	switch {
+	case !saved || int(v.Revisions) == info.Revisions || j.raised[v.Name] && v.Revisions < 1:
+	case !j.made && int(v.Revisions) < info.Revisions:
+		// qubesd would remove what is too many at once: what the volume held until now.
+		j.say("its volume %s keeps %d older states as it did here, the saved one kept %d", v.Name, info.Revisions, max(v.Revisions, 0))
+	default:
 		value := fmt.Sprintf("revisions_to_keep=%d", v.Revisions)
 		changes = append(changes, change{what: "volume", name: v.Name, value: value, do: func(ctx context.Context) error {
 			return j.api.SetRevisions(ctx, j.s.Name, v.Name, int(v.Revisions))
