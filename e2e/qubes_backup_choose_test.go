@@ -66,10 +66,16 @@ func TestQubesBackupChoice(t *testing.T) {
 	}
 
 	// Settings only: of a disposable and of a qube that is elsewhere.
-	q.ok("backup", "sys-usb", "away")
+	q.ok("backup", "sys-usb", "away").prints("sys-usb  -     settings", "away     -     settings")
 	if qubes, volumes := q.sessionQubes(t); !slices.Equal(qubes, []string{"away", "sys-usb"}) || len(volumes) != 0 {
 		t.Errorf("the session has %q and %q", qubes, volumes)
 	}
+	// They make a session even where nothing else can.
+	if err := os.Remove(q.api.Committed("work", "private")); err != nil {
+		t.Fatal(err)
+	}
+	q.exits(3, "backup", "away", "work").says("1 of 2 qubes and volumes are not in the session")
+	q.inSession(t, "away")
 	q.ok("verify", "--all-sessions")
 	q.ok("check")
 }

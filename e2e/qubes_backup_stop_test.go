@@ -65,6 +65,39 @@ func TestQubesBackupAtEachStep(t *testing.T) {
 	}
 }
 
+// The same with --live, where what is saved may be ahead of what is committed.
+func TestQubesBackupLiveAtEachStep(t *testing.T) {
+	q := newSmallQubes(t, "xfs", nil)
+	q.add(t, "StandaloneVM", "solo", "", "")
+	q.write(t, "solo", "private", 0, "random:200K:1")
+	before := q.committed(t, "solo", "private")
+	steps := 0
+	q.api.SetHook(func(s qubesd.Step) {
+		steps++
+		if r := q.run("backup", "solo", "--live"); r.code != 0 {
+			t.Errorf("at step %s of %s: %s", s.Name, s.Volume, r)
+		}
+	})
+	q.starts(t, "solo")
+	q.writes(t, "solo", "private", 300<<10, "random:200K:3")
+	q.stops(t, "solo")
+	q.api.SetHook(nil)
+	after, changes := q.committed(t, "solo", "private"), 0
+	for seq := 1; seq <= steps; seq++ {
+		got := q.restored(t, "solo:private", fmt.Sprintf("#%d", seq))
+		if changes == 0 && !bytes.Equal(got, before) {
+			changes = seq
+		}
+		if changes > 0 && !bytes.Equal(got, after) {
+			t.Errorf("session #%d of %d, where it changed in #%d, is neither", seq, steps, changes)
+		}
+	}
+	// Whoever asks for the running state has it as long as the qube runs.
+	if changes != steps-6 { // the last seven steps are those of the stop
+		t.Errorf("of %d sessions #%d is the first with what the qube wrote", steps, changes)
+	}
+}
+
 // A qube that stops, or starts, between any two calls of a backup.
 func TestQubesBackupStopsMeanwhile(t *testing.T) {
 	q := newSmallQubes(t, "xfs", []string{"work"})

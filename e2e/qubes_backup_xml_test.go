@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf16"
+
+	"pinion/e2e/qubesd"
 )
 
 // A qubes.xml that can't be read ends the backup with an error that names it, whatever is wrong with it; what isn't about
@@ -119,6 +121,30 @@ func TestQubesBackupOddXML(t *testing.T) {
 			}
 		})
 	}
+	// A list that is cut where a line ends looks like a whole one.
 	writeFile(t, path, []byte(good))
+	list := q.api.Must(t, "admin.vm.List", "", "dom0", "")
+	remove := q.api.Inject(qubesd.Fault{Method: "admin.vm.List", Effect: qubesd.Cut, N: 2 + strings.Index(list, "work ")})
+	q.ok("backup", q.dom0Files()).says(`warning: dom0: qubes.xml has a qube "work" that qubesd doesn't list`)
+	remove()
 	q.ok("verify", "--all-sessions")
+}
+
+// Two qubes that are said to have one volume: it is saved as that of one of them, and the other is named.
+func TestQubesBackupSharedVolume(t *testing.T) {
+	q := newSmallQubes(t, "xfs", []string{"work", "twin"})
+	q.ok("backup", "work")
+	want := q.committed(t, "work", "private")
+	q.api.Close()
+	path := filepath.Join(q.api.Dir(), "qubes.xml")
+	text := bytes.Replace(readFile(t, path), []byte(`vid="appvms/twin/private"`), []byte(`vid="appvms/work/private"`), 1)
+	writeFile(t, path, text)
+	q.env = q.env[:0]
+	q.boot(t, &ground{t: t}, qubesd.Options{Dir: q.system})
+	r := q.exits(3, "backup", "twin", "work")
+	r.says("work: twin:private and work:private are one volume: file:")
+	q.inSession(t, "twin")
+	q.holds(t, "twin:private", "latest", want)
+	q.exits(3, "backup", "work", "twin").says("twin: work:private and twin:private are one volume")
+	q.holds(t, "work:private", "latest", want)
 }

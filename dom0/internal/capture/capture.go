@@ -137,6 +137,16 @@ func begin(ctx context.Context, api *admin.Client, xmlPath string) (*pass, error
 	for _, vm := range vms {
 		p.listed[vm.Name] = vm
 	}
+	// Who asks for all qubes chose from the list: one that isn't in it would
+	// be missing without a word.
+	for _, d := range file.Domains {
+		if _, ok := p.listed[d.Name]; !ok {
+			p.remarks = append(p.remarks, fmt.Sprintf("%s has a qube %s that qubesd doesn't list", qubesxml.FileName, shown(d.Name)))
+		}
+	}
+	if more := len(p.remarks) - maxWarnings; more > 0 {
+		p.remarks = append(p.remarks[:maxWarnings:maxWarnings], fmt.Sprintf("and %d more of this kind", more))
+	}
 	if p.classes, err = api.DeviceClasses(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil, err

@@ -278,6 +278,10 @@ func (b *backingUp) report(a *archive.Archive, res *backup.Result) error {
 			ui.Quote(v.Name), ui.Bytes(v.Size), v.Mode.String(), ui.Bytes(v.Read), fmt.Sprint(v.NewChunks), ui.Bytes(v.Stored),
 		})
 	}
+	without := b.withoutVolumes(res.Qubes)
+	for _, q := range without {
+		rows = append(rows, []string{ui.Quote(q.Name), "-", "settings", "-", "-", ui.Bytes(q.Stored)})
+	}
 	if !b.env.UI.Quiet() {
 		b.env.UI.Printf("Session #%d (%s), %s sent:", s.Seq, s.ID.String()[:8], ui.Bytes(doc.SentBytes))
 		b.env.UI.Table([]string{"VOLUME", "SIZE", "MODE", "READ", "NEW CHUNKS", "STORED"}, rows)
@@ -286,7 +290,7 @@ func (b *backingUp) report(a *archive.Archive, res *backup.Result) error {
 	if err := b.env.UI.Result(doc); err != nil {
 		return err
 	}
-	return b.partly(len(res.Volumes))
+	return b.partly(len(res.Volumes) + len(without))
 }
 
 // dryRun says what a backup would do.
@@ -313,13 +317,17 @@ func (b *backingUp) dryRun(ctx context.Context, a *archive.Archive, options back
 		doc.ReadBytes += v.Read
 		rows = append(rows, []string{ui.Quote(v.Name), ui.Bytes(v.Size), v.Mode.String(), ui.Bytes(v.Read)})
 	}
+	without := b.withoutVolumes(f.Qubes)
+	for _, q := range without {
+		rows = append(rows, []string{ui.Quote(q.Name), "-", "settings", "-"})
+	}
 	b.env.UI.Table([]string{"VOLUME", "SIZE", "MODE", "READ"}, rows)
 	b.env.UI.Printf("A backup would read %s.", bytesExactly(doc.ReadBytes))
 	b.env.UI.Printf("It would send at most %s.", bytesExactly(f.Sent))
 	if err := b.env.UI.Result(doc); err != nil {
 		return err
 	}
-	return b.partly(len(f.Volumes))
+	return b.partly(len(f.Volumes) + len(without))
 }
 
 // bytesExactly is a number of bytes, and in words.

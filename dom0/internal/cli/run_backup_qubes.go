@@ -41,6 +41,16 @@ func (b *backingUp) settingsOnly() bool {
 	return slices.ContainsFunc(b.qubes, func(q backup.Qube) bool { return len(q.Volumes) == 0 })
 }
 
+// withoutVolumes are the qubes of a session that have settings only.
+func (b *backingUp) withoutVolumes(saved []backup.SavedQube) (list []backup.SavedQube) {
+	for _, q := range saved {
+		if slices.ContainsFunc(b.qubes, func(of backup.Qube) bool { return of.Name == q.Name && len(of.Volumes) == 0 }) {
+			list = append(list, q)
+		}
+	}
+	return list
+}
+
 // qubesJSON describes the qubes of a session.
 func (b *backingUp) qubesJSON(saved []backup.SavedQube) []backupQubeJSON {
 	list := []backupQubeJSON{}
