@@ -54,7 +54,7 @@ func (q *restoringQubes) dom0(ctx context.Context) error {
 		}
 	}
 	if !q.env.UI.Quiet() {
-		q.env.UI.Printf("Restored dom0 of session #%d to %s; nothing that is live was changed.", e.Seq, dir)
+		q.env.UI.Printf("Restored dom0 of session #%d to %s.", e.Seq, dir)
 	}
 	return nil
 }
