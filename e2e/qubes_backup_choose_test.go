@@ -22,6 +22,7 @@ func (q *savedQubes) wouldSave(code int, args ...string) []string {
 // Which qubes are saved: those that are to be in backups, all, some, or the named ones; never by itself a disposable that
 // goes when it stops, nor the qube with the archive.
 func TestQubesBackupChoice(t *testing.T) {
+	t.Parallel()
 	q := newSmallQubes(t, "plain", []string{"dvm", "storage", "work"})
 	q.api.Must(t, "admin.vm.property.Set", "template_for_dispvms", "dvm", "True")
 	q.add(t, "DispVM", "disp12", "dvm", "", "auto_cleanup=True")
@@ -82,6 +83,7 @@ func TestQubesBackupChoice(t *testing.T) {
 
 // Names that look like something else: none is taken apart, and no two volumes of a session are of one name.
 func TestQubesBackupNames(t *testing.T) {
+	t.Parallel()
 	names := []string{"a", "a-private-1", "a.b", "work.img", "x-root"}
 	q := newSmallQubes(t, "xfs", names)
 	want := q.contents(t)
@@ -110,6 +112,7 @@ func TestQubesBackupNames(t *testing.T) {
 // The qube that has the archive is left out, and that is said, but not where it is named. What is written to it meanwhile
 // is the backup itself.
 func TestQubesBackupStorageQube(t *testing.T) {
+	t.Parallel()
 	q := newSmallQubes(t, "xfs", []string{"storage", "work"})
 	s := q.throughQrexec(t)
 	q.ok("init").says("starting qube storage")

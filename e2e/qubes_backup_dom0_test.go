@@ -37,6 +37,7 @@ func tarNames(t testing.TB, b []byte, one string) (names []string, text []byte) 
 // dom0's files: once stored, only what changes is sent; what is pinion's own, and the archive, is left out; what can't be
 // saved is named.
 func TestQubesBackupDom0Files(t *testing.T) {
+	t.Parallel()
 	q := newSmallQubes(t, "plain", nil)
 	home := filepath.Join(q.files, "home/user")
 	large := makeImage(t, filepath.Join(home, "large"), "random:3M:7")
@@ -100,6 +101,7 @@ func TestQubesBackupDom0Files(t *testing.T) {
 
 // A file that shrinks, and one that goes, while dom0's files are read: named in a warning, and the rest is as it was.
 func TestQubesBackupDom0FilesChange(t *testing.T) {
+	t.Parallel()
 	q := newSmallQubes(t, "plain", nil)
 	home := filepath.Join(q.files, "home/user")
 	makeImage(t, filepath.Join(home, "a-first"), "random:40M:1")

@@ -16,6 +16,7 @@ import (
 // Killed at any moment of a backup into a qube, pinion leaves an archive that is the old one or the new one, and the next
 // run makes a whole session and sends nothing again but what was not in a finished pack.
 func TestQubesBackupKilledQrexec(t *testing.T) {
+	t.Parallel()
 	q := newSmallQubes(t, "xfs", []string{"storage", "work"})
 	const size = 24 << 20
 	q.api.Must(t, "admin.vm.volume.Resize", "private", "work", fmt.Sprint(size))
@@ -110,6 +111,7 @@ func (q *savedQubes) awaitRoot(t testing.TB, before []byte) {
 
 // Settings that are damaged in the store: every command says of which qube and session, and all else works.
 func TestQubesBackupDamagedSettings(t *testing.T) {
+	t.Parallel()
 	q := newSmallQubes(t, "xfs", []string{"work", "other"})
 	q.ok("backup")
 	known := files(t, q.store)

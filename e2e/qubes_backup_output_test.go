@@ -22,6 +22,7 @@ type dryQubesDoc struct {
 // A dry run is exact on what would be read, sends nothing, and changes nothing, neither in the store nor over the Admin
 // API; what the run then does is what was said.
 func TestQubesBackupDryRun(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"plain", "xfs"} {
 		t.Run(kind, func(t *testing.T) {
 			q := newSmallQubes(t, kind, []string{"work", "other"})
@@ -63,6 +64,7 @@ func TestQubesBackupDryRun(t *testing.T) {
 
 // What people read fits their terminal, what programs read parses, and who wants quiet gets it.
 func TestQubesBackupOutput(t *testing.T) {
+	t.Parallel()
 	const long = "a-name-of-16-chr"
 	q := newSmallQubes(t, "xfs", []string{long, "work"})
 	q.add(t, "StandaloneVM", "solo", "", "")

@@ -13,6 +13,7 @@ import (
 
 // A running qube is saved as it was before its start, and that is said; with --live as it is, while it goes on writing.
 func TestQubesBackupRowS04Running(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"xfs", "btrfs"} {
 		t.Run(kind, func(t *testing.T) {
 			q := newSmallQubes(t, kind, []string{"work"})
@@ -64,6 +65,7 @@ func TestQubesBackupRowS04Running(t *testing.T) {
 // What --live saves while the qube writes is one moment of it: of numbers that the qube counts up in place after place,
 // never a later one without all earlier ones.
 func TestQubesBackupRowS04LiveWriter(t *testing.T) {
+	t.Parallel()
 	q := newSmallQubes(t, "xfs", []string{"work"})
 	q.starts(t, "work")
 	stop, stopped := make(chan struct{}), make(chan error, 1)
@@ -119,6 +121,7 @@ func TestQubesBackupRowS04LiveWriter(t *testing.T) {
 // Qubes in pools on several kinds of storage land in one session; one in a pool that nobody knows fails by name, one
 // whose pool has no state to read while it runs fails with a hint, and neither costs the others anything.
 func TestQubesBackupRowS04Pools(t *testing.T) {
+	t.Parallel()
 	btrfs, plain := mounted(t, "btrfs", groundSize), t.TempDir()
 	q := newSmallQubes(t, "xfs", []string{"work"},
 		qubesd.Pool{Name: "second", Driver: "file-reflink", DirPath: filepath.Join(btrfs, "pool"), Revisions: 1},
@@ -151,6 +154,7 @@ func TestQubesBackupRowS04Pools(t *testing.T) {
 
 // A qube that writes into the very state that is to be saved, since it keeps no other, is refused while it runs.
 func TestQubesBackupNoRevisions(t *testing.T) {
+	t.Parallel()
 	q := newSmallQubes(t, "xfs", []string{"work", "other"})
 	q.api.Must(t, "admin.vm.volume.Set.revisions_to_keep", "private", "work", "-1")
 	halted := q.committed(t, "work", "private")
@@ -175,6 +179,7 @@ func TestQubesBackupNoRevisions(t *testing.T) {
 
 // After a power failure what was committed is saved, and said to be; what the crash has left is saved on request.
 func TestQubesBackupAfterCrash(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"plain", "xfs"} {
 		t.Run(kind, func(t *testing.T) {
 			q := newSmallQubes(t, kind, []string{"work"})

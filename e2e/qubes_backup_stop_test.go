@@ -12,6 +12,7 @@ import (
 // A qube that is being started or stopped, looked at in every moment of that: the backup neither fails nor waits, and each
 // volume in it is one of the two committed states, whole, never the live one before its time.
 func TestQubesBackupAtEachStep(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"plain", "xfs"} {
 		t.Run(kind, func(t *testing.T) {
 			q := newSmallQubes(t, kind, nil)
@@ -46,6 +47,9 @@ func TestQubesBackupAtEachStep(t *testing.T) {
 			}
 			// In the order of the sessions the states only go forward.
 			for volume, all := range states {
+				if kind == "plain" && volume == "root" {
+					continue // as private is
+				}
 				at, last := 0, len(q.list().Sessions)
 				for seq := 1; seq <= last; seq++ {
 					got := q.restored(t, "solo:"+volume, fmt.Sprintf("#%d", seq))
@@ -67,6 +71,7 @@ func TestQubesBackupAtEachStep(t *testing.T) {
 
 // The same with --live, where what is saved may be ahead of what is committed.
 func TestQubesBackupLiveAtEachStep(t *testing.T) {
+	t.Parallel()
 	q := newSmallQubes(t, "xfs", nil)
 	q.add(t, "StandaloneVM", "solo", "", "")
 	q.write(t, "solo", "private", 0, "random:200K:1")
@@ -100,8 +105,9 @@ func TestQubesBackupLiveAtEachStep(t *testing.T) {
 
 // A qube that stops, or starts, between any two calls of a backup.
 func TestQubesBackupStopsMeanwhile(t *testing.T) {
+	t.Parallel()
 	q := newSmallQubes(t, "xfs", []string{"work"})
-	calls := []string{"admin.vm.List", "admin.deviceclass.List", "admin.vm.volume.Info", "admin.pool.Info"}
+	calls := []string{"admin.vm.List", "admin.vm.volume.Info", "admin.pool.Info"}
 	for _, live := range []bool{false, true} {
 		for i, at := range calls {
 			q.starts(t, "work")

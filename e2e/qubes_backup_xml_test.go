@@ -15,6 +15,7 @@ import (
 // A qubes.xml that can't be read ends the backup with an error that names it, whatever is wrong with it; what isn't about
 // qubes is saved.
 func TestQubesBackupBadXML(t *testing.T) {
+	t.Parallel()
 	q := newSmallQubes(t, "plain", []string{"work"})
 	path := filepath.Join(q.api.Dir(), "qubes.xml")
 	good := readFile(t, path)
@@ -79,6 +80,7 @@ func TestQubesBackupBadXML(t *testing.T) {
 // A file with things of a later release, or that qubesd doesn't agree with: named, kept as it promises, and no trouble to
 // other qubes. What isn't known to be worth saving is never left out in silence.
 func TestQubesBackupOddXML(t *testing.T) {
+	t.Parallel()
 	q := newSmallQubes(t, "plain", []string{"work", "other"})
 	path := filepath.Join(q.api.Dir(), "qubes.xml")
 	good := string(readFile(t, path))
@@ -132,6 +134,7 @@ func TestQubesBackupOddXML(t *testing.T) {
 
 // Two qubes that are said to have one volume: it is saved as that of one of them, and the other is named.
 func TestQubesBackupSharedVolume(t *testing.T) {
+	t.Parallel()
 	q := newSmallQubes(t, "xfs", []string{"work", "twin"})
 	q.ok("backup", "work")
 	want := q.committed(t, "work", "private")
