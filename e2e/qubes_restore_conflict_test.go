@@ -62,7 +62,7 @@ func TestQubesRestoreOntoRunning(t *testing.T) {
 			}
 		}
 		r, doc := q.restoreDoc(3, "--all", "--yes")
-		r.says("work is Running", "sys-net is Running")
+		r.says("work is running", "sys-net is running")
 		untouched("all")
 		for _, name := range running {
 			if w := doc.of(t, name); w.Settings != "-" || w.Volumes["private"] != "" || w.Error == "" || w.Unfinished {
@@ -168,7 +168,7 @@ func TestQubesRestoreAsks(t *testing.T) {
 			if code != c.code {
 				t.Errorf("exit status %d, want %d\n%s", code, c.code, shown)
 			}
-			if len(c.answers) > 0 && !strings.Contains(shown, " of session #1 in the place of those of the qube ") {
+			if len(c.answers) > 0 && !strings.Contains(shown, "Write session #1 of ") {
 				t.Errorf("the question is %q", shown)
 			}
 			for volume, now := range q.bytesOf(t, "vault", "work") {
@@ -235,7 +235,7 @@ func TestQubesRestoreMeanwhile(t *testing.T) {
 	q.must(t, "admin.vm.tag.Set", "since", "work", "")
 	now, spoilt := q.of(t, "work"), q.private(t, "work")
 	doc := try("started", qubesd.Fault{Method: "admin.vm.tag.Set", Dest: "work"}, func() error { return q.api.StartQube("work") }, "vault", "work")
-	if w := doc.of(t, "work"); !strings.Contains(w.Error, "is Running") || w.Unfinished || w.Settings != "-" {
+	if w := doc.of(t, "work"); !strings.Contains(w.Error, "is running") || w.Unfinished || w.Settings != "-" {
 		t.Errorf("started meanwhile: %+v", w)
 	}
 	sameLines(t, "started", q.of(t, "work"), now)

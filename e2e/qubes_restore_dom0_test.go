@@ -227,7 +227,7 @@ func TestQubesRestorePrints(t *testing.T) {
 	if err := q.api.StartQube("vault"); err != nil {
 		t.Fatal(err)
 	}
-	r = q.exits(3, "restore", "--all", "--yes").clean().says("vault is Running")
+	r = q.exits(3, "restore", "--all", "--yes").clean().says("vault is running")
 	_, r.stdout, _ = strings.Cut(r.stdout, "\n") // which has the path of a directory of the test's
 	r.narrow()
 	r, doc := q.restoreDoc(3, "--all", "--yes")
@@ -239,7 +239,7 @@ func TestQubesRestorePrints(t *testing.T) {
 			t.Errorf("%+v", d)
 		}
 	}
-	if r := q.exits(3, "--quiet", "restore", "--all", "--yes"); r.stdout != "" || !strings.Contains(r.stderr, "vault is Running") {
+	if r := q.exits(3, "--quiet", "restore", "--all", "--yes"); r.stdout != "" || !strings.Contains(r.stderr, "vault is running") {
 		t.Errorf("%s\nwas to print the error only", r)
 	}
 }

@@ -59,7 +59,7 @@ func TestMakeSampleOfQubes(t *testing.T) {
 	again := *work
 	again.Label = "red"
 	add(day.Add(2*time.Hour), []backup.Source{source("work:private", append(private, 1, 2, 3))},
-		backup.Qube{Name: "work", Config: &again, Volumes: []string{"work:private"}})
+		backup.Qube{Name: "work", Config: &again, Volumes: []string{"work:private"}, Running: true, State: day})
 	want.Archive = addPassphrase(t, p)
 	writeSample(t, p, qubesSampleDir, want)
 }

@@ -51,6 +51,8 @@ type Qube struct {
 	Name    string
 	Config  *format.QubeConfig // valid, as its Check says
 	Volumes []string           // names of sources
+	Running bool
+	State   time.Time // of one that runs: when what is saved was committed; zero: not known
 	// Confirm is asked once all volumes are read: an error leaves the qube out. Nil: it
 	// always is what it was.
 	Confirm func(ctx context.Context) error

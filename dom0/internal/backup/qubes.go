@@ -60,7 +60,11 @@ func (b *backup) qubes(ctx context.Context, d *archive.Draft, volumes []Volume, 
 			id = format.NewObjectID()
 			d.Table.Qubes = append(d.Table.Qubes, format.NamedVolume{ID: id, Name: q.Name})
 		}
-		d.Session.Qubes = append(d.Session.Qubes, format.SessionQube{Qube: id, Config: blob})
+		line := format.SessionQube{Qube: id, Config: blob, Running: q.Running}
+		if q.Running && !q.State.IsZero() {
+			line.State = q.State.UnixNano()
+		}
+		d.Session.Qubes = append(d.Session.Qubes, line)
 		saved = append(saved, SavedQube{Name: q.Name, New: stored > 0, Stored: stored})
 	}
 	if n := len(d.Table.Qubes); n > format.MaxQubes {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 	"testing"
+	"time"
 
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/archivetest"
@@ -45,7 +46,7 @@ func TestQubes(t *testing.T) {
 	options := archivetest.Options(t)
 	path, other := file(t, image("ab")), file(t, image("c"))
 	options.Qubes = []backup.Qube{
-		{Name: "work", Config: settings("work", "blue"), Volumes: []string{"work:private"}},
+		{Name: "work", Config: settings("work", "blue"), Volumes: []string{"work:private"}, Running: true, State: time.Unix(5, 7)},
 		{Name: "remote", Config: settings("remote", "red")},
 		{Name: "broken", Config: settings("broken", "red"), Volumes: []string{"broken:private", "broken:root"}},
 	}
@@ -59,6 +60,9 @@ func TestQubes(t *testing.T) {
 	want := []string{"work true", "remote true"}
 	if got := savedQubes(first); !reflect.DeepEqual(got, want) || len(first.Session.Qubes) != 2 || len(first.Volumes) != 2 {
 		t.Errorf("saved %v, want %v, with %d volumes", got, want, len(first.Volumes))
+	}
+	if q := first.Session.Qubes[0]; !q.Running || q.State != 5e9+7 {
+		t.Errorf("a running qube is %+v in the session", q)
 	}
 	options.Qubes = options.Qubes[:2]
 	options.Qubes[1].Config = settings("remote", "green")

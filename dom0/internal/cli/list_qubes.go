@@ -17,6 +17,7 @@ type qubeJSON struct {
 	Session uint64 `json:"session"`
 	Time    string `json:"time"`
 	qubeSettingsJSON
+	qubeStateJSON
 	Size int64 `json:"size"`
 }
 
@@ -27,10 +28,45 @@ type qubeSettingsJSON struct {
 	Template string `json:"template"`
 }
 
+// qubeStateJSON is which state of a qube was saved.
+type qubeStateJSON struct {
+	// Running: it ran, and what was saved is from before its start, unless Live: then it is what it was writing to.
+	Running bool `json:"running"`
+	Live    bool `json:"live"`
+	// SavedState is when the state of a running qube was committed, empty if that isn't known.
+	SavedState string `json:"saved_state"`
+}
+
+// state is which state of a qube session i has.
+func (c *catalog) state(i int, q *format.SessionQube) qubeStateJSON {
+	j := qubeStateJSON{Running: q.Running}
+	if q.State != 0 {
+		j.SavedState = jsonTime(q.State)
+	}
+	for _, v := range c.qubeVolumes(i, c.qubeNames[q.Qube]) {
+		j.Live = j.Live || v.Live
+	}
+	return j
+}
+
+// show is what a table has of it.
+func (j qubeStateJSON) show(e *Env) string {
+	switch {
+	case j.Live:
+		return "live"
+	case j.SavedState != "":
+		return e.showDay(j.SavedState)
+	case j.Running:
+		return "earlier"
+	}
+	return "-"
+}
+
 // sessionQubeJSON is a qube of a session.
 type sessionQubeJSON struct {
 	Name string `json:"name"`
 	qubeSettingsJSON
+	qubeStateJSON
 	Size   int64 `json:"size"`
 	Stored int64 `json:"stored"`
 }
@@ -91,7 +127,7 @@ func (l *listing) ofSession(i int) []sessionQubeJSON {
 		if !l.shows(name) {
 			continue
 		}
-		j := sessionQubeJSON{Name: name, qubeSettingsJSON: l.settings(i, q)}
+		j := sessionQubeJSON{Name: name, qubeSettingsJSON: l.settings(i, q), qubeStateJSON: l.c.state(i, q)}
 		if name == "" {
 			j.Name = q.Qube.String()
 		}
@@ -117,7 +153,7 @@ func (l *listing) newest(chosen []int) []qubeJSON {
 				continue
 			}
 			e := &l.c.entries[i]
-			j := qubeJSON{Name: name, Session: e.Seq, Time: jsonTime(e.Time), qubeSettingsJSON: l.settings(i, q)}
+			j := qubeJSON{Name: name, Session: e.Seq, Time: jsonTime(e.Time), qubeSettingsJSON: l.settings(i, q), qubeStateJSON: l.c.state(i, q)}
 			for _, v := range l.c.qubeVolumes(i, name) {
 				j.Size += v.Size
 			}
@@ -133,10 +169,10 @@ func (e *Env) printQubes(qubes []qubeJSON) {
 	rows := make([][]string, 0, len(qubes))
 	for _, q := range qubes {
 		rows = append(rows, []string{
-			ui.Quote(q.Name), orDash(q.Class), orDash(q.Label), orDash(q.Template), ui.Bytes(q.Size), fmt.Sprintf("#%d", q.Session), e.showDay(q.Time),
+			ui.Quote(q.Name), orDash(q.Class), orDash(q.Label), orDash(q.Template), ui.Bytes(q.Size), fmt.Sprintf("#%d", q.Session), e.showState(&q),
 		})
 	}
-	e.UI.Table([]string{"QUBE", "CLASS", "LABEL", "TEMPLATE", "SIZE", "IN", "SAVED"}, rows)
+	e.UI.Table([]string{"QUBE", "CLASS", "LABEL", "TEMPLATE", "SIZE", "IN", "STATE OF"}, rows)
 }
 
 // orDash is a word of an archive, or a dash if there is none.
@@ -147,7 +183,21 @@ func orDash(word string) string {
 	return ui.Quote(word)
 }
 
-// printQubeSessions shows a line for each session of named qubes. Of one qube, the name goes without saying.
+// showState is the day that a qube's saved state is of.
+func (e *Env) showState(q *qubeJSON) string {
+	switch {
+	case q.Live:
+		return e.showDay(q.Time) + " live"
+	case q.SavedState != "":
+		return e.showDay(q.SavedState)
+	case q.Running:
+		return "before " + e.showDay(q.Time)
+	}
+	return e.showDay(q.Time)
+}
+
+// printQubeSessions shows a line for each session of named qubes. Of one qube the name goes without saying, and there is
+// room for what may have changed of its settings.
 func (e *Env) printQubeSessions(sessions []sessionJSON) {
 	names := map[string]bool{}
 	for _, s := range sessions {
@@ -155,23 +205,29 @@ func (e *Env) printQubeSessions(sessions []sessionJSON) {
 			names[q.Name] = true
 		}
 	}
-	const name = 3 // the column
-	cut := func(row []string) []string {
-		if len(names) == 1 && len(row) > name {
-			return slices.Delete(row, name, name+1)
-		}
-		return row
+	one := len(names) == 1
+	header := []string{"SESSION", "TIME", "QUBE", "SIZE", "STORED", "STATE"}
+	if one {
+		header = []string{"SESSION", "TIME", "SIZE", "STORED", "STATE", "LABEL", "TEMPLATE"}
 	}
 	var rows [][]string
 	for _, s := range sessions {
-		at, id, when := fmt.Sprintf("#%d", s.Seq), short(s.ID), e.showRFC(s.Time)
+		at, when := fmt.Sprintf("#%d", s.Seq), e.showRFC(s.Time)
 		for _, q := range s.Qubes {
-			rows = append(rows, cut([]string{
-				at, id, when, ui.Quote(q.Name), ui.Bytes(q.Size), ui.Bytes(q.Stored), orDash(q.Label), orDash(q.Template),
-			}))
-			at, id, when = "", "", ""
+			row := []string{at, when}
+			if !one {
+				row = append(row, ui.Quote(q.Name))
+			}
+			row = append(row, ui.Bytes(q.Size), ui.Bytes(q.Stored), q.show(e))
+			if one {
+				row = append(row, orDash(q.Label), orDash(q.Template))
+			}
+			rows = append(rows, row)
+			at, when = "", ""
 		}
-		rows = append(rows, tagRows(s)...)
+		for _, tag := range tagRows(s) {
+			rows = append(rows, tag[1:])
+		}
 	}
-	e.UI.Table(cut([]string{"SESSION", "ID", "TIME", "QUBE", "SIZE", "STORED", "LABEL", "TEMPLATE"}), rows)
+	e.UI.Table(header, rows)
 }

@@ -262,6 +262,7 @@ func (f *qubeFinder) take(ctx context.Context, name string, c capture.Captured) 
 		q.Volumes = append(q.Volumes, s.Name)
 		f.b.add(s, f.tracked)
 	}
+	q.Running, q.State = state.running, state.saved
 	f.b.qubes = append(f.b.qubes, q)
 	f.b.saving[name] = state
 	if state.running {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"pinion/dom0/internal/admin"
@@ -40,6 +41,7 @@ type refusedJSON struct {
 // qubeRestore is a qube on its way back.
 type qubeRestore struct {
 	at      int // which session
+	line    *format.SessionQube
 	volumes map[string]*format.SessionVolume
 }
 
@@ -50,11 +52,13 @@ type restoringQubes struct {
 	qubes map[string]*qubeRestore
 	// unread says of qubes why their settings can't be read.
 	unread map[string]error
+	// hinted are the hints that were given.
+	hinted map[string]bool
 }
 
 // restoreQubes brings whole qubes back through the Admin API.
 func (r *restoring) restoreQubes(ctx context.Context) error {
-	q := &restoringQubes{restoring: r, api: r.env.qubesd(), qubes: map[string]*qubeRestore{}, unread: map[string]error{}}
+	q := &restoringQubes{restoring: r, api: r.env.qubesd(), qubes: map[string]*qubeRestore{}, unread: map[string]error{}, hinted: map[string]bool{}}
 	names, err := q.chosen()
 	if err != nil {
 		return err
@@ -87,7 +91,7 @@ func (r *restoring) restoreQubes(ctx context.Context) error {
 	r.meter.stop()
 	if ctx.Err() == nil && len(names) == 1 && results[0].Err != nil && !results[0].Unfinished {
 		q.doc.Qubes = append(q.doc.Qubes, q.document(&results[0]))
-		return errors.Join(r.env.UI.Result(r.doc), results[0].Err)
+		return errors.Join(r.env.UI.Result(r.doc), named(results[0].Step.Name, results[0].Err))
 	}
 	failed = append(failed, q.report(results)...)
 	if err := r.env.UI.Result(r.doc); err != nil {
@@ -97,6 +101,14 @@ func (r *restoring) restoreQubes(ctx context.Context) error {
 		return ctx.Err()
 	}
 	return qubesOutcome(failed, len(names))
+}
+
+// named is an error that says which qube it is about.
+func named(qube string, err error) error {
+	if strings.Contains(err.Error(), qube) {
+		return err
+	}
+	return fmt.Errorf("%s: %w", ui.Quote(qube), err)
 }
 
 // chosen lists the qubes to restore.
@@ -117,7 +129,7 @@ func (q *restoringQubes) chosen() ([]string, error) {
 			}
 			sessions = []int{i}
 		}
-		names := c.qubesOf(sessions)
+		names := slices.DeleteFunc(c.qubesOf(sessions), q.holdsArchive)
 		if len(names) == 0 {
 			return nil, exit.UsageHint("name a directory for the archive's volumes with --to", "restore: there are no qubes to restore, and --to is missing")
 		}
@@ -131,6 +143,15 @@ func (q *restoringQubes) chosen() ([]string, error) {
 	return o.Args.Names, nil
 }
 
+// holdsArchive says of a qube that nobody named that the archive is in it: it runs, for this very restore.
+func (q *restoringQubes) holdsArchive(name string) bool {
+	if name != q.env.Dest.Qube() {
+		return false
+	}
+	q.env.UI.Notice("%s holds the archive and is left out; restore %s --as NAME makes another of it", ui.Quote(name), ui.Quote(name))
+	return true
+}
+
 // wanted reads the settings of the qubes but dom0, and says of which volumes there are data.
 func (q *restoringQubes) wanted(ctx context.Context, names []string) ([]recreate.Wanted, error) {
 	var wanted []recreate.Wanted
@@ -141,7 +162,7 @@ func (q *restoringQubes) wanted(ctx context.Context, names []string) ([]recreate
 			return nil, err
 		}
 		ids = append(ids, line.Config)
-		q.qubes[name] = &qubeRestore{at: i, volumes: q.c.qubeVolumes(i, name)}
+		q.qubes[name] = &qubeRestore{at: i, line: line, volumes: q.c.qubeVolumes(i, name)}
 	}
 	configs, errs, err := readConfigs(ctx, q.a, ids)
 	if err != nil {
@@ -201,6 +222,7 @@ func (q *restoringQubes) plan(ctx context.Context, wanted []recreate.Wanted) (*r
 		if s.Skip != "" || s.Err != nil {
 			continue
 		}
+		q.sayState(s)
 		for _, text := range s.Notes {
 			q.env.UI.Notice("%s: %s", ui.Quote(s.Name), text)
 		}
@@ -213,24 +235,42 @@ func (q *restoringQubes) mayReplace(ctx context.Context, s *recreate.Step) error
 	if q.o.Yes {
 		return nil
 	}
-	what := "settings and volumes"
+	what := ""
 	switch {
 	case q.o.SettingsOnly:
-		what = "settings"
+		what = "the settings of "
 	case q.o.DataOnly:
-		what = "volumes"
+		what = "the volumes of "
 	}
-	yes, err := q.env.UI.Confirm(ctx, fmt.Sprintf("Put the %s of session #%d in the place of those of the qube %s?",
-		what, q.c.entries[q.qubes[s.Wanted.Name].at].Seq, ui.Quote(s.Name)))
+	entry := &q.c.entries[q.qubes[s.Wanted.Name].at]
+	yes, err := q.env.UI.Confirm(ctx, fmt.Sprintf("Write session #%d of %s over %sthe qube %s?",
+		entry.Seq, q.env.showRFC(jsonTime(entry.Time)), what, ui.Quote(s.Name)))
 	switch {
 	case errors.Is(err, ui.ErrNoTerminal):
-		s.Err = exit.With(exit.Failed, errors.New("a qube of this name is here, and nobody can be asked whether to write over it"), replaceHint)
+		s.Err = exit.With(exit.Failed, fmt.Errorf("there is a qube %s here, and nobody can be asked whether to write over it", ui.Quote(s.Name)), replaceHint)
 	case err != nil:
 		return err
 	case !yes:
-		s.Err = exit.With(exit.Failed, errors.New("a qube of this name is here and was not written over"), replaceHint)
+		s.Err = exit.With(exit.Failed, fmt.Errorf("there is a qube %s here, and it was not written over", ui.Quote(s.Name)), replaceHint)
 	}
 	return nil
+}
+
+// sayState says which state of a qube is restored, where that is not the one that it had at the time of the session.
+func (q *restoringQubes) sayState(s *recreate.Step) {
+	from := q.qubes[s.Wanted.Name]
+	if q.o.SettingsOnly || len(from.volumes) == 0 {
+		return
+	}
+	name, seq := ui.Quote(s.Name), q.c.entries[from.at].Seq
+	switch state := q.c.state(from.at, from.line); {
+	case state.Live:
+		q.env.UI.Notice("%s: session #%d has it as it ran, as after a power failure", name, seq)
+	case state.SavedState != "":
+		q.env.UI.Notice("%s: it ran at session #%d, which has its state of %s", name, seq, q.env.showRFC(state.SavedState))
+	case state.Running:
+		q.env.UI.Notice("%s: it ran at session #%d, which has its state from before its start", name, seq)
+	}
 }
 
 const replaceHint = "--yes writes over it; --as, --rename-conflicting and --skip-conflicting leave it alone"
@@ -260,7 +300,13 @@ func (q *restoringQubes) report(results []recreate.Result) (failed []error) {
 		for _, c := range columns {
 			header = append(header, upper(c))
 		}
-		q.env.UI.Table(header, rows)
+		rows = append([][]string{header}, rows...)
+		if !slices.ContainsFunc(rows[1:], func(row []string) bool { return row[0] != row[1] }) {
+			for i, row := range rows {
+				rows[i] = slices.Delete(row, 1, 2) // all have their names
+			}
+		}
+		q.env.UI.Table(rows[0], rows[1:])
 	}
 	if len(refused) > 0 {
 		q.env.UI.Printf("")
@@ -298,11 +344,12 @@ func (q *restoringQubes) failure(res *recreate.Result) error {
 	}
 	unfinished := ""
 	if res.Unfinished {
-		unfinished = " (it doesn't start before a restore has gone through)"
+		unfinished = " (it can't be started until it is restored whole)"
 	}
 	_, hint := statusOf(err)
-	q.env.UI.PartFailed("%s: %s%s", name, oneLine(err), unfinished)
-	if hint != "" {
+	q.env.UI.PartFailed("%s%s", oneLine(named(res.Step.Name, err)), unfinished)
+	if hint = strings.ReplaceAll(hint, res.Step.Name, "QUBE"); hint != "" && !q.hinted[hint] {
+		q.hinted[hint] = true // for all the others as well
 		q.env.UI.Notice("hint: %s", hint)
 	}
 	return err

@@ -147,7 +147,10 @@ func leaf() *format.SessionLeaf {
 func sessionWithQubes() *format.Session {
 	s := session()
 	s.Volumes = s.Volumes[:1]
-	s.Qubes = []format.SessionQube{{Qube: ft.ID(0x90), Config: ft.Blob(0x91)}, {Qube: ft.ID(0x10), Config: ft.Blob(0x91)}}
+	s.Qubes = []format.SessionQube{
+		{Qube: ft.ID(0x90), Config: ft.Blob(0x91), Running: true, State: 1794900000000000000},
+		{Qube: ft.ID(0x10), Config: ft.Blob(0x91)},
+	}
 	return s
 }
 

@@ -45,8 +45,10 @@ type Session struct {
 // A SessionQube is a qube's line in a session: its volumes are those of the
 // session that the volume table calls NAME:VOLUME.
 type SessionQube struct {
-	Qube   ObjectID
-	Config BlobID // its configuration
+	Qube    ObjectID
+	Config  BlobID // its configuration
+	Running bool   // it ran when it was saved; whether its volumes are live, they say themselves
+	State   int64  // of one that ran: when what was saved was committed, nanoseconds since 1970, UTC; 0: not known
 }
 
 // A SessionVolume is a volume's line in a session.
@@ -62,7 +64,7 @@ type SessionVolume struct {
 
 const (
 	sessionVolume = 16 + 32 + 8 + 8 + 8 + 1 + 1
-	sessionQube   = 16 + 32
+	sessionQube   = 16 + 32 + 1 + 8
 )
 
 // Append appends the session's encoding.
@@ -90,8 +92,11 @@ func (s *Session) Append(b []byte) []byte {
 	}
 	b = binary.BigEndian.AppendUint32(b, uint32(len(s.Qubes)))
 	for i := range s.Qubes {
-		b = append(b, s.Qubes[i].Qube[:]...)
-		b = append(b, s.Qubes[i].Config[:]...)
+		q := &s.Qubes[i]
+		b = append(b, q.Qube[:]...)
+		b = append(b, q.Config[:]...)
+		b = wire.AppendBool(b, q.Running)
+		b = binary.BigEndian.AppendUint64(b, uint64(q.State))
 	}
 	return b
 }
@@ -137,6 +142,11 @@ func parseSessionQubes(d *wire.Decoder) []SessionQube {
 		var q SessionQube
 		d.Into(q.Qube[:])
 		d.Into(q.Config[:])
+		q.Running = d.Bool()
+		q.State = int64(d.U64())
+		if d.Err() == nil && q.State != 0 && !q.Running {
+			d.Failf("has a state of a qube that didn't run")
+		}
 		if d.Err() == nil && (seen[q.Qube] || q.Qube.IsZero() || q.Config.IsZero()) {
 			d.Failf("has a qube twice, or one without id or configuration")
 		}
