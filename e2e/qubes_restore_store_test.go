@@ -27,8 +27,9 @@ var _ = func() bool {
 func TestQubesRestoreStopped(t *testing.T) {
 	b := newBroken(t)
 	proxied := b.world.proxied(proxyPlan{})
-	for fault, code := range map[string]int{"interrupt-pinion": 130, "kill-helper-before": 1} {
-		for n := 1; ; n++ {
+	for i, fault := range []string{"interrupt-pinion", "kill-helper-before"} {
+		code := []int{130, 1}[i]
+		for n := 1 + i; ; n += 2 { // in turns
 			b.reset(t)
 			r := proxied.planned(proxyPlan{Fault: fault, Type: protocol.TypeGet, At: n}).run(append([]string{"--json"}, b.command...)...)
 			if r.code == 0 {
@@ -186,7 +187,7 @@ func TestQubesRestoreDamagedSettings(t *testing.T) {
 	told := 0
 	for _, pack := range packs {
 		size := int64(len(readFile(t, pack)))
-		for off := int64(20); off < size; off += max(size/8, 1) {
+		for off := int64(20); off < size; off += max(size/5, 1) {
 			b.reset(t)
 			flip(t, pack, off)
 			r := b.run("--json", "restore", "sys-net", "vault", "work", "--yes").clean()
