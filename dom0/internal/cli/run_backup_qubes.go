@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -231,27 +232,20 @@ func (f *qubeFinder) take(ctx context.Context, name string, c capture.Captured) 
 	if name == format.AdminQube {
 		sources = append(sources, f.b.dom0Source())
 	}
-	infos, err := f.volumes(ctx, name, c.Config)
+	places, err := f.found(ctx, vm, c.Config)
 	if err != nil {
 		return err
 	}
 	live := false
-	for _, v := range c.Config.Volumes {
-		if v.Flags&format.QubeVolumeSaved == 0 || name == format.AdminQube {
-			continue
-		}
-		place, err := f.place(ctx, vm, v.Name, infos[v.Name])
-		if err != nil {
-			return err
-		}
+	for _, place := range places {
 		if place.Saved.After(state.saved) {
 			state.saved = place.Saved
 		}
 		state.running, live = state.running || place.Runs, live || place.Live
 		if place.Note != "" {
-			f.b.env.UI.Notice("%s: %s", ui.Quote(name+":"+v.Name), place.Note)
+			f.b.env.UI.Notice("%s: %s", ui.Quote(name+":"+place.volume), place.Note)
 		}
-		sources = append(sources, backup.Source{Name: name + ":" + v.Name, Source: place.Source, Live: place.Live})
+		sources = append(sources, backup.Source{Name: name + ":" + place.volume, Source: place.Source, Live: place.Live})
 	}
 	for _, s := range sources {
 		if err := f.clash(s); err != nil {
@@ -406,16 +400,31 @@ func ago(d time.Duration) string {
 	return fmt.Sprintf("%d days", int(d.Hours()/24))
 }
 
-// dom0Source is the volume of dom0's files.
+// dom0Source is the volume of dom0's files. A path of the list that isn't there makes the run one in part, and if none is
+// there, there is nothing to save.
 func (b *backingUp) dom0Source() backup.Source {
 	say := func(path string, why error) { b.env.UI.Warn("dom0: %s: %s", ui.Quote(path), oneLine(why)) }
 	own := b.ownDirectories()
-	s := &source.Source{
-		Locator: find.Dom0Files, Path: dom0files.Name, Kind: source.Plain, Why: "it is made of files",
-		Open: func(ctx context.Context) (source.Volume, error) {
-			return dom0files.Open(ctx, b.o.Dom0Files, dom0files.Options{Exclude: own, Skip: say, Changed: say})
-		},
+	open := func(ctx context.Context) (source.Volume, error) {
+		var missing []backup.Failed
+		skip := func(path string, why error) {
+			if errors.Is(why, fs.ErrNotExist) && slices.Contains(b.o.Dom0Files, path) {
+				missing = append(missing, backup.Failed{Name: dom0files.Name, Err: fmt.Errorf("%s: %w", ui.Quote(path), why)})
+				return
+			}
+			say(path, why)
+		}
+		v, err := dom0files.Open(ctx, b.o.Dom0Files, dom0files.Options{Exclude: own, Skip: skip, Changed: say})
+		switch {
+		case err != nil:
+			return nil, err
+		case len(missing) == len(b.o.Dom0Files):
+			return nil, errors.Join(errors.New("none of the paths of --dom0-files is there"), v.Close())
+		}
+		b.fail(missing)
+		return v, nil
 	}
+	s := &source.Source{Locator: find.Dom0Files, Path: dom0files.Name, Kind: source.Plain, Why: "it is made of files", Open: open}
 	return backup.Source{Name: dom0files.Name, Source: s}
 }
 

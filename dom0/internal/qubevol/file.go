@@ -59,7 +59,7 @@ func (l *look) reflink(ctx context.Context) (Place, error) {
 	if err != nil {
 		return Place{}, err
 	}
-	p := Place{Source: s, Runs: running}
+	p := Place{Source: s, Runs: running, Used: running || left}
 	if running && image != nil {
 		p.Saved = image.ModTime().UTC()
 	}
@@ -85,7 +85,7 @@ func (l *look) reflinkLive(ctx context.Context, base string) (Place, error) {
 		return Place{}, exit.With(exit.Failed, fmt.Errorf("no snapshot can be made of what the qube writes to: %s", s.Why), hintHalt)
 	}
 	s.Locator = locatorOf(base+suffixImage, s.Locator)
-	return Place{Source: s, Live: true, Runs: true}, nil
+	return Place{Source: s, Live: true, Runs: true, Used: true}, nil
 }
 
 // file finds a volume in a pool of files that share nothing: a running qube

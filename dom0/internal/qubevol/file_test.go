@@ -92,7 +92,7 @@ func TestReflink(t *testing.T) {
 			if p.Source.Locator != "file:"+filepath.Join(dir, image) || p.Source.Path != filepath.Join(dir, x.path) || p.Source.Kind != source.Reflink {
 				t.Errorf("%+v", p.Source)
 			}
-			if p.Live != x.isLive || p.Runs && x.state == "Halted" || x.isLive && p.Runs != (x.state == "Running") || !p.Saved.Equal(x.saved) || !strings.Contains(p.Note, x.note) || p.Note != "" && x.note == "" {
+			if p.Live != x.isLive || (p.Runs || p.Live) && !p.Used || p.Runs && x.state == "Halted" || x.isLive && p.Runs != (x.state == "Running") || !p.Saved.Equal(x.saved) || !strings.Contains(p.Note, x.note) || p.Note != "" && x.note == "" {
 				t.Errorf("%+v", p)
 			}
 			if confirms := x.revisions == -1 && !x.live; (p.Source.Confirm != nil) != confirms {

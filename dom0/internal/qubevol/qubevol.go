@@ -41,6 +41,10 @@ type Place struct {
 	// Runs says that the qube runs, or is just being started or ended: what it
 	// writes now is in no other state than the live one.
 	Runs bool
+	// Used says that there is a state that the qube writes to, or that it has
+	// left: it runs, has crashed, or is on the way to or from running. Of the
+	// volumes of one qube, all are used or none, but for a moment then.
+	Used bool
 	// Saved is, of the committed state of a qube that runs, when it was saved:
 	// what the qube wrote since is not in it. Zero: the qube doesn't run, or
 	// nobody knows.

@@ -72,7 +72,7 @@ func (l *look) thin(ctx context.Context) (Place, error) {
 	if l.live && (running || left) {
 		s, err := l.thinVolume(ctx, vg+"/"+lvm.LiveName(lv))
 		if !errors.Is(err, fs.ErrNotExist) {
-			return Place{Source: s, Live: true, Runs: true}.crashed(left), err
+			return Place{Source: s, Live: true, Runs: true, Used: true}.crashed(left), err
 		}
 		running, left = false, false // it has stopped since
 	}
@@ -80,7 +80,7 @@ func (l *look) thin(ctx context.Context) (Place, error) {
 	if err != nil {
 		return Place{}, err
 	}
-	p.Runs = running
+	p.Runs, p.Used = running, running || left
 	if running && p.Source.LV == "" {
 		p.Saved = savedThin(all, lv)
 	}
@@ -145,7 +145,7 @@ func (l *look) thinDirect(ctx context.Context) (Place, error) {
 	if !l.live {
 		s.Confirm = l.stillHalted
 	}
-	return Place{Source: s, Live: running, Runs: running}, nil
+	return Place{Source: s, Live: running, Runs: running, Used: running}, nil
 }
 
 // thinCommitted finds the committed state. Where it isn't there for longer
