@@ -4,21 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"pinion/dom0/internal/admin"
 	"pinion/dom0/internal/backup"
 	"pinion/dom0/internal/capture"
-	"pinion/dom0/internal/dom0files"
 	"pinion/dom0/internal/exit"
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/qubevol"
-	"pinion/dom0/internal/source"
-	"pinion/dom0/internal/source/find"
 	"pinion/dom0/internal/ui"
 )
 
@@ -123,6 +119,7 @@ func (b *backingUp) findQubes(ctx context.Context, tracked map[string]bool) erro
 
 // qubeFinder finds the qubes of one run.
 type qubeFinder struct {
+	told    bool // what to do about running qubes
 	b       *backingUp
 	api     *admin.Client
 	places  *qubevol.Finder
@@ -151,7 +148,7 @@ func (f *qubeFinder) choose(ctx context.Context) ([]string, error) {
 			return nil, exit.With(exit.Failed, fmt.Errorf("--exclude: there is no qube %s", ui.Quote(name)), "qvm-ls lists the qubes")
 		}
 	}
-	var names []string
+	var names, others []string
 	for _, vm := range list {
 		if slices.Contains(f.b.o.Exclude, vm.Name) {
 			continue
@@ -169,7 +166,12 @@ func (f *qubeFinder) choose(ctx context.Context) ([]string, error) {
 			f.b.fail([]backup.Failed{{Name: vm.Name, Err: err}})
 		} else if wanted {
 			names = append(names, vm.Name)
+		} else if !f.b.o.All && vm.Name != f.b.env.Dest.Qube() {
+			others = append(others, ui.Quote(vm.Name))
 		}
+	}
+	if len(others) > 0 {
+		f.b.env.UI.Notice("not to be in backups, and left out: %s", strings.Join(others, ", "))
 	}
 	slices.SortFunc(names, func(a, b string) int {
 		if (a == format.AdminQube) != (b == format.AdminQube) {
@@ -187,7 +189,7 @@ func (f *qubeFinder) named() (names []string) {
 			names = append(names, name)
 			continue
 		}
-		f.b.fail([]backup.Failed{{Name: name, Err: errors.New("there is no such qube; a file is written file:PATH")}})
+		f.b.fail([]backup.Failed{{Name: name, Err: exit.With(exit.Failed, errors.New("there is no such qube"), "qvm-ls lists the qubes; a file is written file:PATH")}})
 	}
 	return names
 }
@@ -382,10 +384,14 @@ func (f *qubeFinder) sayState(name string, s *savedQube, live bool) {
 	case live:
 		say("%s is running: saved as it is now, as after a power failure", ui.Quote(name))
 	case s.saved.IsZero():
-		say("%s is running: saved state of before its start; --live saves the running one", ui.Quote(name))
+		say("%s is running: saved state of before its start", ui.Quote(name))
 	default:
 		say("%s is running: saved state of %s (%s ago)", ui.Quote(name), s.saved.In(f.b.env.Zone).Format("2006-01-02 15:04"),
 			ago(f.b.env.Now().Sub(s.saved)))
+	}
+	if !live && !f.told {
+		f.told = true
+		say("to have the newest state of a running qube saved, shut it down first, or say --live")
 	}
 }
 
@@ -398,46 +404,6 @@ func ago(d time.Duration) string {
 		return fmt.Sprintf("%d h", int(d.Hours()))
 	}
 	return fmt.Sprintf("%d days", int(d.Hours()/24))
-}
-
-// dom0Source is the volume of dom0's files. A path of the list that isn't there makes the run one in part, and if none is
-// there, there is nothing to save.
-func (b *backingUp) dom0Source() backup.Source {
-	say := func(path string, why error) { b.env.UI.Warn("dom0: %s: %s", ui.Quote(path), oneLine(why)) }
-	own := b.ownDirectories()
-	open := func(ctx context.Context) (source.Volume, error) {
-		var missing []backup.Failed
-		skip := func(path string, why error) {
-			if errors.Is(why, fs.ErrNotExist) && slices.Contains(b.o.Dom0Files, path) {
-				missing = append(missing, backup.Failed{Name: dom0files.Name, Err: fmt.Errorf("%s: %w", ui.Quote(path), why)})
-				return
-			}
-			say(path, why)
-		}
-		v, err := dom0files.Open(ctx, b.o.Dom0Files, dom0files.Options{Exclude: own, Skip: skip, Changed: say})
-		switch {
-		case err != nil:
-			return nil, err
-		case len(missing) == len(b.o.Dom0Files):
-			return nil, errors.Join(errors.New("none of the paths of --dom0-files is there"), v.Close())
-		}
-		b.fail(missing)
-		return v, nil
-	}
-	s := &source.Source{Locator: find.Dom0Files, Path: dom0files.Name, Kind: source.Plain, Why: "it is made of files", Open: open}
-	return backup.Source{Name: dom0files.Name, Source: s}
-}
-
-// ownDirectories are pinion's own, which are worth nothing in a backup, and the archive, which can't be in itself.
-func (b *backingUp) ownDirectories() func(path string) bool {
-	var own []string
-	for _, dir := range []string{b.env.StateDir, b.env.CacheDir, b.env.Dest.Path()} {
-		if real, err := filepath.EvalSymlinks(dir); err == nil {
-			dir = real
-		}
-		own = append(own, dir)
-	}
-	return func(path string) bool { return slices.Contains(own, path) }
 }
 
 // stamp tells qubesd when the qubes of a session were backed up, as its own tools do.

@@ -51,6 +51,9 @@ var pseudo = []int64{
 	unix.PSTOREFS_MAGIC, unix.EFIVARFS_MAGIC,
 }
 
+// ErrMissing is what Skip is told of a path of the list that isn't there.
+var ErrMissing = errors.New("it is not there")
+
 // skip tells the caller of what is left out.
 func (l *layout) skip(name string, why error) {
 	if errors.Is(why, unix.ENOENT) {
@@ -66,7 +69,7 @@ func (l *layout) top(p string) error {
 	name := p[1:]
 	dir, err := descend(l.v.root, path.Dir(name), false)
 	if errors.Is(err, unix.ENOENT) {
-		err = errors.New("it is not there")
+		err = ErrMissing
 	}
 	if err != nil {
 		l.skip(name, err)
@@ -77,7 +80,7 @@ func (l *layout) top(p string) error {
 	st, err := stat(dir, base)
 	switch {
 	case errors.Is(err, unix.ENOENT):
-		err = errors.New("it is not there")
+		err = ErrMissing
 	case err == nil && kind(st) == unix.S_IFLNK:
 		err = errSymlink
 	}
