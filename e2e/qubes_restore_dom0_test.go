@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"pinion/protocol"
 )
 
 // tree is what is below a directory: the mode, and the content or where a link leads to, by path.
@@ -157,6 +159,57 @@ func TestQubesRestoreDom0(t *testing.T) {
 	homeless := *q.world
 	homeless.env = append(slices.Clone(q.env), "HOME=")
 	homeless.exits(1, "restore", "dom0").oneLine().says("no home directory", "set HOME")
+}
+
+// TestQubesRestoreDom0Stopped: what is cut short, or damaged, doesn't look like a whole restore, and stops no qube.
+func TestQubesRestoreDom0Stopped(t *testing.T) {
+	q := small(t, anyGround(), build{static: true})
+	writeFile(t, q.files+"/home/user/large", content("random:600K:1"))
+	pack, _ := q.newest(t, func() { q.ok("backup", "dom0", q.dom0Files()) })
+	live := tree(t, q.files)
+	proxied := q.world.proxied(proxyPlan{})
+	for n := 1; ; n += 2 {
+		before := q.dom0Dirs(t)
+		r := proxied.planned(proxyPlan{Fault: "interrupt-pinion", Type: protocol.TypeGet, At: n}).run("restore", "dom0")
+		if r.code == 0 {
+			break
+		}
+		r.expect(130)
+		for _, dir := range q.dom0Dirs(t) {
+			if !slices.Contains(before, dir) && !strings.HasSuffix(dir, ".part") {
+				t.Errorf("%s\nleft %s", r, dir)
+			}
+		}
+	}
+	if dirs := slices.DeleteFunc(q.dom0Dirs(t), func(d string) bool { return strings.HasSuffix(d, ".part") }); len(dirs) != 1 {
+		t.Errorf("there are %q", dirs)
+	}
+
+	lines, data := q.describe(t), q.contents(t)
+	q.write(t, "work", "private", 0, "random:64K:2")
+	flip(t, pack, 5000)
+	before := q.dom0Dirs(t)
+	r := q.exits(13, "restore", "dom0").clean()
+	for _, dir := range q.dom0Dirs(t) {
+		if !slices.Contains(before, dir) && !(strings.HasSuffix(dir, ".part") && strings.Contains(r.stderr, dir)) {
+			t.Errorf("%s\nleft %s", r, dir)
+		}
+	}
+	r, doc := q.restoreDoc(13, "--all", "--yes")
+	r.clean()
+	if len(doc.Qubes) != 4 || doc.Dom0Dir != "" {
+		t.Errorf("%s", r)
+	}
+	sameContents(t, q.contents(t), data)
+	sameQubes(t, q.describe(t), lines, machineOwn)
+	flip(t, pack, 5000)
+	_, doc = q.restoreDoc(0, "dom0")
+	if got := tree(t, doc.Dom0Dir+q.files+"/home"); fmt.Sprint(got) != fmt.Sprint(tree(t, q.files+"/home")) {
+		t.Errorf("%q has other files", doc.Dom0Dir)
+	}
+	if now := tree(t, q.files); fmt.Sprint(now) != fmt.Sprint(live) {
+		t.Error("live files were changed")
+	}
 }
 
 // TestQubesRestoreTo: with --to the name of a qube means its volumes, and nothing is asked of qubesd.

@@ -22,7 +22,8 @@ type (
 			FetchedBytes  int64 `json:"fetched_bytes"`
 			WrittenBytes  int64 `json:"written_bytes"`
 		}
-		Error *errorDoc
+		Dom0Dir string `json:"dom0_dir"`
+		Error   *errorDoc
 	}
 	restoredQube struct {
 		Name, As, Session, Settings, Error string

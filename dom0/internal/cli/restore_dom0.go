@@ -21,6 +21,9 @@ import (
 // dom0Settings is the file that tells what dom0's settings were.
 const dom0Settings = "dom0-settings.txt"
 
+// errExtracted is what the stream of dom0's files gets that nobody reads any more.
+var errExtracted = errors.New("the extraction has ended")
+
 // dom0 restores dom0's files to a directory of their own, beside a text with its settings: neither is put over what is live.
 func (q *restoringQubes) dom0(ctx context.Context) error {
 	from := q.qubes[format.AdminQube]
@@ -28,6 +31,12 @@ func (q *restoringQubes) dom0(ctx context.Context) error {
 	dir, err := q.dom0Dir()
 	if err != nil {
 		return err
+	}
+	// First whatever may fail or be interrupted: a directory that is there is whole.
+	settings, err := q.settingsText(ctx)
+	if err != nil && !q.o.DataOnly {
+		status, _ := statusOf(err)
+		return exit.With(status, fmt.Errorf("the settings of dom0 in session #%d: %w", e.Seq, err), "--data-only restores dom0's files alone")
 	}
 	v := from.volumes["files"]
 	if v == nil || q.o.SettingsOnly {
@@ -49,10 +58,11 @@ func (q *restoringQubes) dom0(ctx context.Context) error {
 		q.doc.Volumes = append(q.doc.Volumes, restoredJSON{dom0files.Name, e.ID.String(), q.a.FetchedChunks() - received, record.Size})
 	}
 	if !q.o.DataOnly {
-		if err := q.writeSettings(ctx, filepath.Join(dir, dom0Settings)); err != nil {
+		if err := durable.WriteFile(filepath.Join(dir, dom0Settings), []byte(settings)); err != nil {
 			return err
 		}
 	}
+	q.doc.Dom0Dir = dir
 	if !q.env.UI.Quiet() {
 		q.env.UI.Printf("Restored dom0 of session #%d to %s.", e.Seq, dir)
 	}
@@ -67,9 +77,12 @@ func (q *restoringQubes) dom0Dir() (string, error) {
 	}
 	first := filepath.Join(home, "dom0-restore-"+dom0Time(q.env.Now()))
 	for dir, n := first, 2; ; n++ {
-		if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+		_, err := os.Lstat(dir)
+		_, partErr := os.Lstat(dir + dom0files.PartSuffix)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && errors.Is(partErr, fs.ErrNotExist):
 			return dir, nil
-		} else if err != nil {
+		case err != nil && !errors.Is(err, fs.ErrNotExist):
 			return "", fmt.Errorf("make the directory to restore dom0's files to: %w", err)
 		}
 		dir = fmt.Sprintf("%s-%d", first, n) // more than one in a second
@@ -93,9 +106,9 @@ func (q *restoringQubes) extract(ctx context.Context, e *format.SessionEntry, re
 		Max:  record.Size,
 		Skip: func(path string, why error) { q.env.UI.Warn("dom0: %s: %s", ui.Quote(path), oneLine(why)) },
 	})
-	r.CloseWithError(errors.New("the extraction has ended"))
-	if streamErr := <-streamed; streamErr != nil && err != nil {
-		err = streamErr // the cause
+	r.CloseWithError(errExtracted)
+	if streamErr := <-streamed; streamErr != nil && err != nil && !errors.Is(streamErr, errExtracted) && !errors.Is(err, streamErr) {
+		err = fmt.Errorf("%w: %w", err, streamErr) // where it came to, and the cause
 	}
 	if err != nil {
 		return fmt.Errorf("restore %s: %w", dom0files.Name, err)
@@ -107,15 +120,15 @@ func (q *restoringQubes) extract(ctx context.Context, e *format.SessionEntry, re
 	return nil
 }
 
-// writeSettings writes what dom0's settings were, for a person to read.
-func (q *restoringQubes) writeSettings(ctx context.Context, path string) error {
+// settingsText is what dom0's settings were, for a person to read.
+func (q *restoringQubes) settingsText(ctx context.Context) (string, error) {
 	line := q.c.qube(q.qubes[format.AdminQube].at, format.AdminQube)
 	configs, errs, err := readConfigs(ctx, q.a, []format.BlobID{line.Config})
 	if err != nil {
-		return err
+		return "", err
 	}
 	if err := errs[line.Config]; err != nil {
-		return err
+		return "", err
 	}
 	c := configs[line.Config]
 	var text strings.Builder
@@ -136,5 +149,5 @@ func (q *restoringQubes) writeSettings(ctx context.Context, path string) error {
 	if c.Notes != "" {
 		fmt.Fprintf(&text, "\n[notes of dom0]\n%s\n", c.Notes)
 	}
-	return durable.WriteFile(path, []byte(text.String()))
+	return text.String(), nil
 }

@@ -29,7 +29,8 @@ import (
 type restoreJSON struct {
 	Qubes   []restoredQubeJSON `json:"qubes"`
 	Volumes []restoredJSON     `json:"volumes"`
-	Damage  []damage.Range     `json:"damage"` // what --salvage had to leave out
+	Dom0Dir string             `json:"dom0_dir"` // where dom0's files are; empty if they weren't restored
+	Damage  []damage.Range     `json:"damage"`   // what --salvage had to leave out
 }
 
 type restoredJSON struct {

@@ -37,9 +37,9 @@ type Extracted struct {
 	Owners      bool // files have their owners back: the process was root's
 }
 
-// partSuffix is what the name of the directory has at its end until all is in
+// PartSuffix is what the name of the directory has at its end until all is in
 // it.
-const partSuffix = ".part"
+const PartSuffix = ".part"
 
 // What is said of an archive that was cut, and of one with more behind it.
 var (
@@ -106,7 +106,7 @@ func begin(dir string) (part string, err error) {
 			return "", errors.New("the directory is not empty")
 		}
 	}
-	part = dir + partSuffix
+	part = dir + PartSuffix
 	if err := unix.Mkdir(part, 0o700); err != nil {
 		if errors.Is(err, unix.EEXIST) {
 			return "", fmt.Errorf("%s is there, of a restore that was cut short: remove it", part)

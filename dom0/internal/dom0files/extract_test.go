@@ -126,7 +126,7 @@ func TestCutArchive(t *testing.T) {
 		n++
 		dir := fmt.Sprintf("%s/%d", top, n)
 		_, err := Extract(context.Background(), r, dir, ExtractOptions{})
-		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), dir+partSuffix) {
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), dir+PartSuffix) {
 			t.Errorf("want %q: %v", want, err)
 		}
 		if _, err := os.Lstat(dir); err == nil {
@@ -264,7 +264,7 @@ func FuzzExtract(f *testing.F) {
 			entries, err := os.ReadDir(dir)
 			must(t, err)
 			for _, e := range entries {
-				names = append(names, strings.TrimSuffix(e.Name(), partSuffix))
+				names = append(names, strings.TrimSuffix(e.Name(), PartSuffix))
 			}
 			if got := strings.Join(names, " "); got != want {
 				t.Errorf("%s holds %s", filepath.Base(dir), got)
