@@ -88,6 +88,9 @@ func TestQubesBackupBadAnswers(t *testing.T) {
 	}
 	all := append(slices.Clone(names), "good", "base", "dom0")
 	for _, method := range slices.Sorted(maps.Keys(about)) {
+		if strings.HasPrefix(method, "admin.vm.device.") && method != "admin.vm.device.pci.Assigned" {
+			continue // one class of devices is as the others
+		}
 		t.Run(method, func(t *testing.T) {
 			for name, f := range bad {
 				f.Method, f.Dest = method, name
