@@ -11,6 +11,7 @@ import (
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/exit"
 	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/ui"
 	"pinion/dom0/internal/when"
 )
 
@@ -87,11 +88,11 @@ func (c *catalog) findQube(name string, spec *when.Session) (int, *format.Sessio
 			return 0, nil, exit.With(exit.Damaged, fmt.Errorf("qube %q isn't among the names that are left: %w", name, c.table),
 				"pinion list shows the qubes, named by their ids where their names are lost")
 		}
-		return 0, nil, exit.With(exit.Failed, fmt.Errorf("qube %q: %w", name, errNotFound), "pinion list shows the qubes of an archive")
+		return 0, nil, exit.With(exit.Failed, fmt.Errorf("%q: %w", name, errNotFound), "pinion list shows the qubes and volumes of an archive")
 	}
 	i, err := c.find(spec, func(i int) bool { return c.qube(i, name) != nil })
 	if errors.Is(err, errNotFound) {
-		return 0, nil, exit.With(exit.Failed, fmt.Errorf("%s has no session %s: %w", name, spec, errNotFound), "pinion list "+name+" shows its sessions")
+		return 0, nil, exit.With(exit.Failed, fmt.Errorf("%s has no session %s: %w", ui.Quote(name), sessionWord(spec), errNotFound), "pinion list "+name+" shows its sessions")
 	}
 	if err != nil {
 		return 0, nil, err

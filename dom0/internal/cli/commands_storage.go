@@ -16,16 +16,13 @@ func (aboutVolumes) afterInterrupt() string { return "nothing is lost; run it ag
 type monitorCommand struct {
 	aboutVolumes
 	Args struct {
-		Sources []string `positional-arg-name:"SOURCE" description:"file:/path or lvm:VG/LV; by default all that have a session"`
+		Sources []string `positional-arg-name:"SOURCE" description:"a qube, a volume of the archive, file:/path or lvm:VG/LV; by default all that have a session"`
 	} `positional-args:"yes"`
 
-	sources []Source
+	localWords
 }
 
-func (o *monitorCommand) validate(check) (err error) {
-	o.sources, err = parseSources("monitor", o.Args.Sources)
-	return err
-}
+func (o *monitorCommand) validate(check) error { return o.read("monitor", o.Args.Sources) }
 
 func (o *monitorCommand) run(ctx context.Context, env *Env) error { return runMonitor(ctx, env, o) }
 
@@ -75,10 +72,10 @@ type forgetCommand struct {
 	All     bool `long:"all" no-ini:"true" description:"of every volume"`
 	Archive bool `long:"archive" no-ini:"true" description:"only what belongs to the archive at --dest"`
 	Args    struct {
-		Sources []string `positional-arg-name:"SOURCE" description:"file:/path or lvm:VG/LV"`
+		Sources []string `positional-arg-name:"SOURCE" description:"a qube, a volume of the archive, file:/path or lvm:VG/LV"`
 	} `positional-args:"yes"`
 
-	sources []Source
+	localWords
 }
 
 func (o *forgetCommand) needs() need {
@@ -88,7 +85,7 @@ func (o *forgetCommand) needs() need {
 	return needState
 }
 
-func (o *forgetCommand) validate(check) (err error) {
+func (o *forgetCommand) validate(check) error {
 	named := len(o.Args.Sources) > 0
 	switch {
 	case o.All && named:
@@ -98,8 +95,7 @@ func (o *forgetCommand) validate(check) (err error) {
 	case !o.All && !o.Archive && !named:
 		return exit.UsageHint("name sources, or --archive, or --all; pinion status shows what there is", "forget-local: nothing named")
 	}
-	o.sources, err = parseSources("forget-local", o.Args.Sources)
-	return err
+	return o.read("forget-local", o.Args.Sources)
 }
 
 func (o *forgetCommand) run(ctx context.Context, env *Env) error { return runForget(ctx, env, o) }

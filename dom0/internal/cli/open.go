@@ -12,6 +12,7 @@ import (
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/secret"
 	"pinion/dom0/internal/state"
+	"pinion/dom0/internal/ui"
 	"pinion/dom0/internal/when"
 	"pinion/protocol"
 )
@@ -129,9 +130,17 @@ func (c *catalog) find(spec *when.Session, has func(i int) bool) (int, error) {
 		return 0, err
 	}
 	if found < 0 {
-		return 0, exit.With(exit.Failed, fmt.Errorf("session %s: %w", spec, errNotFound), "pinion list shows the sessions")
+		return 0, exit.With(exit.Failed, fmt.Errorf("session %s: %w", sessionWord(spec), errNotFound), "pinion list shows the sessions")
 	}
 	return found, nil
+}
+
+// sessionWord is how a session that was asked for is called in messages.
+func sessionWord(spec *when.Session) string {
+	if spec != nil && spec.Kind == when.Time {
+		return "at or before " + spec.At.Format("2006-01-02 15:04")
+	}
+	return fmt.Sprint(spec)
 }
 
 // hidden is the error if what a word means may be a session that the damaged list doesn't show, or whose tags it lost,
@@ -256,7 +265,7 @@ func (c *catalog) known(name string) error {
 		return exit.With(exit.Damaged, fmt.Errorf("volume %q isn't among the names that are left: %w", name, c.table),
 			"pinion list shows the volumes, named by their ids where their names are lost")
 	}
-	return exit.With(exit.Failed, fmt.Errorf("volume %q: %w", name, errNotFound), "pinion list shows the names of an archive's volumes")
+	return exit.With(exit.Failed, fmt.Errorf("%q: %w", name, errNotFound), "pinion list shows the qubes and volumes of an archive")
 }
 
 // findVolume picks the session that a word means for a volume: of those that match, the newest that has it. A damaged
@@ -267,7 +276,7 @@ func (c *catalog) findVolume(name string, spec *when.Session) (int, *format.Sess
 	}
 	i, err := c.find(spec, func(i int) bool { return c.volume(i, name) != nil })
 	if errors.Is(err, errNotFound) {
-		return 0, nil, exit.With(exit.Failed, fmt.Errorf("%s has no session %s: %w", name, spec, errNotFound), "pinion list "+name+" shows its sessions")
+		return 0, nil, exit.With(exit.Failed, fmt.Errorf("%s has no session %s: %w", ui.Quote(name), sessionWord(spec), errNotFound), "pinion list "+name+" shows its sessions")
 	}
 	if err != nil {
 		return 0, nil, err

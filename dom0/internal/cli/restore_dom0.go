@@ -69,8 +69,26 @@ func (q *restoringQubes) dom0(ctx context.Context) error {
 	return nil
 }
 
+// restoreDom0 brings dom0's files to the directory that was named, on any machine.
+func (r *restoring) restoreDom0(ctx context.Context) error {
+	if err := r.mustBeDir(); err != nil {
+		return err
+	}
+	q := &restoringQubes{restoring: r, qubes: map[string]*qubeRestore{}}
+	if _, err := q.wanted(ctx, []string{format.AdminQube}); err != nil {
+		return err
+	}
+	if err := q.dom0(ctx); err != nil {
+		return err
+	}
+	return r.env.UI.Result(r.doc)
+}
+
 // dom0Dir is the new directory to restore to.
 func (q *restoringQubes) dom0Dir() (string, error) {
+	if q.o.to != "" {
+		return q.o.to, nil
+	}
 	home := os.Getenv("HOME")
 	if !filepath.IsAbs(home) {
 		return "", exit.With(exit.Failed, errors.New("there is no home directory to restore dom0's files to"), "set HOME")

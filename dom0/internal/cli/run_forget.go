@@ -155,10 +155,14 @@ func (e *Env) entriesOf(o *forgetCommand) (func(tracker.Entry) bool, error) {
 
 // chooseTracked picks the volumes that are meant.
 func (e *Env) chooseTracked(ctx context.Context, o *forgetCommand, list []tracker.Tracked) ([]tracker.Tracked, error) {
-	if len(o.sources) == 0 {
+	if !o.given() {
 		return list, nil
 	}
-	found, err := e.findSources(ctx, o.sources)
+	sources, err := o.tracked(list)
+	if err != nil {
+		return nil, err
+	}
+	found, err := e.findSources(ctx, sources)
 	if err != nil {
 		return nil, err
 	}

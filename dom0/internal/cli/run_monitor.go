@@ -38,11 +38,15 @@ func runMonitor(ctx context.Context, env *Env, o *monitorCommand) error {
 		return err
 	}
 	m := &monitoring{env: env, doc: monitorJSON{Volumes: []monitoredJSON{}, Failed: []failedJSON{}}}
-	sources := o.sources
-	if len(sources) == 0 {
-		if sources, err = m.known(ctx, dir); err != nil {
-			return err
-		}
+	var sources []Source
+	if o.given() {
+		list, _ := dir.List(ctx) // what is wrong with others is no concern of this run
+		sources, err = o.tracked(list)
+	} else {
+		sources, err = m.known(ctx, dir)
+	}
+	if err != nil {
+		return err
 	}
 	m.all += len(sources)
 	found, err := env.findSources(ctx, sources)
@@ -52,7 +56,7 @@ func runMonitor(ctx context.Context, env *Env, o *monitorCommand) error {
 	var there []*source.Source
 	names := map[string]string{}
 	for _, f := range found {
-		if len(o.sources) == 0 && errors.Is(f.err, fs.ErrNotExist) {
+		if !o.given() && errors.Is(f.err, fs.ErrNotExist) {
 			// Nobody asked for it: a timer is not to fail for ever.
 			m.all--
 			env.UI.Detail("%s: isn't there any more; pinion forget-local drops what is kept of it", ui.Quote(f.Name))
@@ -66,7 +70,7 @@ func runMonitor(ctx context.Context, env *Env, o *monitorCommand) error {
 		names[f.found.Locator] = f.Name
 	}
 	for _, a := range dir.Advance(ctx, there) {
-		m.advanced(names[a.Source.Locator], a, len(o.sources) > 0)
+		m.advanced(names[a.Source.Locator], a, o.given())
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()

@@ -77,6 +77,9 @@ func runRestore(ctx context.Context, env *Env, o *restoreCommand) error {
 	if o.restoresQubes() {
 		return r.restoreQubes(ctx)
 	}
+	if slices.Equal(o.Args.Names, []string{format.AdminQube}) && r.namesQube() {
+		return r.restoreDom0(ctx)
+	}
 	jobs, err := r.plan(ctx)
 	if err != nil {
 		return err
@@ -140,7 +143,7 @@ func (r *restoring) plan(ctx context.Context) ([]restoreJob, error) {
 	if err != nil {
 		return nil, err
 	}
-	makeDir := (r.o.several() || len(names) > 1) && !isDir // --to is no logical volume then
+	makeDir := (r.o.several() || r.namesQube()) && !isDir // --to is no logical volume then
 	var jobs []restoreJob
 	for _, name := range names {
 		i, v, err := r.c.findVolume(name, r.o.session)
@@ -183,7 +186,7 @@ func (r *restoring) plan(ctx context.Context) ([]restoreJob, error) {
 func (r *restoring) names() ([]string, error) {
 	if !r.o.All {
 		names, err := r.c.expand(r.o.Args.Names)
-		if err == nil && len(names) > 1 && len(r.o.Args.Names) == 1 {
+		if err == nil && r.namesQube() {
 			err = r.mustBeDir()
 		}
 		return names, err
@@ -219,10 +222,18 @@ func (r *restoring) names() ([]string, error) {
 	return slices.Sorted(maps.Keys(seen)), nil
 }
 
-// mustBeDir refuses a target that is none for several volumes, where only the archive could tell that there are several.
+// namesQube says that a qube was named, all of whose volumes are meant: they go to a directory, be it one or more.
+func (r *restoring) namesQube() bool {
+	return slices.ContainsFunc(r.o.Args.Names, func(name string) bool {
+		_, isVolume := r.c.ids[name]
+		return !isVolume && r.c.hasQube(name)
+	})
+}
+
+// mustBeDir refuses a target that is none for a qube's volumes, where only the archive could tell that it is a qube.
 func (r *restoring) mustBeDir() error {
 	if info, err := os.Stat(r.o.to); r.o.lv != nil || err == nil && !info.IsDir() {
-		return exit.Usagef("restore: --to %q has to be a directory, because %s has several volumes", r.o.To, ui.Quote(r.o.Args.Names[0]))
+		return exit.Usagef("restore: --to %q has to be a directory: %s is a qube", r.o.To, ui.Quote(r.o.Args.Names[0]))
 	}
 	return nil
 }
