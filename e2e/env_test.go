@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 // needRoot skips a test where mounts, loop devices or other users can't be had.
@@ -73,7 +74,17 @@ func mount(t testing.TB, dir string, args ...string) {
 	t.Helper()
 	needRoot(t)
 	run(t, tool(t, "mount", "mount"), append(args, dir)...)
-	t.Cleanup(func() { run(t, tool(t, "umount", "mount"), dir) })
+	t.Cleanup(func() {
+		// Where tests run side by side, a program that another one is just starting
+		// has a copy of each open file until it is another program.
+		umount := tool(t, "umount", "mount")
+		for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+			if exec.Command(umount, dir).Run() == nil {
+				return
+			}
+		}
+		run(t, umount, dir)
+	})
 }
 
 // nobody is a user that owns nothing here.

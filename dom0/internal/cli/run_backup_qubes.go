@@ -391,7 +391,7 @@ func (f *qubeFinder) sayState(name string, s *savedQube, live bool) {
 	}
 	if !live && !f.told {
 		f.told = true
-		say("to have the newest state of a running qube saved, shut it down first, or say --live")
+		say("shut a running qube down to have its newest state saved, or say --live")
 	}
 }
 
