@@ -77,11 +77,13 @@ type qubesBackupDoc struct {
 		SavedState  string `json:"saved_state"`
 		NewSettings bool   `json:"new_settings"`
 	}
-	Volumes []struct {
-		Name, Mode, Why string
-		Live            bool
-		NewChunks       uint64 `json:"new_chunks"`
-		ReadBytes       int64  `json:"read_bytes"`
-	}
-	Failed []struct{ Name, Message string }
+	Volumes []qubesVolumeDoc
+	Failed  []struct{ Name, Message string }
+}
+
+type qubesVolumeDoc struct {
+	Name, Mode, Why string
+	Live            bool
+	NewChunks       uint64 `json:"new_chunks"`
+	ReadBytes       int64  `json:"read_bytes"`
 }

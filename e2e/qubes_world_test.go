@@ -33,7 +33,11 @@ const (
 
 // sample is a system as the real qubesd wrote it down.
 func sample(release string) string {
-	path, err := filepath.Abs("testdata/qubes/qubes-r" + release + ".xml")
+	dir := "testdata/qubes/"
+	if umltest.Inside() {
+		dir = "../" + dir // tests of package e2e/lvm's
+	}
+	path, err := filepath.Abs(dir + "qubes-r" + release + ".xml")
 	if err != nil {
 		panic(err)
 	}
@@ -44,7 +48,7 @@ func sample(release string) string {
 // installation. An archive isn't made.
 func newQubesWorld(t testing.TB, kind, release string) *qubesWorld {
 	t.Helper()
-	g := newGround(t, kind)
+	g := newQubesGround(t, kind)
 	q := &qubesWorld{world: newWorld(t)}
 	q.system = t.TempDir()
 	if g.dir != "" {
@@ -66,7 +70,7 @@ func (q *qubesWorld) boot(t testing.TB, g *ground, o qubesd.Options) {
 	t.Helper()
 	o.RootSize, o.PrivateSize = rootSize, privateSize
 	if g.thin() {
-		o.Pools = append(o.Pools, qubesd.Pool{Name: "varlibqubes", Driver: "lvm_thin", VolumeGroup: vg, ThinPool: filepath.Base(g.pool), Revisions: 1})
+		o.Pools = append(o.Pools, qubesd.Pool{Name: "varlibqubes", Driver: "lvm_thin", VolumeGroup: qubesVG, ThinPool: filepath.Base(g.pool), Revisions: 1})
 	}
 	q.api = qubesd.Start(t, o)
 	q.files = filepath.Join(q.dir, "dom0")
@@ -91,7 +95,7 @@ func (q *qubesWorld) dom0Files() string {
 // fresh is another machine, with the same archive and nothing of the first: right after its installation.
 func (q *qubesWorld) fresh(t testing.TB, kind, release string) *qubesWorld {
 	t.Helper()
-	g := newGround(t, kind)
+	g := newQubesGround(t, kind)
 	o := &qubesWorld{world: q.other("fresh")}
 	o.world.env = nil
 	o.system = t.TempDir()

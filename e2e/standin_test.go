@@ -24,6 +24,7 @@ var standIns = map[string]func(args []string) int{
 	"garble":   standInGarble,
 	"killer":   standInKiller,
 	"silent":   standInSilent,
+	"gate":     standInGate,
 
 	"hold-third": standInHoldThird,
 	"speaks":     standInSpeaks,

@@ -2,7 +2,7 @@
 // inside User Mode Linux, beside those that need none.
 //
 // It owns nothing but the choice of tests: those of package e2e whose names
-// begin with TestCow, and TestStorage. It promises that each shows as a test
+// begin with TestCow, TestStorage and TestQubesLVM. It promises that each shows as a test
 // of its own here, and never runs anything on the host's own devices.
 package lvm_test
 
@@ -22,9 +22,15 @@ func TestRowsOnThinPools(t *testing.T)     { inside(t, "TestCow(Row|Two|Clone|Re
 func TestRulesOnThinPools(t *testing.T)    { inside(t, "TestCow(Soak|Monitor|Shrink|Lost).*") }
 func TestCommandsOnThinPools(t *testing.T) { inside(t, "TestStorage(Monitor|Diff|Forget).*") }
 
+// Qubes are on a disk of their own.
+func TestQubesOnThinPools(t *testing.T) {
+	inside(t, "TestQubesLVM(Running|Without|Restore|Row).*")
+}
+func TestQubesStopOnThinPools(t *testing.T) { inside(t, "TestQubesLVMStop.*") }
+
 func inside(t *testing.T, tests string) {
 	t.Parallel()
 	umltest.Run(t, umltest.Options{
-		Package: "pinion/e2e", Disks: []int64{8 << 30}, Memory: 2 << 30, Timeout: 20 * time.Minute, Programs: umltest.Programs(t),
+		Package: "pinion/e2e", Disks: []int64{8 << 30, 8 << 30}, Memory: 2 << 30, Timeout: 20 * time.Minute, Programs: umltest.Programs(t),
 	}, tests)
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"slices"
@@ -219,8 +220,23 @@ func (d lvm) live(v *volume) string {
 // path is the current volume.
 func (d lvm) path(v *volume) string { return devicePath(d.current(v)) }
 
-// size is what was asked for last; LVM isn't.
-func (d lvm) size(v *volume) int64 { return v.size }
+// size is LVM's, which rounds up to whole extents (ThinVolume.size); of what
+// isn't there, what was asked for last.
+func (d lvm) size(v *volume) int64 {
+	path := devicePath(d.current(v))
+	if snap := v.vid + "-snap"; (v.snap || v.save) && d.has(snap) {
+		path = devicePath(snap)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return v.size
+	}
+	defer f.Close()
+	if size, err := f.Seek(0, io.SeekEnd); err == nil {
+		return size
+	}
+	return v.size
+}
 
 func (d lvm) usage(v *volume) int64 {
 	out, err := d.run("lvs", "--noheadings", "-o", "data_percent", d.current(v))
