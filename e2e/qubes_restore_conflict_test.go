@@ -23,6 +23,7 @@ func (q *qubesWorld) changesTo(name string) (calls []string) {
 
 // TestQubesRestoreOntoRunning: a qube that runs is not touched, by its name and among others; those are restored.
 func TestQubesRestoreOntoRunning(t *testing.T) {
+	t.Parallel()
 	onPlainAndXFS(t, func(t *testing.T, kind string) {
 		q := small(t, kind, build{})
 		want, saved := q.of(t, "vault"), q.bytesOf(t, "fedora", "vault")
@@ -78,6 +79,7 @@ func TestQubesRestoreOntoRunning(t *testing.T) {
 
 // TestQubesRestoreConflicts: names that are taken are left out, or others are found, and what refers to them follows.
 func TestQubesRestoreConflicts(t *testing.T) {
+	t.Parallel()
 	onPlainAndXFS(t, func(t *testing.T, kind string) {
 		q := small(t, kind, build{})
 		before, data := q.describe(t), q.contents(t)
@@ -134,6 +136,7 @@ func askedYesNo(text string, m unix.Termios) bool {
 
 // TestQubesRestoreAsks: what is here is written over only after a question, whoever can or can't be asked.
 func TestQubesRestoreAsks(t *testing.T) {
+	t.Parallel()
 	q := small(t, anyGround(), build{static: true})
 	saved := q.bytesOf(t, "vault", "work")
 	spoil := func() map[string][]byte {
@@ -202,6 +205,7 @@ func TestQubesRestoreAsks(t *testing.T) {
 
 // TestQubesRestoreMeanwhile: a qube is started, made or removed by somebody else while others are restored.
 func TestQubesRestoreMeanwhile(t *testing.T) {
+	t.Parallel()
 	q := small(t, anyGround(), build{})
 	all := []string{"sys-net", "vault", "work"}
 	lines, data := q.describe(t), q.bytesOf(t, all...)

@@ -103,6 +103,7 @@ func (b *broken) whole(t testing.TB, what string) {
 // TestQubesRestoreKilledAnywhere: killed before each call that changes something, a restore leaves nothing that is neither
 // old nor new and can be started; run again, it ends as if nothing had been.
 func TestQubesRestoreKilledAnywhere(t *testing.T) {
+	t.Parallel()
 	b := newBroken(t)
 	for n := 0; ; n++ {
 		b.reset(t)
@@ -138,6 +139,7 @@ func TestQubesRestoreKilledAnywhere(t *testing.T) {
 // TestQubesRestoreFailingCalls: each call of a restore fails in each way that a daemon can fail. What is reported is what is
 // there, the other qubes are restored, and another run ends well.
 func TestQubesRestoreFailingCalls(t *testing.T) {
+	t.Parallel()
 	b := newBroken(t)
 	others := []qubesd.Fault{
 		{Effect: qubesd.Abort},
@@ -169,6 +171,7 @@ func TestQubesRestoreFailingCalls(t *testing.T) {
 
 // TestQubesRestoreFailingLooks: the same of each call that changes nothing.
 func TestQubesRestoreFailingLooks(t *testing.T) {
+	t.Parallel()
 	b := newBroken(t)
 	b.reset(t)
 	b.ok(b.command...)

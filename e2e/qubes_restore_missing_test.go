@@ -11,6 +11,7 @@ import (
 // TestQubesRestoreOnAnotherRelease: an archive of R4.2 comes back on R4.3 and the other way round; what the other release
 // doesn't have is told.
 func TestQubesRestoreOnAnotherRelease(t *testing.T) {
+	t.Parallel()
 	for from, to := range map[string]string{qubesd.R42: qubesd.R43, qubesd.R43: qubesd.R42} {
 		t.Run(from+" on "+to, func(t *testing.T) {
 			q := newQubesWorld(t, anyGround(), from)
@@ -62,6 +63,7 @@ func TestQubesRestoreOnAnotherRelease(t *testing.T) {
 
 // TestQubesRestoreMissing: whatever a qube needs and this machine hasn't is replaced or left out, and that is told.
 func TestQubesRestoreMissing(t *testing.T) {
+	t.Parallel()
 	q := newQubesWorldOf(t, anyGround(), qubesd.R43, build{}, qubesd.Options{Load: edited(t, "4.3",
 		`<property name="label">blue</property>`, `<property name="label">mauve</property>`,
 		`</labels>`, `<label id="label-9" color="0xe0b0ff">mauve</label></labels>`)})
@@ -141,6 +143,7 @@ func TestQubesRestoreMissing(t *testing.T) {
 // TestQubesRestoreOrder: templates first, then templates of disposables, then the rest; a class that nobody knows stops no
 // other, and dashes in names mean nothing.
 func TestQubesRestoreOrder(t *testing.T) {
+	t.Parallel()
 	q := newQubesWorldOf(t, anyGround(), qubesd.R43, build{}, qubesd.Options{Load: edited(t, "4.3", `class="StandaloneVM"`, `class="AlienVM"`)})
 	for _, name := range []string{"a", "a-private", "a-private-1-back", "a-root"} {
 		q.must(t, "admin.vm.Create.AppVM", "debian-13-xfce", "dom0", "name="+name+" label=red")
@@ -183,6 +186,7 @@ func TestQubesRestoreOrder(t *testing.T) {
 
 // TestQubesRestoreSessions: a session is chosen by its number, time or tag; one that there isn't changes nothing.
 func TestQubesRestoreSessions(t *testing.T) {
+	t.Parallel()
 	q := small(t, anyGround(), build{static: true})
 	contents := [][]byte{nil, q.private(t, "work")}
 	for i, tag := range []string{"weekly", "daily"} {

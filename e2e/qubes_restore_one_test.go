@@ -43,6 +43,7 @@ func (q *qubesWorld) release() string {
 
 // TestQubesRowS29 restores a qube that has something of everything: whole, by halves, and under another name.
 func TestQubesRowS29(t *testing.T) {
+	t.Parallel()
 	onPlainAndXFS(t, func(t *testing.T, kind string) {
 		q := newQubesWorld(t, kind, "4.3")
 		q.rich(t)
@@ -111,6 +112,7 @@ func TestQubesRowS29(t *testing.T) {
 
 // TestQubesRestoreRefusals: what qubesd refuses is listed with its reason, the rest is there, and the exit status says so.
 func TestQubesRestoreRefusals(t *testing.T) {
+	t.Parallel()
 	q := newQubesWorld(t, anyGround(), "4.3")
 	q.rich(t)
 	q.ok("init")
@@ -158,6 +160,7 @@ func TestQubesRestoreRefusals(t *testing.T) {
 
 // TestQubesRestoreHostile: what a qube's settings say can neither escape nor crash anything, and none of it is shown raw.
 func TestQubesRestoreHostile(t *testing.T) {
+	t.Parallel()
 	long := strings.Repeat("A", 1<<20)
 	load := edited(t, "4.3",
 		`<property name="kernelopts">nopat</property>`, `<property name="kernelopts">a&#10;b ../../../etc/passwd</property>`,

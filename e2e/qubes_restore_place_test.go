@@ -24,6 +24,7 @@ func (q *qubesWorld) modeOf(t testing.TB, r *result, name string) (mode string, 
 
 // TestQubesRestoreInPlace: what a volume held stays as its previous revision, and settings of since then go.
 func TestQubesRestoreInPlace(t *testing.T) {
+	t.Parallel()
 	onPlainAndXFS(t, func(t *testing.T, kind string) {
 		q := newQubesWorld(t, kind, "4.3")
 		q.rich(t)
@@ -70,6 +71,7 @@ func TestQubesRestoreInPlace(t *testing.T) {
 
 // TestQubesRestoreSkipProp: properties that are to be left alone are, new or not.
 func TestQubesRestoreSkipProp(t *testing.T) {
+	t.Parallel()
 	q := newQubesWorld(t, anyGround(), "4.3")
 	q.rich(t)
 	q.ok("init")
@@ -95,6 +97,7 @@ func TestQubesRestoreSkipProp(t *testing.T) {
 // TestQubesRestoreIsPaired: after a restore, of an old session too, the next backup reads what has changed since and
 // nothing else, and what it saves is right.
 func TestQubesRestoreIsPaired(t *testing.T) {
+	t.Parallel()
 	for _, kind := range qubesGrounds() {
 		if kind == "plain" {
 			continue // there is no telling what changed
@@ -170,6 +173,7 @@ func TestQubesRestoreIsPaired(t *testing.T) {
 
 // TestQubesRestoreSizes: a volume is made as large as it was, never smaller than it is, and what is left over is zeros.
 func TestQubesRestoreSizes(t *testing.T) {
+	t.Parallel()
 	onPlainAndXFS(t, func(t *testing.T, kind string) {
 		q := small(t, kind, build{})
 		unit := int64(512)
@@ -218,6 +222,7 @@ func TestQubesRestoreSizes(t *testing.T) {
 // TestQubesRestorePools: volumes go where they were, or where they are told to, or to the default pool, and that is said; a
 // pool that has no room is refused before anything is changed.
 func TestQubesRestorePools(t *testing.T) {
+	t.Parallel()
 	other := qubesd.Pool{Name: "big-disk", Driver: "file-reflink", DirPath: filepath.Join(t.TempDir(), "big"), Revisions: 1}
 	q := newQubesWorldOf(t, "plain", qubesd.R43, build{}, qubesd.Options{Kernels: []string{"6.6.77-1.fc37"}, Pools: []qubesd.Pool{other}})
 	q.small(t)

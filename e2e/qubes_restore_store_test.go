@@ -25,6 +25,7 @@ var _ = func() bool {
 // TestQubesRestoreStopped: pinion is interrupted, or its helper is killed, at each thing that is fetched. What it was
 // about is what it was, or can't be started; run again, the restore ends well.
 func TestQubesRestoreStopped(t *testing.T) {
+	t.Parallel()
 	b := newBroken(t)
 	proxied := b.world.proxied(proxyPlan{})
 	for i, fault := range []string{"interrupt-pinion", "kill-helper-before"} {
@@ -64,6 +65,7 @@ func TestQubesRestoreStopped(t *testing.T) {
 
 // TestQubesRestoreInterruptedImport: Ctrl-C when a volume is written and not yet handed over.
 func TestQubesRestoreInterruptedImport(t *testing.T) {
+	t.Parallel()
 	b := newBroken(t)
 	for _, method := range []string{"internal.vm.volume.ImportBegin", "internal.vm.volume.ImportEnd", "admin.vm.property.GetAll"} {
 		for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
@@ -111,6 +113,7 @@ func (q *qubesWorld) newest(t testing.TB, do func()) (largest string, others []s
 // TestQubesRestoreDamaged: where data of one qube is damaged, its volume stays as it was, it is told, and the other qubes are
 // restored. After the repair the restore goes on.
 func TestQubesRestoreDamaged(t *testing.T) {
+	t.Parallel()
 	b := newBroken(t)
 	for _, name := range []string{"vault", "work"} {
 		b.reset(t)
@@ -149,6 +152,7 @@ func TestQubesRestoreDamaged(t *testing.T) {
 
 // TestQubesRestoreDamagedHalf: of a qube with two volumes one is damaged. The other is there, and the qube is unfinished.
 func TestQubesRestoreDamagedHalf(t *testing.T) {
+	t.Parallel()
 	q := small(t, anyGround(), build{static: true})
 	q.write(t, "fedora", "root", 2<<20, "random:150K:91")
 	want, data := q.of(t, "fedora"), q.bytesOf(t, "fedora")
@@ -177,6 +181,7 @@ func TestQubesRestoreDamagedHalf(t *testing.T) {
 
 // TestQubesRestoreDamagedSettings: what can't be read of one qube stops no other.
 func TestQubesRestoreDamagedSettings(t *testing.T) {
+	t.Parallel()
 	b := newBroken(t)
 	b.must(t, "admin.vm.notes.Set", "", "vault", string(content("text:3000:1")))
 	b.want = b.describe(t)

@@ -11,6 +11,7 @@ import (
 // TestQubesRestoreTwoAtOnce: two restores of one qube get into each other's way. Whatever they say, the qube is one of the two
 // in the end, and what is saved of it afterwards is what it holds.
 func TestQubesRestoreTwoAtOnce(t *testing.T) {
+	t.Parallel()
 	kind := qubesGrounds()[len(qubesGrounds())-1] // one that can tell what changed
 	q := small(t, kind, build{})
 	q.write(t, "work", "private", 2<<20, "random:200K:111")
@@ -52,6 +53,7 @@ func TestQubesRestoreTwoAtOnce(t *testing.T) {
 // TestQubesRestoreBetweenVolumes: Ctrl-C after the first volume of two was replaced. The qube is neither old nor new, can't
 // be started, and the hint says what to do.
 func TestQubesRestoreBetweenVolumes(t *testing.T) {
+	t.Parallel()
 	q := small(t, anyGround(), build{static: true})
 	want, data := q.of(t, "fedora"), q.bytesOf(t, "fedora")
 	for _, volume := range []string{"private", "root"} {
