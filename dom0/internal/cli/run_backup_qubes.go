@@ -228,6 +228,9 @@ func (f *qubeFinder) take(ctx context.Context, name string, c capture.Captured) 
 	if c.Err != nil {
 		return c.Err
 	}
+	if err := f.halfRestored(ctx, name, c.Config.Tags); err != nil {
+		return err
+	}
 	q := backup.Qube{Name: name, Config: c.Config, Confirm: f.confirm(name)}
 	vm, state := f.vms[name], &savedQube{}
 	var sources []backup.Source
@@ -314,12 +317,24 @@ func (f *qubeFinder) identify(ctx context.Context, names []string) error {
 	return nil
 }
 
-// confirm sees, when all is read, that what has the name of a qube is still that qube: else the settings of one might be
-// saved with the data of another. One that is gone by then was whole. All are asked about at once, the first time.
+// confirm sees, when all is read, that what has the name of a qube is still that qube, and that no restore of it has begun:
+// else the settings of one might be saved with the data of another.
 func (f *qubeFinder) confirm(name string) func(ctx context.Context) error {
+	replaced := f.replaced(name)
+	return func(ctx context.Context) error {
+		if err := replaced(ctx); err != nil {
+			return err
+		}
+		return f.halfRestored(ctx, name, nil)
+	}
+}
+
+// replaced sees whether what has the name of a qube is another one. One that is gone by then was whole. All are asked about
+// at once, the first time.
+func (f *qubeFinder) replaced(name string) func(ctx context.Context) error {
 	vm := f.vms[name]
 	if vm.UUID == "" || name == format.AdminQube {
-		return nil
+		return func(context.Context) error { return nil }
 	}
 	return func(ctx context.Context) error {
 		if f.now == nil {
