@@ -203,6 +203,15 @@ func TestQubesRestoreDom0Stopped(t *testing.T) {
 	sameContents(t, q.contents(t), data)
 	sameQubes(t, q.describe(t), lines, machineOwn)
 	flip(t, pack, 5000)
+	// With --to on any machine: qubesd isn't asked.
+	q.api.ForgetCalls()
+	q.ok("restore", "dom0", "--to", q.path("elsewhere")).prints("Restored dom0 of session", q.path("elsewhere"))
+	if got := tree(t, q.path("elsewhere")+q.files+"/home"); fmt.Sprint(got) != fmt.Sprint(tree(t, q.files+"/home")) {
+		t.Error("--to has other files")
+	}
+	if calls := q.api.Calls(); len(calls) > 0 {
+		t.Errorf("the calls are %v", calls)
+	}
 	_, doc = q.restoreDoc(0, "dom0")
 	if got := tree(t, doc.Dom0Dir+q.files+"/home"); fmt.Sprint(got) != fmt.Sprint(tree(t, q.files+"/home")) {
 		t.Errorf("%q has other files", doc.Dom0Dir)
@@ -222,7 +231,9 @@ func TestQubesRestoreTo(t *testing.T) {
 	for _, name := range []string{"fedora:private", "fedora:root"} {
 		sameBytes(t, name, readFile(t, to+"/"+name), data[name])
 	}
-	q.ok("restore", "work", "--to", q.path("work.img"))
+	q.ok("restore", "work", "--to", q.path("work")) // a directory, too, of a qube with one volume
+	sameBytes(t, "work", readFile(t, q.path("work/work:private")), data["work:private"])
+	q.ok("restore", "work:private", "--to", q.path("work.img"))
 	sameBytes(t, "work.img", readFile(t, q.path("work.img")), data["work:private"])
 	q.ok("restore", "work", "--to", to) // a directory that is there
 	sameBytes(t, "work:private", readFile(t, to+"/work:private"), data["work:private"])
@@ -232,7 +243,7 @@ func TestQubesRestoreTo(t *testing.T) {
 	for name, b := range data {
 		sameBytes(t, name, readFile(t, q.path("all")+"/"+name), b)
 	}
-	if q.exits(2, "restore", "fedora", "--to", q.path("work.img")).says("has several volumes"); !bytes.Equal(readFile(t, q.path("work.img")), data["work:private"]) {
+	if q.exits(2, "restore", "fedora", "--to", q.path("work.img")).says("is a qube"); !bytes.Equal(readFile(t, q.path("work.img")), data["work:private"]) {
 		t.Error("the file was changed")
 	}
 	for _, option := range []string{"--as=x", "--settings-only", "--data-only", "--skip-conflicting", "--rename-conflicting", "--pool=p", "--skip-prop=x"} {
@@ -247,20 +258,20 @@ func TestQubesRestoreTo(t *testing.T) {
 	// A device; too small is refused.
 	needRoot(t)
 	large := loop(t, makeImage(t, q.path("large"), "random:4M:1"))
-	q.ok("restore", "work", "--to", large, "--yes")
+	q.ok("restore", "work:private", "--to", large, "--yes")
 	b := readAll(t, large)
 	sameBytes(t, "a device", b[:len(data["work:private"])], data["work:private"])
 	if len(bytes.Trim(b[len(data["work:private"]):], "\x00")) > 0 {
 		t.Error("what is behind the volume isn't zeros")
 	}
 	little := loop(t, makeImage(t, q.path("little"), "random:1M:1"))
-	q.exits(1, "restore", "work", "--to", little, "--yes").oneLine()
+	q.exits(1, "restore", "work:private", "--to", little, "--yes").oneLine()
 	sameBytes(t, "a device that is too small", readAll(t, little), content("random:1M:1"))
 	// A machine that is not dom0 has no place for qubes, but for their volumes.
 	elsewhere := *q.world
 	elsewhere.env = []string{"PINION_QUBESD_SOCKET=" + q.path("no.sock")}
 	elsewhere.exits(2, "restore", "work", "--yes").oneLine().says("not dom0 of Qubes OS", "--to")
-	elsewhere.ok("restore", "work", "--to", q.path("elsewhere.img"))
+	elsewhere.ok("restore", "work:private", "--to", q.path("elsewhere.img"))
 	sameBytes(t, "elsewhere", readFile(t, q.path("elsewhere.img")), data["work:private"])
 }
 

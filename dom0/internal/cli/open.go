@@ -172,7 +172,7 @@ func (c *catalog) hidden(spec *when.Session, i int) error {
 }
 
 // sessionHint is what to do when the session that was meant is damaged.
-const sessionHint = "name another session with --session '#N'; pinion list shows them, pinion check --repair mends what can be mended"
+const sessionHint = "name another session with --session '#N'; pinion list shows them, pinion check --repair --read-data mends what can be mended"
 
 func matches(s *format.SessionEntry, spec *when.Session) bool {
 	switch spec.Kind {

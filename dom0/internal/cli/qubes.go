@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -62,6 +63,15 @@ func checkQube(name string) error {
 		return nil
 	}
 	return format.CheckQubeName(name)
+}
+
+// needsRoot is the error where a command is about qubes and could do half of it at most: who may talk to qubesd may not
+// read volumes, nor write them. With other sockets than dom0's, it is not dom0.
+func needsRoot(command string) error {
+	if os.Geteuid() == 0 || os.Getenv(envQubesdSocket) != "" {
+		return nil
+	}
+	return exit.With(exit.Failed, errors.New(command+": volumes of qubes are root's"), "sudo pinion "+command)
 }
 
 // notQubes is the error where a command names qubes and there are none here.

@@ -64,8 +64,10 @@ func (b *backingUp) qubesJSON(saved []backup.SavedQube) []backupQubeJSON {
 // checkQubes refuses a command that is about qubes where there are none.
 func (o *backupCommand) checkQubes(env *Env) error {
 	switch {
-	case !o.choosesQubes() && len(o.qubes) == 0, env.qubesd().Available():
+	case !o.choosesQubes() && len(o.qubes) == 0:
 		return nil
+	case env.qubesd().Available():
+		return needsRoot("backup")
 	case len(o.qubes) > 0:
 		return notQubes(fmt.Sprintf("%q is no source", o.qubes[0]))
 	case o.All || o.Live || len(o.Exclude) > 0:

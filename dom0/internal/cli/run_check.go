@@ -37,7 +37,11 @@ func runCheck(ctx context.Context, env *Env, o *checkCommand) error {
 		return err
 	}
 	if !env.UI.Quiet() {
-		env.UI.Printf("%s, %s: the structure is whole, %s read.",
+		more := ""
+		if o.ReadData == 0 {
+			more = " Data was not looked at: --read-data does."
+		}
+		env.UI.Printf("%s, %s: the structure is whole, %s read."+more,
 			count(report.Sessions, "session"), count(report.Packs, "pack"), ui.Bytes(a.Store().Received()))
 	}
 	return nil

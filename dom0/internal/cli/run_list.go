@@ -118,7 +118,7 @@ func (e *Env) printList(doc *listJSON, o *listCommand, c *catalog) {
 		e.printQubeSessions(doc.Sessions)
 		return
 	}
-	e.printSessions(doc.Sessions)
+	e.printSessions(doc.Sessions, o.session != nil || len(o.Args.Names) > 0)
 }
 
 // choose picks the sessions to list: all, those with named volumes, or one.
@@ -181,19 +181,37 @@ func (l *listing) document(i int) sessionJSON {
 	return s
 }
 
-// printSessions shows a line for each volume of each session.
-func (e *Env) printSessions(sessions []sessionJSON) {
+// printSessions shows a line for each volume of each session. Where whole is false, the qubes of a session are one line:
+// with dozens of them, and a session a day, nobody finds anything else.
+func (e *Env) printSessions(sessions []sessionJSON, whole bool) {
 	var rows [][]string
 	for _, s := range sessions {
 		at := fmt.Sprintf("#%d", s.Seq)
 		id, when := short(s.ID), e.showRFC(s.Time)
-		for _, v := range s.Volumes {
-			rows = append(rows, []string{at, id, when, ui.Quote(v.Name), ui.Bytes(v.Size), ui.Bytes(v.Stored)})
+		line := func(what string, size, stored int64) {
+			rows = append(rows, []string{at, id, when, what, ui.Bytes(size), ui.Bytes(stored)})
 			at, id, when = "", "", ""
+		}
+		volumes := s.Volumes
+		if len(s.Qubes) > 0 && (!whole || len(volumes) == 0) {
+			var size, stored int64
+			for _, q := range s.Qubes {
+				size, stored = size+q.Size, stored+q.Stored
+			}
+			line(count(len(s.Qubes), "qube"), size, stored)
+			volumes = slices.DeleteFunc(slices.Clone(volumes), s.ofQube)
+		}
+		for _, v := range volumes {
+			line(ui.Quote(v.Name), v.Size, v.Stored)
 		}
 		rows = append(rows, tagRows(s)...)
 	}
 	e.UI.Table([]string{"SESSION", "ID", "TIME", "VOLUME", "SIZE", "STORED"}, rows)
+}
+
+// ofQube reports whether a volume is one of the session's qubes.
+func (s *sessionJSON) ofQube(v sessionVolumeJSON) bool {
+	return slices.ContainsFunc(s.Qubes, func(q sessionQubeJSON) bool { return strings.HasPrefix(v.Name, q.Name+":") })
 }
 
 // tagRows are the lines of a session's tags.

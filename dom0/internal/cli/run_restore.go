@@ -59,6 +59,11 @@ func runRestore(ctx context.Context, env *Env, o *restoreCommand) error {
 		return exit.UsageHint("name a file, a device or a directory with --to",
 			"restore: --to is missing, and this is not dom0 of Qubes OS, where qubes could be restored")
 	}
+	if o.restoresQubes() {
+		if err := needsRoot("restore"); err != nil {
+			return err
+		}
+	}
 	dir, err := env.trackers()
 	if err != nil {
 		return err

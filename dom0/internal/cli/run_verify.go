@@ -69,7 +69,7 @@ func runVerify(ctx context.Context, env *Env, o *verifyCommand) error {
 	if !env.UI.Quiet() {
 		settings := ""
 		if len(configs) > 0 {
-			settings = " and " + count(len(configs), "qube configuration")
+			settings = " and the settings of " + count(len(configs), "qube")
 		}
 		env.UI.Printf("%s%s whole, %s read.", count(len(subjects), "volume state"), settings, ui.Bytes(a.Store().Received()))
 	}
@@ -186,8 +186,8 @@ func reportDamage(env *Env, a *archive.Archive, list *damage.List) error {
 		return nil
 	}
 	printDamage(env, ranges, more)
-	return exit.With(exit.Damaged, errors.New(count(len(ranges)+more, "range")+" or objects can't be had"),
-		"pinion check --repair mends what can be mended; the next backup of a volume sends again what was lost of it")
+	return exit.With(exit.Damaged, errors.New(count(len(ranges)+more, "part")+" of the archive can't be had"),
+		"pinion check --repair --read-data mends what can be mended; then the next backup sends again what was lost and is still here")
 }
 
 // printDamage shows a line for each range.
@@ -197,7 +197,9 @@ func printDamage(env *Env, ranges []damage.Range, more int) {
 		if r.Session > 0 {
 			where = fmt.Sprintf("#%d ", r.Session)
 		}
-		if r.Volume != "" {
+		if r.Volume != "" && r.Length == 0 {
+			where += fmt.Sprintf("settings of %s: ", ui.Quote(r.Volume))
+		} else if r.Volume != "" {
 			where += fmt.Sprintf("%s bytes %d to %d: ", ui.Quote(r.Volume), r.Offset, r.Offset+r.Length)
 		}
 		object := r.Object

@@ -24,7 +24,7 @@ func statusOf(err error) (status exit.Status, hint string) {
 	case errors.Is(err, format.ErrNewer):
 		return exit.Failed, "it needs a newer pinion"
 	case errors.As(err, &damage):
-		return exit.Damaged, "pinion check lists all damage, pinion check --repair mends what can be mended"
+		return exit.Damaged, "pinion check lists all damage, pinion check --repair --read-data mends what can be mended"
 	case errors.Is(err, archive.ErrUnmounted):
 		return exit.NoArchive, "if it was removed on purpose, pinion init --allow-rollback makes a new one"
 	case errors.Is(err, archive.ErrNoArchive) && errors.Is(err, archive.ErrNotEmpty):
