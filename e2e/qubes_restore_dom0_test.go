@@ -58,6 +58,7 @@ func (q *qubesWorld) dom0Dirs(t testing.TB) []string {
 
 // TestQubesRestoreDom0: dom0's files come back beside the live ones, as they were, and for nobody else to see.
 func TestQubesRestoreDom0(t *testing.T) {
+	t.Parallel()
 	q := newQubesWorld(t, anyGround(), "4.3")
 	home := q.files + "/home/user"
 	writeFile(t, home+"/secret", []byte("of nobody's business"))
@@ -163,6 +164,7 @@ func TestQubesRestoreDom0(t *testing.T) {
 
 // TestQubesRestoreDom0Stopped: what is cut short, or damaged, doesn't look like a whole restore, and stops no qube.
 func TestQubesRestoreDom0Stopped(t *testing.T) {
+	t.Parallel()
 	q := small(t, anyGround(), build{static: true})
 	writeFile(t, q.files+"/home/user/large", content("random:600K:1"))
 	pack, _ := q.newest(t, func() { q.ok("backup", "dom0", q.dom0Files()) })
@@ -223,6 +225,7 @@ func TestQubesRestoreDom0Stopped(t *testing.T) {
 
 // TestQubesRestoreTo: with --to the name of a qube means its volumes, and nothing is asked of qubesd.
 func TestQubesRestoreTo(t *testing.T) {
+	t.Parallel()
 	q := small(t, anyGround(), build{static: true})
 	data := q.contents(t)
 	q.api.ForgetCalls()
@@ -277,6 +280,7 @@ func TestQubesRestoreTo(t *testing.T) {
 
 // TestQubesRestorePrints: tables of 80 columns, nothing with --quiet, and one document with --json.
 func TestQubesRestorePrints(t *testing.T) {
+	t.Parallel()
 	q := newQubesWorld(t, anyGround(), "4.3")
 	q.fill(t)
 	q.ok("init")
