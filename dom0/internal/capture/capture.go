@@ -19,7 +19,8 @@
 //
 // It promises that a configuration passes format's Check and fits a blob; that
 // a value which is too long, or a name with control characters, costs itself
-// and a warning, never the qube; that the trouble of one qube is no other's;
+// and a warning, never the qube; that whatever else is too large, the firewall,
+// the network and the devices are kept, or the qube fails by name; that the trouble of one qube is no other's;
 // and that the same state gives the same bytes, whether a qube runs or not, so
 // that an unchanged configuration isn't stored twice. It changes nothing:
 // not qubes.xml, nor anything over the Admin API, and keeps no volume's

@@ -50,7 +50,7 @@ func (k *keeper) config(v *view) (*format.QubeConfig, error) {
 	}
 	k.fit(c)
 	if n := len(c.Append(nil)); n > format.MaxMetadata {
-		return nil, fmt.Errorf("its volumes alone take %d bytes to describe, at most %d are kept", n, format.MaxMetadata)
+		return nil, fmt.Errorf("its volumes, tags, devices and firewall rules alone take %d bytes to describe, at most %d are kept", n, format.MaxMetadata)
 	}
 	if err := c.Check(); err != nil {
 		return nil, fmt.Errorf("its settings can't be kept: %w", err)
@@ -189,58 +189,48 @@ func (k *keeper) volumes(v *view) ([]format.QubeVolume, error) {
 	return ascending(k, "volume", list, func(a, b format.QubeVolume) int { return strings.Compare(a.Name, b.Name) }), nil
 }
 
-// fit leaves out the largest parts of a configuration that doesn't fit a blob
-// until it does. Volumes stay.
+// vital reports the properties without which a qube could have another network
+// than it had.
+func vital(name string) bool { return name == "netvm" || name == "default_dispvm" }
+
+// A part is what may be left out of a configuration.
+type part struct {
+	what string
+	size int
+	drop func() // marks an entry by taking its name away
+}
+
+// fit leaves out parts of a configuration that doesn't fit a blob until it
+// does: features first, the largest before others, since a qube has a hand in
+// them; then properties and notes. What keeps a qube from reaching more than it
+// could is never left out: firewall, network, devices, and the tags that
+// policies go by.
 func (k *keeper) fit(c *format.QubeConfig) {
 	excess := len(c.Append(nil)) - format.MaxMetadata
-	if excess <= 0 {
-		return
+	drop := func(parts []part) {
+		slices.SortStableFunc(parts, func(a, b part) int { return cmp.Compare(b.size, a.size) })
+		for _, p := range parts {
+			if excess <= 0 {
+				return
+			}
+			k.warn("%s is not kept: all settings together are too large, and it takes %d bytes", p.what, p.size)
+			p.drop()
+			excess -= p.size
+		}
 	}
-	type part struct {
-		what string
-		size int
-		drop func() // marks an entry by taking its name away
-	}
-	parts := []part{{"the notes", len(c.Notes), func() { c.Notes = "" }}}
-	firewall := 0
-	for _, rule := range c.Firewall {
-		firewall += 2 + len(rule)
-	}
-	parts = append(parts, part{"the firewall rules", firewall, func() { c.Firewall = nil }})
-	pairs := func(what string, list []format.QubePair) {
+	pairs := func(what string, list []format.QubePair) (parts []part) {
 		for i := range list {
-			p := &list[i]
-			parts = append(parts, part{what + " " + shown(p.Name), 4 + len(p.Name) + len(p.Value), func() { p.Name = "" }})
+			if p := &list[i]; what != "property" || !vital(p.Name) {
+				parts = append(parts, part{what + " " + shown(p.Name), 4 + len(p.Name) + len(p.Value), func() { p.Name = "" }})
+			}
 		}
+		return parts
 	}
-	pairs("property", c.Properties)
-	pairs("feature", c.Features)
-	pairs("global property", c.Globals)
-	for i := range c.Tags {
-		tag := &c.Tags[i]
-		parts = append(parts, part{"tag " + shown(*tag), 2 + len(*tag), func() { *tag = "" }})
-	}
-	for i := range c.Devices {
-		d := &c.Devices[i]
-		size := 5*2 + 4 + len(d.Class) + len(d.Backend) + len(d.Port) + len(d.Identity) + len(d.Mode)
-		for _, o := range d.Options {
-			size += 4 + len(o.Name) + len(o.Value)
-		}
-		parts = append(parts, part{"device " + shown(d.Port), size, func() { d.Class = "" }})
-	}
-	slices.SortStableFunc(parts, func(a, b part) int { return cmp.Compare(b.size, a.size) })
-	for _, p := range parts {
-		if excess <= 0 {
-			break
-		}
-		k.warn("%s is not kept: all settings together are too large, and it takes %d bytes", p.what, p.size)
-		p.drop()
-		excess -= p.size
-	}
+	drop(pairs("feature", c.Features))
+	drop(append(pairs("property", c.Properties), pairs("global property", c.Globals)...))
+	drop([]part{{"the notes", len(c.Notes), func() { c.Notes = "" }}})
 	unnamed := func(p format.QubePair) bool { return p.Name == "" }
 	c.Properties = slices.DeleteFunc(c.Properties, unnamed)
 	c.Features = slices.DeleteFunc(c.Features, unnamed)
 	c.Globals = slices.DeleteFunc(c.Globals, unnamed)
-	c.Tags = slices.DeleteFunc(c.Tags, func(s string) bool { return s == "" })
-	c.Devices = slices.DeleteFunc(c.Devices, func(d format.QubeDevice) bool { return d.Class == "" })
 }

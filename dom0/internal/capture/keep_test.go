@@ -173,7 +173,7 @@ func TestNotKept(t *testing.T) {
 		`class ""`:             {Name: "work"},
 		`volume called "a\nb"`: {Name: "work", Class: "AppVM", Volumes: []qubesxml.Volume{{QubeVolume: format.QubeVolume{Name: "a\nb"}}}},
 		"volumes, at most":     {Name: "work", Class: "AppVM", Volumes: make([]qubesxml.Volume, format.MaxQubeItems+1)},
-		"volumes alone take":   {Name: "work", Class: "AppVM", Volumes: many},
+		"rules alone take":     {Name: "work", Class: "AppVM", Volumes: many},
 	} {
 		v := &view{file: &qubesxml.System{}, domain: &d}
 		if c := v.captured(); c.Err == nil || !strings.Contains(c.Err.Error(), want) || c.Config != nil {
@@ -194,27 +194,57 @@ func TestFit(t *testing.T) {
 	if n := len(c.Append(nil)); n > format.MaxMetadata || len(c.Features) != 5 || c.Notes != "kept" || len(c.Tags) != 1 || len(c.Firewall) != 1 {
 		t.Errorf("%d bytes, %d features, notes %q, tags %q, firewall %q", n, len(c.Features), c.Notes, c.Tags, c.Firewall)
 	}
-	// Every kind of part can be the one that is too much.
-	var large qubesxml.Domain
-	large.Name, large.Class = "dom0", "AdminVM"
-	var rules []string
+	// Every kind of part that may go can be the one that is too much.
+	var pairs []format.QubePair
 	for i := range format.MaxQubeItems + 1 {
-		text := fmt.Sprint(i, strings.Repeat("x", 100))
-		large.Tags = append(large.Tags, text)
-		large.Properties = append(large.Properties, format.QubePair{Name: text})
-		large.Features = append(large.Features, format.QubePair{Name: text})
-		large.Devices = append(large.Devices, format.QubeDevice{Class: "pci", Backend: "b", Port: text, Options: []format.QubePair{{Name: text}}})
-		if i < format.MaxQubeItems {
-			rules = append(rules, text)
-		}
+		pairs = append(pairs, format.QubePair{Name: fmt.Sprint(i, strings.Repeat("x", 100))})
 	}
-	v := &view{file: &qubesxml.System{Globals: large.Features}, domain: &large, live: live{firewall: rules, notes: strings.Repeat("x", 60_000)}}
+	large := qubesxml.Domain{Name: "dom0", Class: "AdminVM", Properties: pairs, Features: pairs}
+	v := &view{file: &qubesxml.System{Globals: pairs}, domain: &large, live: live{notes: strings.Repeat("x", 60_000)}}
 	got := v.captured()
 	if got.Err != nil || len(got.Warnings) != maxWarnings+1 {
 		t.Fatalf("%v, %d warnings", got.Err, len(got.Warnings))
 	}
 	if err := got.Config.Check(); err != nil || len(got.Config.Append(nil)) > format.MaxMetadata {
 		t.Errorf("%v, %d bytes", err, len(got.Config.Append(nil)))
+	}
+}
+
+// TestFitKeeps: what keeps a qube from reaching more than it could stays,
+// however much else there is, and however small that is. If it is too much by
+// itself, the qube fails.
+func TestFitKeeps(t *testing.T) {
+	var rules []string
+	for i := range 1000 {
+		rules = append(rules, fmt.Sprintf("action=accept dsthost=host%d.example.com comment=%s", i, strings.Repeat("c", 100)))
+	}
+	d := qubesxml.Domain{Name: "work", Class: "AppVM", Tags: []string{strings.Repeat("t", 4000)}}
+	for i := range 8000 {
+		d.Features = append(d.Features, format.QubePair{Name: fmt.Sprint("supported-service.", i, strings.Repeat("x", 50)), Value: "1"})
+	}
+	for i := range 5 {
+		d.Properties = append(d.Properties, format.QubePair{Name: fmt.Sprint("p", i), Value: strings.Repeat("v", format.MaxQubeValue)})
+	}
+	for _, name := range []string{"default_dispvm", "netvm"} {
+		d.Properties = append(d.Properties, format.QubePair{Name: name, Value: strings.Repeat("n", 4000)})
+	}
+	d.Devices = []format.QubeDevice{{Class: "pci", Backend: "dom0", Port: "1", Identity: strings.Repeat("i", 4000), Mode: "required"}}
+	l := live{firewall: rules, notes: strings.Repeat("n", 60_000)}
+	got := (&view{file: &qubesxml.System{}, domain: &d, live: l}).captured()
+	if got.Err != nil {
+		t.Fatal(got.Err)
+	}
+	c := got.Config
+	network := slices.DeleteFunc(slices.Clone(c.Properties), func(p format.QubePair) bool { return !vital(p.Name) })
+	if len(c.Firewall) != 1000 || len(network) != 2 || len(c.Devices) != 1 || len(c.Tags) != 1 || len(c.Features) > 0 || c.Notes == "" {
+		t.Errorf("%d rules, %d references, %d devices, %d tags, %d features, %d bytes of notes",
+			len(c.Firewall), len(network), len(c.Devices), len(c.Tags), len(c.Features), len(c.Notes))
+	}
+	for i := range 4000 {
+		d.Devices = append(d.Devices, format.QubeDevice{Class: "pci", Backend: "dom0", Port: fmt.Sprint(i, strings.Repeat("x", 100))})
+	}
+	if got := (&view{file: &qubesxml.System{}, domain: &d, live: l}).captured(); got.Err == nil || !strings.Contains(got.Err.Error(), "rules alone take") {
+		t.Errorf("%v", got.Err)
 	}
 }
 

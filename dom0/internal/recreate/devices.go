@@ -187,45 +187,38 @@ func deviceText(a admin.Assignment) string {
 	return strings.TrimSpace(a.Mode + " " + a.Identity + optionText(a.Options))
 }
 
-// firewall sets the rules, all or none. A qube whose rules can't be set and
-// that has none yet gets one that lets nothing through: open is no stand-in
-// for closed.
+// firewall sets the rules, all or none. A qube whose rules aren't known or
+// can't be set, and that has none yet, gets one that lets nothing through: open
+// is no stand-in for closed.
 func (j *job) firewall(ctx context.Context) error {
 	const open, closed = "action=accept", "action=drop"
 	wanted := j.s.Config.Firewall
-	if len(wanted) == 0 {
-		return nil
+	known := len(wanted) > 0
+	if !known && (j.s.Config.Class == remoteVM || j.s.Config.Class == adminVM) {
+		return nil // it has no firewall
+	}
+	value := ""
+	if known {
+		value = fmt.Sprintf("%d rules", len(wanted))
 	}
 	now, err := j.api.Firewall(ctx, j.s.Name)
-	if fatal(ctx, err) {
+	switch {
+	case fatal(ctx, err):
 		return fmt.Errorf("read the firewall of %s: %w", j.s.Name, quoted(err))
-	}
-	if err != nil {
-		j.refuseErr("firewall", "all", fmt.Sprintf("%d rules", len(wanted)), err)
+	case err != nil && j.s.InPlace:
+		j.refuseErr("firewall", "all", value, err)
+		return nil
+	case err == nil && known && slices.Equal(now, wanted):
 		return nil
 	}
-	if slices.Equal(now, wanted) {
-		return nil
-	}
-	name, value, why := "all", fmt.Sprintf("%d rules", len(wanted)), ""
-	for i, rule := range wanted {
-		if !isPrintable(rule, maxValue) || !strings.HasPrefix(rule, "action=") {
-			name, value, why = fmt.Sprintf("rule %d", i+1), rule, "not a rule"
-			break
+	name, why := "all", "the rules are not in the backup"
+	if known {
+		if name, value, why, err = j.setFirewall(ctx, wanted); why == "" {
+			return err
 		}
 	}
-	if why == "" {
-		err := j.api.SetFirewall(ctx, j.s.Name, wanted)
-		if err == nil {
-			j.changed = true
-			return nil
-		}
-		if fatal(ctx, err) {
-			return fmt.Errorf("set the firewall of %s: %w", j.s.Name, quoted(err))
-		}
-		why = reason(err)
-	}
-	if !slices.Equal(now, []string{open}) {
+	empty := j.made || len(now) == 0 || slices.Equal(now, []string{open}) // no rules that somebody has chosen
+	if !empty || !known && j.s.InPlace {
 		j.refuse("firewall", name, value, why+"; all rules stay what they are here")
 		return nil
 	}
@@ -234,8 +227,33 @@ func (j *job) firewall(ctx context.Context) error {
 		return fmt.Errorf("close the firewall of %s, whose rules can't be set: %w", j.s.Name, quoted(err))
 	}
 	j.changed = true
-	j.refuse("firewall", name, value, why+"; instead of all rules, nothing is let through")
+	if known {
+		why += "; instead of all rules, nothing is let through"
+	} else {
+		why += "; it lets nothing through until you set some"
+	}
+	j.refuse("firewall", name, value, why)
 	return nil
+}
+
+// setFirewall sets rules. Why they can't be set is told with the name and value
+// that this is about; an empty why means that they are set, or the error.
+func (j *job) setFirewall(ctx context.Context, wanted []string) (name, value, why string, err error) {
+	name, value = "all", fmt.Sprintf("%d rules", len(wanted))
+	for i, rule := range wanted {
+		if !isPrintable(rule, maxValue) || !strings.HasPrefix(rule, "action=") {
+			return fmt.Sprintf("rule %d", i+1), rule, "not a rule", nil
+		}
+	}
+	err = j.api.SetFirewall(ctx, j.s.Name, wanted)
+	switch {
+	case err == nil:
+		j.changed = true
+		return name, value, "", nil
+	case fatal(ctx, err):
+		return name, value, "", fmt.Errorf("set the firewall of %s: %w", j.s.Name, quoted(err))
+	}
+	return name, value, reason(err), nil
 }
 
 // notes sets the notes. Notes that are here and that the backup doesn't have

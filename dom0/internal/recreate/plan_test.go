@@ -15,6 +15,9 @@ import (
 // config is a qube of the backup. Settings are "name=value" properties.
 func config(name, class, template string, properties ...string) *format.QubeConfig {
 	c := &format.QubeConfig{Name: name, Class: class, Label: "red", LabelColor: "0xcc0000", Template: template}
+	if class != "RemoteVM" {
+		c.Firewall = []string{"action=accept"}
+	}
 	for _, p := range properties {
 		name, value, _ := strings.Cut(p, "=")
 		c.Properties = append(c.Properties, format.QubePair{Name: name, Value: value})
