@@ -31,11 +31,12 @@ func sparse(path string, size int64) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o770); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	// As _create_sparse_file of storage/reflink.py: a new file takes the name.
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+"~*")
 	if err != nil {
 		return err
 	}
-	return errors.Join(f.Truncate(size), f.Close())
+	return errors.Join(f.Truncate(size), f.Close(), os.Rename(f.Name(), path))
 }
 
 // clone makes an image a copy of another, by FICLONE where the file system

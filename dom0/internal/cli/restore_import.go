@@ -40,8 +40,15 @@ func (q *restoringQubes) write(ctx context.Context, s *recreate.Step, volume str
 	})
 	if err == nil {
 		// The snapshot has to be of the session and nothing else: once the import has ended, the qube may be started.
-		t.Written = func(path string) { q.pairImport(ctx, j, t, s, volume, path) }
-		err = t.Commit()
+		ours := false
+		t.Written = func(path string) {
+			if ours = t.IsAt(imp.Path); ours {
+				q.pairImport(ctx, j, t, s, volume, path)
+			}
+		}
+		if err = t.Commit(); err == nil && !(ours && t.IsAt(imp.Path)) {
+			err = errors.New("another import has taken the place of this one")
+		}
 	}
 	if err != nil {
 		q.meter.stop()
@@ -147,7 +154,7 @@ func (q *restoringQubes) checkRoom(ctx context.Context, host *recreate.Host, pla
 				continue
 			}
 			record, err := q.a.Record(ctx, v.Record)
-			if err != nil {
+			if err != nil || s.Holds(volume) {
 				continue
 			}
 			needed[pool] += record.Data

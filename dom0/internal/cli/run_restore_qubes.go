@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -48,8 +49,10 @@ type qubeRestore struct {
 // restoringQubes is one run of the command for whole qubes.
 type restoringQubes struct {
 	*restoring
-	api   *admin.Client
-	qubes map[string]*qubeRestore
+	api *admin.Client
+	// journal keeps other restores of qubes away, and remembers those that were interrupted.
+	journal *recreate.Journal
+	qubes   map[string]*qubeRestore
 	// unread says of qubes why their settings can't be read.
 	unread map[string]error
 	// hinted are the hints that were given.
@@ -66,6 +69,12 @@ func (r *restoring) restoreQubes(ctx context.Context) error {
 	wanted, err := q.wanted(ctx, names)
 	if err != nil {
 		return err
+	}
+	if len(wanted) > 0 {
+		if q.journal, err = q.openJournal(ctx); err != nil {
+			return err
+		}
+		defer q.journal.Close()
 	}
 	plan, err := q.plan(ctx, wanted)
 	if err != nil {
@@ -179,7 +188,10 @@ func (q *restoringQubes) wanted(ctx context.Context, names []string) ([]recreate
 				return nil, q.unread[name]
 			}
 		}
-		w := recreate.Wanted{Name: name, Config: configs[ids[k]], Sizes: map[string]int64{}}
+		from := q.qubes[name]
+		w := recreate.Wanted{Name: name, Config: configs[ids[k]], Sizes: map[string]int64{}, From: recreate.Origin{
+			Archive: q.a.Root().Archive.String(), Session: q.c.entries[from.at].ID.String(), Qube: from.line.Qube.String(),
+		}}
 		for own, v := range q.qubes[name].volumes {
 			w.Volumes = append(w.Volumes, own)
 			w.Sizes[own] = v.Size
@@ -195,7 +207,7 @@ func (q *restoringQubes) plan(ctx context.Context, wanted []recreate.Wanted) (*r
 	if len(wanted) == 0 {
 		return nil, nil
 	}
-	host, err := recreate.Look(ctx, q.api)
+	host, err := recreate.Look(ctx, q.api, q.journal)
 	if err != nil {
 		return nil, err
 	}
@@ -230,6 +242,15 @@ func (q *restoringQubes) plan(ctx context.Context, wanted []recreate.Wanted) (*r
 	return plan, q.checkRoom(ctx, host, plan)
 }
 
+// openJournal waits for other restores of qubes, if that is wanted.
+func (q *restoringQubes) openJournal(ctx context.Context) (*recreate.Journal, error) {
+	var wait func()
+	if q.env.Wait {
+		wait = func() { q.env.UI.Notice("another restore of qubes is under way; waiting for it") }
+	}
+	return recreate.OpenJournal(ctx, filepath.Join(q.env.StateDir, "restores"), wait)
+}
+
 // mayReplace asks before a qube that is here is written over.
 func (q *restoringQubes) mayReplace(ctx context.Context, s *recreate.Step) error {
 	if q.o.Yes {
@@ -242,16 +263,20 @@ func (q *restoringQubes) mayReplace(ctx context.Context, s *recreate.Step) error
 	case q.o.DataOnly:
 		what = "the volumes of "
 	}
+	marked := ""
+	if s.Foreign {
+		marked = ", which another restore has marked as unfinished"
+	}
 	entry := &q.c.entries[q.qubes[s.Wanted.Name].at]
-	yes, err := q.env.UI.Confirm(ctx, fmt.Sprintf("Write session #%d of %s over %sthe qube %s?",
-		entry.Seq, q.env.showRFC(jsonTime(entry.Time)), what, ui.Quote(s.Name)))
+	yes, err := q.env.UI.Confirm(ctx, fmt.Sprintf("Write session #%d of %s over %sthe qube %s%s?",
+		entry.Seq, q.env.showRFC(jsonTime(entry.Time)), what, ui.Quote(s.Name), marked))
 	switch {
 	case errors.Is(err, ui.ErrNoTerminal):
-		s.Err = exit.With(exit.Failed, fmt.Errorf("there is a qube %s here, and nobody can be asked whether to write over it", ui.Quote(s.Name)), replaceHint)
+		s.Err = exit.With(exit.Failed, fmt.Errorf("there is a qube %s here%s, and nobody can be asked whether to write over it", ui.Quote(s.Name), marked), replaceHint)
 	case err != nil:
 		return err
 	case !yes:
-		s.Err = exit.With(exit.Failed, fmt.Errorf("there is a qube %s here, and it was not written over", ui.Quote(s.Name)), replaceHint)
+		s.Err = exit.With(exit.Failed, fmt.Errorf("there is a qube %s here%s, and it was not written over", ui.Quote(s.Name), marked), replaceHint)
 	}
 	return nil
 }

@@ -23,6 +23,8 @@ type Host struct {
 	Pools   map[string]Pool
 	Globals map[string]string // properties of the system; values that name qubes among them
 	Classes []string          // of devices
+
+	journal *Journal
 }
 
 // A Qube is a qube that is here.
@@ -31,6 +33,8 @@ type Qube struct {
 	Disposables        bool // it is a template of disposables
 	Network            bool // it provides network to others
 	Unfinished         bool // it has Tag
+	// Record is what the journal has of it; nil: nothing.
+	Record *Record
 }
 
 // A Pool is a storage pool that is here.
@@ -43,15 +47,21 @@ func (h *Host) holds(pool string) bool {
 	return found && p.Driver != "" && p.Driver != "linux-kernel"
 }
 
-// Look reads what this host has. A qube that goes meanwhile is left out.
-func Look(ctx context.Context, api *admin.Client) (*Host, error) {
-	h := &Host{API: api, Qubes: map[string]*Qube{}, Labels: map[string]bool{}, Pools: map[string]Pool{}, Globals: map[string]string{}}
+// Look reads what this host has. A qube that goes meanwhile is left out. What
+// the journal has of qubes that are gone is forgotten: another of that name
+// would be somebody's own.
+func Look(ctx context.Context, api *admin.Client, o *Journal) (*Host, error) {
+	records, err := o.records()
+	if err != nil {
+		return nil, err
+	}
+	h := &Host{API: api, journal: o, Qubes: map[string]*Qube{}, Labels: map[string]bool{}, Pools: map[string]Pool{}, Globals: map[string]string{}}
 	vms, err := api.List(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list the qubes: %w", err)
 	}
 	for _, vm := range vms {
-		q := &Qube{Name: vm.Name, Class: vm.Class, State: vm.State}
+		q := &Qube{Name: vm.Name, Class: vm.Class, State: vm.State, Record: records[vm.Name]}
 		if vm.Name != format.AdminQube {
 			if err := q.look(ctx, api); errors.Is(err, admin.ErrNotFound) {
 				continue
@@ -60,6 +70,13 @@ func Look(ctx context.Context, api *admin.Client) (*Host, error) {
 			}
 		}
 		h.Qubes[vm.Name] = q
+	}
+	for name := range records {
+		if h.Qubes[name] == nil {
+			if err := o.remove(name); err != nil {
+				return nil, err
+			}
+		}
 	}
 	if err := h.lookAround(ctx); err != nil {
 		return nil, err

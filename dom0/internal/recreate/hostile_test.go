@@ -117,7 +117,7 @@ func FuzzHostile(f *testing.F) {
 			other.Name, other.Class = name, value
 			list = append(list, Wanted{Name: name, Config: other})
 		}
-		h, err := Look(t.Context(), w.api)
+		h, err := Look(t.Context(), w.api, w.journal)
 		if err != nil {
 			t.Fatal(err)
 		}

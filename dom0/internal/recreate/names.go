@@ -63,13 +63,15 @@ func (p *Plan) index() {
 func (p *Plan) name(s *Step) bool {
 	s.Name = cmp.Or(p.options.As[s.Wanted.Name], s.Wanted.Name)
 	q := p.host.Qubes[s.Name]
+	continues := q != nil && q.Record.continues(q, s)
+	s.Foreign = q != nil && q.Unfinished && !continues
 	switch {
 	case p.planned(s) != nil:
 		s.Err = fmt.Errorf("another qube of this restore is to be called %s", s.Name)
 	case q == nil && p.options.DataOnly:
 		s.Err = exit.With(exit.Failed, fmt.Errorf("there is no qube %s here to write the data to", s.Name), "restore it whole")
 	case q == nil:
-	case q.Unfinished && q.Class == s.Config.Class:
+	case continues:
 		s.Continued = true
 		p.over(s, q)
 	case p.options.DataOnly:
@@ -77,6 +79,9 @@ func (p *Plan) name(s *Step) bool {
 		p.over(s, q)
 	case p.options.SkipConflicting:
 		s.Skip = "there is a qube of this name"
+		if s.Foreign {
+			s.Skip += ", and another restore has marked it as unfinished"
+		}
 	case p.options.RenameConflicting:
 		return false
 	default:
@@ -98,6 +103,9 @@ func (p *Plan) planned(s *Step) *Step {
 
 // over checks that a qube can be restored over one that is here.
 func (p *Plan) over(s *Step, q *Qube) {
+	if q.Record != nil && (s.Continued || q.Unfinished) {
+		s.left = q.Record
+	}
 	switch {
 	case q.Class != s.Config.Class:
 		s.Err = exit.With(exit.Failed, fmt.Errorf("%s here is %s %s, and %s in the backup", s.Name, article(q.Class), shown(q.Class), shown(s.Config.Class)),
@@ -132,10 +140,11 @@ func (p *Plan) rename(s *Step) {
 		suffix := fmt.Sprintf("-%d", n)
 		s.Name = base[:min(len(base), format.MaxQubeName-len(suffix))] + suffix
 		q := p.host.Qubes[s.Name]
-		ours := q != nil && q.Unfinished && q.Class == s.Config.Class
+		ours := q != nil && q.Record.continues(q, s) && q.Record.sameQube(s.From)
 		if p.planned(s) != nil || q != nil && !ours {
 			continue
 		}
+		s.Foreign = false
 		s.note("it is called %s here, there is a qube %s", s.Name, base)
 		if ours {
 			s.Continued = true

@@ -25,6 +25,7 @@ type Wanted struct {
 	Config  *format.QubeConfig
 	Volumes []string         // those that the session has data of
 	Sizes   map[string]int64 // theirs, in bytes
+	From    Origin
 }
 
 // Options say how to restore.
@@ -56,16 +57,24 @@ type Step struct {
 	InPlace bool
 	// Continued: the qube here is one that an earlier run left unfinished.
 	Continued bool
+	// Foreign: it carries Tag, and not for a restore that this one goes on with.
+	Foreign bool
 
 	Skip  string   // a clause that says why nothing is done, if so
 	Err   error    // why it can't be done, if so
 	Notes []string // what will be otherwise than in the backup, each a sentence without a period
 
-	cyclic bool // its template needs the qube itself
+	left   *Record // what an earlier run has noted, if the qube still carries Tag or this one goes on with it
+	cyclic bool    // its template needs the qube itself
 }
 
 // there says that the qube existed before the run.
 func (s *Step) there() bool { return s.InPlace || s.Continued }
+
+// Holds says that an earlier run has restored a volume already.
+func (s *Step) Holds(volume string) bool {
+	return s.Continued && s.left.Origin == s.From && slices.Contains(s.left.Imported, volume)
+}
 
 // lives says that the qube will be here after the run, or is.
 func (s *Step) lives() bool { return s.Skip == "" && s.Err == nil }

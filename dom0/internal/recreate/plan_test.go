@@ -49,7 +49,10 @@ func host(qubes ...string) *Host {
 		for _, flag := range f[3:] {
 			q.Disposables = q.Disposables || flag == "disposables"
 			q.Network = q.Network || flag == "network"
-			q.Unfinished = q.Unfinished || flag == "unfinished"
+			q.Unfinished = q.Unfinished || flag == "unfinished" || flag == "foreign"
+			if flag == "unfinished" || flag == "made" {
+				q.Record = &Record{Name: q.Name, Class: q.Class, Made: flag == "made"}
+			}
 		}
 		h.Qubes[q.Name] = q
 	}
@@ -187,6 +190,22 @@ func TestPlan(t *testing.T) {
 		{
 			"left unfinished", host("fedora TemplateVM Halted", "work AppVM Halted unfinished"), wanted(work), Options{SkipConflicting: true},
 			[]string{"work from fedora continued"},
+		},
+		{
+			"left before it was marked", host("fedora TemplateVM Halted", "work AppVM Halted made"), wanted(work), Options{SkipConflicting: true},
+			[]string{"work from fedora continued"},
+		},
+		{
+			"marked by another", host("fedora TemplateVM Halted", "work AppVM Halted foreign"), wanted(work), Options{SkipConflicting: true},
+			[]string{"work skip (there is a qube of this name, and another restore has marked it as unfinished)"},
+		},
+		{
+			"marked by another, written over", host("fedora TemplateVM Halted", "work AppVM Halted foreign"), wanted(work), Options{},
+			[]string{"work from fedora in place"},
+		},
+		{
+			"marked by another, beside it", host("fedora TemplateVM Halted", "work AppVM Halted foreign", "work-1 AppVM Halted foreign"), wanted(work), Options{RenameConflicting: true},
+			[]string{"work→work-2 from fedora [it is called work-2 here, there is a qube work]"},
 		},
 		{
 			"left unfinished, of another class", host("fedora TemplateVM Halted", "work StandaloneVM Halted unfinished"), wanted(work), Options{},

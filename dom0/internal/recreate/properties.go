@@ -25,6 +25,9 @@ var given = []string{
 	"visible_gateway6", "visible_ip", "visible_ip6", "visible_netmask", "xid",
 }
 
+// address are properties that only one qube of a network can have.
+var address = []string{"ip", "ip6", "mac"}
+
 // kindQube is the type of properties that name a qube.
 const kindQube = "vm"
 
@@ -126,6 +129,9 @@ func (j *job) settable(untrusted format.QubePair, now map[string]admin.Property)
 	case untrusted.Name == autostart && untrusted.Value == "True" && j.s.Name != j.s.Wanted.Name:
 		// Beside the one that it is a copy of, it would want the same devices at boot.
 		j.say("it doesn't start by itself, as %s does", j.s.Wanted.Name)
+		return p, false
+	case slices.Contains(address, untrusted.Name) && j.s.Name != j.s.Wanted.Name && has && !j.skips(untrusted.Name):
+		j.say("it gets another %s than %s has", untrusted.Name, j.s.Wanted.Name)
 		return p, false
 	case slices.Contains(given, untrusted.Name) || j.skips(untrusted.Name):
 		return p, false

@@ -286,7 +286,7 @@ func TestImportLeftBehind(t *testing.T) {
 		w, b := small(t, qubesd.R43)
 		want := w.describe("a-work")
 		if ours {
-			w.must(w.api.SetTag(t.Context(), "a-work", Tag))
+			w.interrupt(b.only("a-work"), Options{}, 1) // it has marked it
 		}
 		_, err := w.api.ImportBegin(t.Context(), "a-work", "private", privateSize)
 		w.must(err)
@@ -311,7 +311,7 @@ func TestRemote(t *testing.T) {
 	c.Tags = []string{"mine"}
 	running := qubesd.Fault{Method: "admin.vm.CurrentState", Effect: qubesd.Garbage, Bytes: []byte("0\x00mem=0 mem_static_max=0 cputime=0 power_state=Running")}
 	w.s.Inject(running)
-	h, err := Look(t.Context(), w.api)
+	h, err := Look(t.Context(), w.api, w.journal)
 	w.must(err)
 	h.Qubes["far"].State = "Running"
 	for _, o := range []Options{{}, {As: map[string]string{"far": "further"}}} {
@@ -448,7 +448,7 @@ func TestUnreachable(t *testing.T) {
 			t.Errorf("%s: %v", r.Step.Name, r.Err)
 		}
 	}
-	if _, err := Look(t.Context(), w.api); !errors.Is(err, admin.ErrUnreachable) {
+	if _, err := Look(t.Context(), w.api, w.journal); !errors.Is(err, admin.ErrUnreachable) {
 		t.Errorf("a look: %v", err)
 	}
 }

@@ -36,10 +36,12 @@ type job struct {
 	s      *Step
 	result *Result
 
-	made    bool // created by this run
-	tagged  bool // it has Tag
-	changed bool // something of it is no longer as it was found
-	whole   bool // nothing is missing but what was refused
+	record  *Record // what the journal has of it
+	made    bool    // created by this run
+	tagged  bool    // it has Tag
+	claimed bool    // by this run: noted, marked, and seen not to run
+	changed bool    // something of it is no longer as it was found
+	whole   bool    // nothing is missing but what was refused
 	ended   bool
 	raised  map[string]bool // volumes that keep a revision more than before
 	late    []change        // when all is done
@@ -63,7 +65,8 @@ func (p *Plan) Run(ctx context.Context, h Hooks) []Result {
 	for i, s := range p.Steps {
 		results[i] = Result{Step: s, Err: s.Err}
 		if s.lives() {
-			jobs = append(jobs, &job{run: r, s: s, result: &results[i], tagged: s.Continued, raised: map[string]bool{}})
+			q := p.host.Qubes[s.Name]
+			jobs = append(jobs, &job{run: r, s: s, result: &results[i], tagged: s.there() && q.Unfinished, raised: map[string]bool{}})
 		}
 	}
 	for _, j := range jobs {
@@ -116,7 +119,12 @@ func (j *job) begin(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if !j.s.there() {
+	switch {
+	case j.s.Continued:
+		if err := j.claim(ctx); err != nil { // killed in time, the run before had not marked it
+			return err
+		}
+	case !j.s.there():
 		if err := j.create(ctx); err != nil {
 			return err
 		}
@@ -143,6 +151,9 @@ func (j *job) create(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := j.note(); err != nil {
+		return err
+	}
 	longer, cancel := lasting(ctx)
 	defer cancel()
 	err = j.api.Create(longer, admin.CreateRequest{Class: s.Config.Class, Template: s.Template, Name: s.Name, Label: label, Pools: s.Pools})
@@ -158,10 +169,10 @@ func (j *job) create(ctx context.Context) error {
 			return fmt.Errorf("%w; it is there, empty, and can't be removed: %w", err, quoted(removeErr))
 		}
 		j.made, j.tagged = false, false
-		return err
+		return errors.Join(err, j.forget())
 	}
-	j.changed = true
-	return nil
+	j.changed, j.claimed = true, true
+	return j.noteMark()
 }
 
 // mark sets the tag. Where the answer to that was lost, a look tells whether it
@@ -199,8 +210,15 @@ func (j *job) unmark(ctx context.Context) error {
 // notCreated says why a qube wasn't made.
 func (j *job) notCreated(ctx context.Context, err error) error {
 	name := j.s.Name
+	lost := unanswered(ctx, err)
 	err = fmt.Errorf("create %s: %w", name, quoted(err))
-	if _, stateErr := j.api.State(ctx, name); stateErr == nil {
+	looking, cancel := detached(ctx)
+	defer cancel()
+	_, stateErr := j.api.State(looking, name)
+	if !lost || errors.Is(stateErr, admin.ErrNotFound) {
+		err = errors.Join(err, j.forget()) // else the qube may be there, made for this restore
+	}
+	if stateErr == nil {
 		return exit.With(exit.Failed, fmt.Errorf("%w; a qube of this name has appeared meanwhile", err), "run the restore again to see what it is")
 	}
 	return err
@@ -263,9 +281,12 @@ func (j *job) roles(ctx context.Context) error {
 }
 
 // claim makes sure that the qube may be changed: it doesn't run, and it is
-// marked, so that it doesn't start either.
+// marked, so that it doesn't start either. What the plan saw of that is old.
 func (j *job) claim(ctx context.Context) error {
-	if err := j.halted(ctx); err != nil || j.tagged {
+	if err := j.halted(ctx); err != nil || j.claimed {
+		return err
+	}
+	if err := j.note(); err != nil {
 		return err
 	}
 	longer, cancel := lasting(ctx)
@@ -273,7 +294,14 @@ func (j *job) claim(ctx context.Context) error {
 	if err := j.mark(longer); err != nil {
 		return fmt.Errorf("mark %s as unfinished: %w", j.s.Name, quoted(err))
 	}
-	return j.halted(ctx) // it may have been started in between
+	if err := j.noteMark(); err != nil {
+		return err
+	}
+	if err := j.halted(ctx); err != nil { // it may have been started in between
+		return err
+	}
+	j.claimed = true
+	return nil
 }
 
 // halted returns an error unless the qube is there and doesn't run.
@@ -368,11 +396,17 @@ func (j *job) end(ctx context.Context) {
 			"restore it whole; or, if that is not wanted: qvm-tags "+j.s.Name+" del "+Tag))
 	}
 	untouched := j.s.InPlace && !j.changed
-	if j.tagged && (j.whole || untouched) {
+	ends := j.whole || untouched && !j.s.Foreign // then the mark isn't ours
+	if j.tagged && ends {
 		if err := j.unmark(cleanup); err != nil {
 			j.fail(ctx, fmt.Errorf("take the mark from %s: %w", j.s.Name, quoted(err)))
 		} else {
 			j.tagged = false
+		}
+	}
+	if untouched && j.s.Foreign || ends && !j.tagged {
+		if err := j.settle(untouched); err != nil {
+			j.fail(ctx, err)
 		}
 	}
 	j.result.Unfinished = j.tagged

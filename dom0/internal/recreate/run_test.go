@@ -332,7 +332,7 @@ func TestHalves(t *testing.T) {
 		t.Errorf("settings alone changed the data (%v)", err)
 	}
 	// Half of a restore doesn't end another that was left unfinished.
-	w.must(w.api.SetTag(ctx, "a-work", Tag))
+	w.interrupt(b.only("a-work"), Options{}, 1)
 	for _, o := range []Options{{SettingsOnly: true}, {DataOnly: true}} {
 		r := of(t, w.restore(b.only("a-work"), o), "a-work")
 		if e, ok := exit.Of(r.Err); !r.Unfinished || !ok || !strings.Contains(e.Hint, "restore it whole") {
@@ -456,7 +456,7 @@ func TestTemplateFails(t *testing.T) {
 	w := bare(t, qubesd.R43)
 	w.s.Inject(qubesd.Fault{Method: "admin.vm.Create.TemplateVM", Effect: qubesd.Raise, Type: "StoragePoolException", Message: "full"})
 	b := backup{wanted: wanted(config("debian", "TemplateVM", ""), config("work", "AppVM", "debian", "netvm=debian"))}
-	h, err := Look(t.Context(), w.api)
+	h, err := Look(t.Context(), w.api, w.journal)
 	w.must(err)
 	h.Globals["default_template"] = "fedora"
 	p, err := h.Plan(b.wanted, Options{})

@@ -54,6 +54,10 @@ func (j *job) volume(ctx context.Context, name string) (int64, error) {
 	case !info.SaveOnStop:
 		return 0, errors.New("a qube of this class doesn't keep it")
 	}
+	if slices.Contains(j.record.Imported, name) && info.Size >= saved {
+		j.say("its volume %s was restored by the run before, and is left as it is", name)
+		return info.Size, nil
+	}
 	if err := j.keepPrevious(ctx, name, info); err != nil {
 		return 0, err
 	}
@@ -82,6 +86,9 @@ func (j *job) replace(ctx context.Context, name string, saved, size int64) error
 	} else if err = j.hooks.Write(ctx, j.s, name, imp); err == nil {
 		err = ctx.Err()
 	}
+	if err == nil {
+		err = j.noteVolume(&j.record.Begun, name)
+	}
 	cleanup, cancel := detached(ctx)
 	defer cancel()
 	if err != nil {
@@ -90,13 +97,16 @@ func (j *job) replace(ctx context.Context, name string, saved, size int64) error
 		}
 		return err
 	}
+	before, lookErr := j.api.Revisions(cleanup, j.s.Name, name)
 	if err = j.api.ImportEnd(cleanup, j.s.Name, name, ""); err == nil {
 		j.changed = true
-		return nil
+		return j.noteVolume(&j.record.Imported, name)
 	}
-	// Where no answer came, it may have been done: then there is nothing to discard.
-	endErr := j.api.ImportEnd(cleanup, j.s.Name, name, "it can't be committed")
-	j.changed = j.changed || endErr != nil && unanswered(cleanup, err)
+	// Where no answer came, it may have been done, or be under way. That it can be discarded then says nothing: some drivers discard
+	// what isn't there. And an exception may come of what follows the commit, which is seen by a new revision.
+	_ = j.api.ImportEnd(cleanup, j.s.Name, name, "it can't be committed")
+	after, afterErr := j.api.Revisions(cleanup, j.s.Name, name)
+	j.changed = j.changed || unanswered(cleanup, err) || lookErr != nil || afterErr != nil || !slices.Equal(before, after)
 	return fmt.Errorf("make what was imported its content: %w", quoted(err))
 }
 
@@ -117,7 +127,8 @@ func (j *job) importBegin(ctx context.Context, name string, size int64) (admin.I
 	if !lost && !j.s.Continued {
 		return imp, err
 	}
-	// A run that was killed within an import leaves one that is in the way; and where no answer came, there may be one now.
+	// A run that was killed within an import leaves one that is in the way; and where no answer came, there may be one now. It is
+	// nobody else's: no other restore runs while the journal is open, and this qube is being restored.
 	cleanup, cancel := detached(ctx)
 	defer cancel()
 	if endErr := j.api.ImportEnd(cleanup, j.s.Name, name, "it was left behind"); endErr == nil && !lost {
@@ -129,13 +140,22 @@ func (j *job) importBegin(ctx context.Context, name string, size int64) (admin.I
 // keepPrevious makes sure that what a volume held before is kept as a revision
 // of it.
 func (j *job) keepPrevious(ctx context.Context, name string, info admin.VolumeInfo) error {
-	if j.made || info.Revisions >= 1 {
+	again := !j.record.Made && slices.Contains(j.record.Begun, name)
+	if j.made || info.Revisions >= 1 && !again {
 		return nil
 	}
-	if err := j.api.SetRevisions(ctx, j.s.Name, name, 1); err != nil {
+	keep := 1
+	if again { // what it holds is of a restore; what it held before that is to stay as well
+		keep = max(info.Revisions, 0) + 1
+	}
+	if err := j.api.SetRevisions(ctx, j.s.Name, name, keep); err != nil {
 		return fmt.Errorf("have what it holds kept as a revision: %w", quoted(err))
 	}
 	j.raised[name] = true
+	if again {
+		j.say("its volume %s keeps %d older states now: what it held before the run before is among them", name, keep)
+		return nil
+	}
 	j.say("its volume %s kept no revisions and keeps one now: what it held before", name)
 	return nil
 }

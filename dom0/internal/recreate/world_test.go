@@ -30,16 +30,24 @@ const (
 
 // world is a host that a stand-in for qubesd plays.
 type world struct {
-	t   testing.TB
-	s   *qubesd.Server
-	api *admin.Client
+	t       testing.TB
+	s       *qubesd.Server
+	api     *admin.Client
+	dir     string // of the journal
+	journal *Journal
 }
 
 func newWorld(t testing.TB, o qubesd.Options) *world {
 	t.Helper()
 	o.RootSize, o.PrivateSize = rootSize, privateSize
 	s := qubesd.Start(t, o)
-	return &world{t, s, admin.New(admin.Options{Socket: s.Socket(), InternalSocket: s.InternalSocket()})}
+	dir := filepath.Join(s.Dir(), "restores")
+	journal, err := OpenJournal(t.Context(), dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { journal.Close() })
+	return &world{t, s, admin.New(admin.Options{Socket: s.Socket(), InternalSocket: s.InternalSocket()}), dir, journal}
 }
 
 // must ends the test at an error.
@@ -65,7 +73,7 @@ func (w *world) backup() backup {
 	b := backup{data: map[string][]byte{}}
 	for i, c := range list {
 		w.must(c.Err)
-		one := Wanted{Name: names[i], Config: c.Config, Sizes: map[string]int64{}}
+		one := Wanted{Name: names[i], Config: c.Config, Sizes: map[string]int64{}, From: Origin{Archive: "archive", Session: "1", Qube: names[i]}}
 		for _, v := range c.Config.Volumes {
 			if v.Flags&format.QubeVolumeSaved != 0 {
 				data, err := os.ReadFile(w.s.Committed(names[i], v.Name))
@@ -101,11 +109,22 @@ func (b backup) hooks() Hooks {
 // plan looks at the host and plans.
 func (w *world) plan(api *admin.Client, b backup, o Options) *Plan {
 	w.t.Helper()
-	h, err := Look(w.t.Context(), api)
+	h, err := Look(w.t.Context(), api, w.journal)
 	w.must(err)
 	p, err := h.Plan(b.wanted, o)
 	w.must(err)
 	return p
+}
+
+// interrupt begins a restore that ends after n calls that change something.
+func (w *world) interrupt(b backup, o Options, n int) []Result {
+	w.t.Helper()
+	k := newKiller(w.t, w.s, -1)
+	p := w.plan(k.client(), b, o) // may look, but no more than n changes
+	k.mu.Lock()
+	k.left = n
+	k.mu.Unlock()
+	return p.Run(w.t.Context(), b.hooks())
 }
 
 // restore does a whole restore.
@@ -229,7 +248,7 @@ type killer struct {
 	listener [2]net.Listener
 }
 
-func newKiller(t *testing.T, s *qubesd.Server, left int) *killer {
+func newKiller(t testing.TB, s *qubesd.Server, left int) *killer {
 	k := &killer{left: left}
 	dir, err := os.MkdirTemp("", "killer")
 	if err != nil {

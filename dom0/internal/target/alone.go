@@ -79,3 +79,17 @@ func openElsewhere(f *os.File) (open, known bool) {
 func (t *Target) Alone() bool {
 	return t.kind != fileInPlace || t.watch.alone(t.f)
 }
+
+// IsAt reports that a path leads to the file or device that was opened by
+// OpenInPlace or OpenDevice, and not to another that has taken its name. It may
+// be asked after Commit too.
+func (t *Target) IsAt(path string) bool {
+	var now unix.Stat_t
+	if err := unix.Stat(path, &now); err != nil || now.Mode&unix.S_IFMT != t.opened.Mode&unix.S_IFMT {
+		return false
+	}
+	if t.kind == blockDevice {
+		return now.Rdev == t.opened.Rdev
+	}
+	return now.Dev == t.opened.Dev && now.Ino == t.opened.Ino
+}

@@ -71,6 +71,7 @@ func (t *Target) inspect() error {
 	if err := unix.Fstat(int(t.f.Fd()), &st); err != nil {
 		return err
 	}
+	t.opened = st
 	isDevice := st.Mode&unix.S_IFMT == unix.S_IFBLK
 	if isDevice != (t.kind == blockDevice) {
 		if isDevice {

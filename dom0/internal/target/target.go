@@ -71,6 +71,8 @@ type Target struct {
 	// they are at now: of a new file, the temporary one.
 	Written func(path string)
 
+	opened unix.Stat_t // f, of what was there already
+
 	touched atomic.Bool
 	stopped atomic.Bool
 
