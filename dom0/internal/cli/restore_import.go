@@ -106,6 +106,9 @@ func (q *restoringQubes) pairImport(ctx context.Context, j restoreJob, t *restor
 		return // the next backup of it says what is wrong
 	}
 	final, err := q.finalSource(ctx, finder, now, s, volume)
+	if err == nil && final == nil {
+		return
+	}
 	if err == nil && !t.Alone() {
 		err = errors.New("another program may have written to it while it was restored")
 	}
@@ -117,7 +120,8 @@ func (q *restoringQubes) pairImport(ctx context.Context, j restoreJob, t *restor
 	}
 }
 
-// finalSource is the source that a volume will be when its import has ended.
+// finalSource is the source that a volume will be when its import has ended, nil if no snapshot of it is ever compared: one
+// that was made now would stay for nothing.
 func (q *restoringQubes) finalSource(ctx context.Context, finder *find.Finder, now *source.Source, s *recreate.Step, volume string) (*source.Source, error) {
 	info, err := q.api.Volume(ctx, s.Name, volume)
 	if err != nil {
@@ -131,6 +135,9 @@ func (q *restoringQubes) finalSource(ctx context.Context, finder *find.Finder, n
 	place, err := places.Volume(ctx, admin.VM{Name: s.Name, Class: s.Config.Class, State: "Halted"}, volume, info, pool, false)
 	if err != nil {
 		return nil, err
+	}
+	if !place.Source.Kind.Tracks() {
+		return nil, nil
 	}
 	final := *now
 	final.Locator, final.Path = place.Source.Locator, place.Source.Path
@@ -170,6 +177,20 @@ func (q *restoringQubes) checkRoom(ctx context.Context, host *recreate.Host, pla
 		}
 	}
 	return ctx.Err()
+}
+
+// sayNoWayBack warns where the volumes that a qube has will be gone: there are pools that keep no older states.
+func (q *restoringQubes) sayNoWayBack(ctx context.Context, host *recreate.Host, s *recreate.Step) {
+	if q.o.SettingsOnly {
+		return
+	}
+	for _, volume := range slices.Sorted(maps.Keys(q.qubes[s.Wanted.Name].volumes)) {
+		info, err := q.api.Volume(ctx, s.Name, volume)
+		if err == nil && host.Pools[info.Pool].Driver == "file" {
+			q.env.UI.Warn("%s: its pool %s keeps no older state of it: what it holds now will be gone",
+				ui.Quote(s.Name+":"+volume), ui.Quote(info.Pool))
+		}
+	}
 }
 
 // poolOf is the storage pool that a volume will be in.

@@ -227,6 +227,7 @@ func (q *restoringQubes) plan(ctx context.Context, wanted []recreate.Wanted) (*r
 			s.Err = err
 		}
 		if s.Skip == "" && s.Err == nil && s.InPlace {
+			q.sayNoWayBack(ctx, host, s)
 			if err := q.mayReplace(ctx, s); err != nil {
 				return nil, err
 			}
