@@ -91,7 +91,10 @@ func (b *broken) lastChangeTo(name string) string {
 // whole expects that a restore, run once more, leaves everything as it was saved.
 func (b *broken) whole(t testing.TB, what string) {
 	t.Helper()
-	b.ok(b.command...)
+	r := b.ok(b.command...)
+	if strings.Contains(r.stderr, "what it held before the run before is among them") {
+		b.must(t, "admin.vm.volume.Set.revisions_to_keep", "private", "vault", "1") // else it keeps one more
+	}
 	for name, state := range b.states(t) {
 		if state != "whole" {
 			t.Errorf("%s: run again, %s is %s", what, name, state)

@@ -8,8 +8,8 @@ import (
 	"pinion/e2e/qubesd"
 )
 
-// TestQubesRestoreTwoAtOnce: two restores of one qube get into each other's way. Whatever they say, the qube is one of the two
-// in the end, and what is saved of it afterwards is what it holds.
+// TestQubesRestoreTwoAtOnce: two restores of one qube that don't know of each other, having other state directories. Whatever
+// they say, the qube is one of the two in the end, and what is saved of it afterwards is what it holds.
 func TestQubesRestoreTwoAtOnce(t *testing.T) {
 	t.Parallel()
 	kind := qubesGrounds()[len(qubesGrounds())-1] // one that can tell what changed
@@ -26,7 +26,7 @@ func TestQubesRestoreTwoAtOnce(t *testing.T) {
 			q.remove(t, "work")
 		}
 		remove := q.api.Inject(qubesd.Fault{Method: c.method, Dest: "work", Effect: qubesd.Pass, Times: 1, Seen: func(qubesd.Call) {
-			other := q.run("restore", "work", "--yes", ofSession(2)).clean()
+			other := q.run("--state-dir", q.path("other-state"), "restore", "work", "--yes", ofSession(2)).clean()
 			if other.code != 0 && other.code != 1 {
 				t.Errorf("%s", other)
 			}

@@ -43,6 +43,30 @@ func TestOlderStatesAreKept(t *testing.T) {
 	}
 }
 
+// TestACopyHasItsOwnAddress: beside the qube that it is a copy of, the same
+// address would be a conflict.
+func TestACopyHasItsOwnAddress(t *testing.T) {
+	w, _ := small(t, qubesd.R43)
+	ctx := t.Context()
+	w.must(w.api.SetProperty(ctx, "a-work", "ip", "10.137.0.99"))
+	w.must(w.api.SetProperty(ctx, "a-work", "mac", "00:16:3e:5e:6c:99"))
+	b := w.backup().only("a-work")
+	for _, o := range []Options{{As: map[string]string{"a-work": "copy"}}, {RenameConflicting: true}} {
+		r := of(t, w.restore(b, o), "a-work")
+		for _, name := range []string{"ip", "mac"} {
+			p, err := w.api.Property(ctx, r.Step.Name, name)
+			if err != nil || !p.Default || !slices.Contains(r.Step.Notes, "it gets another "+name+" than a-work has") || r.Err != nil {
+				t.Errorf("%s of %s: %+v, %v; notes %q, %v", name, r.Step.Name, p, err, r.Step.Notes, r.Err)
+			}
+		}
+	}
+	w.must(w.api.Remove(ctx, "a-work"))
+	whole(t, w.restore(b, Options{}))
+	if p, err := w.api.Property(ctx, "a-work", "ip"); err != nil || p.Value != "10.137.0.99" {
+		t.Errorf("itself: %+v, %v", p, err)
+	}
+}
+
 // TestACopyDoesNotStartByItself: beside the qube that it is a copy of, it
 // would want the same devices when the machine starts.
 func TestACopyDoesNotStartByItself(t *testing.T) {

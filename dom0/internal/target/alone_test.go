@@ -60,3 +60,24 @@ func writer(t *testing.T, path string) *os.File {
 	must(t, err)
 	return f
 }
+
+// TestIsAt: a file that takes the name of the one that was opened is another.
+func TestIsAt(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "volume")
+	writeFile(t, path, random(1, 1000))
+	to, err := OpenInPlace(path, 1000)
+	must(t, err)
+	defer to.Abort()
+	if !to.IsAt(path) || to.IsAt(path+".missing") || to.IsAt(filepath.Dir(path)) {
+		t.Error("before")
+	}
+	must(t, to.Commit())
+	if !to.IsAt(path) {
+		t.Error("after Commit")
+	}
+	writeFile(t, path+".other", random(1, 1000))
+	must(t, os.Rename(path+".other", path))
+	if to.IsAt(path) {
+		t.Error("another has its name")
+	}
+}
