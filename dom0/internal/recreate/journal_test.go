@@ -219,6 +219,10 @@ func TestKilledAroundTheJournal(t *testing.T) {
 	clean.restore(b, Options{})
 	calls := clean.s.Changes()
 	for n := range calls {
+		// Of settings, which are all alike to the journal, one is enough.
+		if n > 0 && n+1 < len(calls) && calls[n].Method == calls[n-1].Method && calls[n].Dest == calls[n-1].Dest && calls[n].Method == calls[n+1].Method {
+			continue
+		}
 		for _, skip := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%02d %s skip=%v", n, calls[n], skip), func(t *testing.T) {
 				t.Parallel()
