@@ -128,7 +128,7 @@ func TestQubesLVMRestoreShowsNothingOld(t *testing.T) {
 func TestQubesLVMRowS35NewMachine(t *testing.T) {
 	q := newLVMQubes(t, "a-private", "b-private-1")
 	q.write(t, "base", "private", 1<<20, "random:100K:8")
-	want, qubes := q.contents(t), q.describe(t)
+	want, qubes := q.contents(t), q.inUse(t)
 	q.ok("backup", "--all", q.dom0Files())
 	q.api.Close()
 	g := newQubesGround(t, "lvmthin")
@@ -137,7 +137,7 @@ func TestQubesLVMRowS35NewMachine(t *testing.T) {
 	n.boot(t, g, qubesd.Options{Dir: n.system, Pools: []qubesd.Pool{{Name: "scratch", Driver: "file", DirPath: t.TempDir(), Revisions: 1}}})
 	n.ok("restore", "--all")
 	sameContents(t, n.contents(t), want)
-	sameQubes(t, n.describe(t), qubes, machineOwn)
+	sameQubes(t, n.inUse(t), qubes, machineOwn)
 	noImport(t)
 	doc := n.back(t, "--all", "--adopt", n.dom0Files())
 	for _, name := range []string{"base:private", "a-private:private", "b-private-1:private"} {

@@ -19,14 +19,14 @@ func TestQubesRestoreOnAnotherRelease(t *testing.T) {
 			q.fill(t)
 			q.ok("init")
 			q.ok("backup", "--all", "--exclude", "dom0")
-			want, data := q.describe(t), q.contents(t)
+			want, data := q.inUse(t), q.contents(t)
 			q.api.Close()
 			n := q.fresh(t, anyGround(), to)
 			r := n.run("--json", "restore", "--all").clean()
 			doc := document[qubesRestoreDoc](r)
 			sameContents(t, n.contents(t), data)
 			delete(want, "remote-backup")
-			have := n.describe(t)
+			have := n.inUse(t)
 			delete(have, "remote-backup")
 			sameQubes(t, have, want, func(qube, line string) bool {
 				if machineOwn(qube, line) {
@@ -151,7 +151,7 @@ func TestQubesRestoreOrder(t *testing.T) {
 	q.fill(t)
 	q.ok("init")
 	q.ok("backup", "--all", "--exclude", "dom0")
-	want, data := q.describe(t), q.contents(t)
+	want, data := q.inUse(t), q.contents(t)
 	q.api.Close()
 	n := q.fresh(t, anyGround(), qubesd.R43)
 	r, doc := n.restoreDoc(3, "--all")
@@ -166,7 +166,7 @@ func TestQubesRestoreOrder(t *testing.T) {
 		}
 	}
 	sameContents(t, n.contents(t), data)
-	sameQubes(t, n.describe(t), want, machineOwn)
+	sameQubes(t, n.inUse(t), want, machineOwn)
 	var made []string
 	for _, c := range n.api.Calls() {
 		if class, ok := strings.CutPrefix(c.Method, "admin.vm.Create"); ok {

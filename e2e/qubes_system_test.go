@@ -27,7 +27,7 @@ func TestQubesRowS35WholeSystem(t *testing.T) {
 				q.fill(t)
 				q.ok("init")
 				q.ok("backup", "--all", q.dom0Files())
-				wantContents, want := q.contents(t), q.describe(t)
+				wantContents, want := q.contents(t), q.inUse(t)
 				q.api.Close()
 
 				n := q.fresh(t, kind, release)
@@ -37,7 +37,7 @@ func TestQubesRowS35WholeSystem(t *testing.T) {
 				}
 				n.run("restore", "--all")
 				sameContents(t, n.contents(t), wantContents)
-				sameQubes(t, n.describe(t), want, machineOwn)
+				sameQubes(t, n.inUse(t), want, machineOwn)
 				dirs, err := filepath.Glob(n.dir + "/dom0-restore-*" + n.files)
 				if err != nil || len(dirs) != 1 {
 					t.Fatalf("dom0's files are in %v, %v", dirs, err)

@@ -191,6 +191,24 @@ func (q *qubesWorld) describe(t testing.TB) map[string][]string {
 	return all
 }
 
+// inUse is describe, with the network and the template of disposables that a qube uses in place of those that are set by
+// name: on a machine with other defaults, what a qube had by default is set.
+func (q *qubesWorld) inUse(t testing.TB) map[string][]string {
+	t.Helper()
+	all := q.describe(t)
+	for qube, lines := range all {
+		for _, name := range []string{"default_dispvm", "netvm"} {
+			lines = slices.DeleteFunc(lines, func(line string) bool { return strings.HasPrefix(line, "property "+name+"=") })
+			if answer, err := q.api.Request("admin.vm.property.Get", name, qube, ""); err == nil {
+				_, value, _ := strings.Cut(string(answer), "type=vm ")
+				lines = append(lines, "uses "+name+"="+value)
+			}
+		}
+		all[qube] = lines
+	}
+	return all
+}
+
 // sameContents compares volumes byte by byte.
 func sameContents(t testing.TB, got, want map[string][]byte) {
 	t.Helper()

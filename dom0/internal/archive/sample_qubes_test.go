@@ -44,6 +44,7 @@ func TestMakeSampleOfQubes(t *testing.T) {
 			Name: "private", Pool: "vm-pool", VID: "qubes_dom0/vm-work-private", Size: 200_000, Revisions: 1,
 			Flags: format.QubeVolumeWritable | format.QubeVolumeSaved,
 		}},
+		Inherited: []format.QubePair{{Name: "default_dispvm", Value: "default-dvm"}},
 	}
 	remote := &format.QubeConfig{Name: "remote", Class: "RemoteVM", Label: "purple"}
 	dom0 := &format.QubeConfig{Name: "dom0", Class: "AdminVM", Label: "black", Globals: []format.QubePair{{Name: "clockvm", Value: "sys-net"}}}

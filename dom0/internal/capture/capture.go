@@ -4,8 +4,9 @@
 // It owns the choice of what is kept. qubes.xml rules, because it alone shows
 // the whole system at one moment: class, label, template, the properties that
 // are not at their default, features, tags, devices and volumes come from it.
-// The Admin API gives what isn't in there, which are the firewall, the notes
-// and some of a volume, and is compared with the rest. Where the two
+// The Admin API gives what isn't in there, which are the firewall, the notes,
+// some of a volume, and which network and disposables a qube has where it has
+// the system's default, and is compared with the rest. Where the two
 // disagree, both are read once more, since somebody may have changed something
 // in between; if they still do, the file's word is kept and the difference is
 // named with both values. What a host gives its qubes by itself (numbers,

@@ -254,7 +254,7 @@ func TestGoneMeanwhile(t *testing.T) {
 func TestNoAnswer(t *testing.T) {
 	t.Parallel()
 	calls := map[string]string{
-		"admin.vm.property.GetAll":     "properties are as qubes.xml has them",
+		"admin.vm.property.GetAll":     "properties are as qubes.xml has them, unchecked, and which network",
 		"admin.vm.feature.List":        "features are as qubes.xml has them",
 		"admin.vm.tag.List":            "tags are as qubes.xml has them",
 		"admin.vm.device.pci.Assigned": "assigned devices are as qubes.xml has them",
@@ -280,7 +280,10 @@ func TestNoAnswer(t *testing.T) {
 				remove()
 				wantWarnings(t, list[0].Warnings, text)
 				got := *list[0].Config
-				got.Firewall, got.Notes = want.Firewall, want.Notes
+				if lost := method == "admin.vm.property.GetAll"; lost == (len(got.Inherited) > 0) {
+					t.Errorf("%s: inherited %q", method, got.Inherited)
+				}
+				got.Firewall, got.Notes, got.Inherited = want.Firewall, want.Notes, want.Inherited
 				if !bytes.Equal(got.Append(nil), want.Append(nil)) {
 					t.Errorf("%s: %+v", method, got)
 				}

@@ -44,6 +44,7 @@ func (k *keeper) config(v *view) (*format.QubeConfig, error) {
 	if d.Class == classAdmin {
 		c.Globals = k.pairs("global property", v.file.Globals)
 	}
+	c.Inherited = k.inherited(v)
 	var err error
 	if c.Volumes, err = k.volumes(v); err != nil {
 		return nil, err
@@ -104,6 +105,17 @@ func (k *keeper) pairs(what string, untrusted []format.QubePair) []format.QubePa
 		}
 	}
 	return ascending(k, what, list, func(a, b format.QubePair) int { return strings.Compare(a.Name, b.Name) })
+}
+
+// inherited keeps what the qube's references were where the file has none.
+func (k *keeper) inherited(v *view) []format.QubePair {
+	var list []format.QubePair
+	for _, p := range v.live.inherited {
+		if _, set := v.domain.Property(p.Name); !set && (p.Value == "" || k.name("value of "+p.Name, p.Value)) {
+			list = append(list, p)
+		}
+	}
+	return ascending(k, "inherited property", list, func(a, b format.QubePair) int { return strings.Compare(a.Name, b.Name) })
 }
 
 // ascending sorts a list, keeps the last of what is alike, and no more than
@@ -189,10 +201,6 @@ func (k *keeper) volumes(v *view) ([]format.QubeVolume, error) {
 	return ascending(k, "volume", list, func(a, b format.QubeVolume) int { return strings.Compare(a.Name, b.Name) }), nil
 }
 
-// vital reports the properties without which a qube could have another network
-// than it had.
-func vital(name string) bool { return name == "netvm" || name == "default_dispvm" }
-
 // A part is what may be left out of a configuration.
 type part struct {
 	what string
@@ -220,7 +228,7 @@ func (k *keeper) fit(c *format.QubeConfig) {
 	}
 	pairs := func(what string, list []format.QubePair) (parts []part) {
 		for i := range list {
-			if p := &list[i]; what != "property" || !vital(p.Name) {
+			if p := &list[i]; what != "property" || !format.Inherits(p.Name) {
 				parts = append(parts, part{what + " " + shown(p.Name), 4 + len(p.Name) + len(p.Value), func() { p.Name = "" }})
 			}
 		}

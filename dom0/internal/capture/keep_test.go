@@ -235,7 +235,7 @@ func TestFitKeeps(t *testing.T) {
 		t.Fatal(got.Err)
 	}
 	c := got.Config
-	network := slices.DeleteFunc(slices.Clone(c.Properties), func(p format.QubePair) bool { return !vital(p.Name) })
+	network := slices.DeleteFunc(slices.Clone(c.Properties), func(p format.QubePair) bool { return !format.Inherits(p.Name) })
 	if len(c.Firewall) != 1000 || len(network) != 2 || len(c.Devices) != 1 || len(c.Tags) != 1 || len(c.Features) > 0 || c.Notes == "" {
 		t.Errorf("%d rules, %d references, %d devices, %d tags, %d features, %d bytes of notes",
 			len(c.Firewall), len(network), len(c.Devices), len(c.Tags), len(c.Features), len(c.Notes))

@@ -15,6 +15,8 @@ type live struct {
 	firewall []string
 	notes    string
 	volumes  map[string]admin.VolumeInfo // those that were asked about
+	// inherited are references that are at their default, with what that is.
+	inherited []format.QubePair
 }
 
 // Classes of qubes that lack what others have.
@@ -96,7 +98,7 @@ func (p *pass) questions(ctx context.Context, name string, v *view) []question {
 	const unchecked = " are as " + qubesxml.FileName + " has them, unchecked"
 	d := v.domain
 	list := []question{
-		{"properties" + unchecked, func() error { return p.properties(ctx, name, v) }},
+		{"properties" + unchecked + ", and which network and disposables it has by default isn't known", func() error { return p.properties(ctx, name, v) }},
 		{"features" + unchecked, func() error {
 			features, err := p.api.Features(ctx, name)
 			if err == nil {
@@ -157,6 +159,11 @@ func (p *pass) properties(ctx context.Context, name string, v *view) error {
 		return err
 	}
 	here := nonDefault(properties)
+	for _, p := range properties {
+		if p.Default && format.Inherits(p.Name) {
+			v.live.inherited = append(v.live.inherited, format.QubePair{Name: p.Name, Value: p.Value})
+		}
+	}
 	for _, name := range []string{"label", "template"} {
 		text, _ := v.domain.Property(name)
 		for _, q := range properties {

@@ -172,6 +172,7 @@ func qube() *format.QubeConfig {
 			{Name: "root", Pool: "vm-pool", VID: "qubes_dom0/vm-work-root", Source: "qubes_dom0/vm-fedora-42-xfce-root", Size: 10 << 30,
 				Revisions: 1, Flags: format.QubeVolumeWritable | format.QubeVolumeFromSource},
 		},
+		Inherited: []format.QubePair{{Name: "default_dispvm", Value: "default-dvm"}},
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -30,6 +31,9 @@ type QubeConfig struct {
 	Notes      string
 	Volumes    []QubeVolume
 	Globals    []QubePair // global properties; of dom0 only
+	// Inherited are the values of netvm and default_dispvm where the qube had
+	// what the system gives by default: elsewhere that is another.
+	Inherited []QubePair
 }
 
 // A QubePair is a name with a value.
@@ -101,7 +105,7 @@ func (c *QubeConfig) Append(b []byte) []byte {
 		b = binary.BigEndian.AppendUint32(b, uint32(v.Revisions))
 		b = append(b, byte(v.Flags))
 	}
-	return appendPairs(b, c.Globals)
+	return appendPairs(appendPairs(b, c.Globals), c.Inherited)
 }
 
 // ParseQubeConfig decodes a configuration.
@@ -117,7 +121,7 @@ func ParseQubeConfig(untrusted []byte) (*QubeConfig, error) {
 	c.Firewall = texts(d)
 	c.Notes = d.Text(MaxQubeValue)
 	c.Volumes = list(d, qubeVolumeSize, func() QubeVolume { return parseQubeVolume(d) })
-	c.Globals = pairs(d)
+	c.Globals, c.Inherited = pairs(d), pairs(d)
 	if d.Err() == nil {
 		if err := c.Check(); err != nil {
 			d.Fail(err)
@@ -212,7 +216,26 @@ func (c *QubeConfig) Check() error {
 	); err != nil {
 		return err
 	}
-	return errors.Join(c.checkLines(), c.checkDevices(), c.checkVolumes())
+	return errors.Join(c.checkLines(), c.checkDevices(), c.checkVolumes(), c.checkInherited())
+}
+
+// Inherits reports the properties of which a configuration has the value where
+// it was the default.
+func Inherits(property string) bool { return property == "netvm" || property == "default_dispvm" }
+
+func (c *QubeConfig) checkInherited() error {
+	for _, p := range c.Inherited {
+		switch {
+		case !Inherits(p.Name):
+			return fmt.Errorf("%q is no property that is inherited", p.Name)
+		case slices.ContainsFunc(c.Properties, func(of QubePair) bool { return of.Name == p.Name }):
+			return fmt.Errorf("%q is both set and inherited", p.Name)
+		}
+		if err := checkText("value of "+p.Name, p.Value, 0, MaxQubeKey); err != nil {
+			return err
+		}
+	}
+	return checkPairs("inherited property", c.Inherited)
 }
 
 func (c *QubeConfig) checkLines() error {

@@ -83,7 +83,8 @@ func (j *job) properties(ctx context.Context) error {
 		}
 	}
 	for _, p := range list {
-		wanted := slices.ContainsFunc(j.s.Config.Properties, func(w format.QubePair) bool { return w.Name == p.Name })
+		is := func(w format.QubePair) bool { return w.Name == p.Name }
+		wanted := slices.ContainsFunc(j.s.Config.Properties, is) || slices.ContainsFunc(j.s.Config.Inherited, is)
 		if p.Default || wanted || slices.Contains(given, p.Name) || j.skips(p.Name) {
 			continue
 		}
@@ -96,6 +97,11 @@ func (j *job) properties(ctx context.Context) error {
 	if err := j.make(ctx, plain); err != nil {
 		return err
 	}
+	inherited, err := j.inherited(ctx, now)
+	if err != nil {
+		return err
+	}
+	references = append(references, inherited...)
 	j.waiting, err = j.try(ctx, references)
 	return err
 }
@@ -164,33 +170,36 @@ var lonely = []string{"netvm", "default_dispvm"}
 // reference sets a property that names a qube, by what that one is called
 // here. One that isn't here leaves the property at its default, or empty.
 func (j *job) reference(w format.QubePair, now admin.Property) []change {
-	target := ""
-	if w.Value != "" {
-		t, found := j.p.find(w.Value)
-		why := ""
-		switch {
-		case !found:
-			why = "there is no such qube here"
-		case w.Name == "netvm" && !t.network:
-			why = t.name + " provides no network here"
+	target, why := j.target(w)
+	switch {
+	case why != "" && slices.Contains(lonely, w.Name):
+		j.refuse("property", w.Name, w.Value, why+"; it has none now")
+		return []change{j.set(w.Name, "")}
+	case why != "":
+		j.refuse("property", w.Name, w.Value, why+"; left at its default")
+		if now.Default {
+			return nil
 		}
-		if why != "" {
-			if slices.Contains(lonely, w.Name) {
-				j.refuse("property", w.Name, w.Value, why+"; it has none now")
-				return []change{j.set(w.Name, "")}
-			}
-			j.refuse("property", w.Name, w.Value, why+"; left at its default")
-			if now.Default {
-				return nil
-			}
-			return []change{j.reset(w.Name)}
-		}
-		target = t.name
-	}
-	if !now.Default && now.Value == target {
+		return []change{j.reset(w.Name)}
+	case !now.Default && now.Value == target:
 		return nil
 	}
 	return []change{j.set(w.Name, target)}
+}
+
+// target is the qube here that a property is to name, or why there is none.
+func (j *job) target(w format.QubePair) (name, why string) {
+	if w.Value == "" {
+		return "", ""
+	}
+	t, found := j.p.find(w.Value)
+	switch {
+	case !found:
+		return "", "there is no such qube here"
+	case w.Name == "netvm" && !t.network:
+		return "", t.name + " provides no network here"
+	}
+	return t.name, ""
 }
 
 // instead empties a property that was refused and without which the qube could

@@ -28,7 +28,7 @@ func TestWholeSystem(t *testing.T) {
 			whole(t, results)
 			for _, w := range b.wanted {
 				if w.Name != "dom0" {
-					to.same(w.Name, from.describe(w.Name), b)
+					to.same(w.Name, byName(from.describe(w.Name), w.Config), b)
 				}
 			}
 			if dom0 := of(t, results, "dom0"); dom0.Step.Skip == "" || dom0.Err != nil {
@@ -84,7 +84,7 @@ func TestSamples(t *testing.T) {
 			whole(t, to.restore(b, Options{}))
 			for _, w := range b.wanted {
 				if w.Name != "dom0" {
-					to.same(w.Name, from.describe(w.Name), b)
+					to.same(w.Name, byName(from.describe(w.Name), w.Config), b)
 				}
 			}
 			if len(b.wanted) < 10 {
