@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -194,5 +195,20 @@ func TestVanish(t *testing.T) {
 	_, err := c.Features(t.Context(), "work")
 	if !errors.Is(err, admin.ErrNotFound) || strings.ContainsAny(err.Error(), "\n\x1b") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestManyFeatures: no call is made for each of more features than anybody
+// could keep.
+func TestManyFeatures(t *testing.T) {
+	s, c := system(t, qubesd.R43)
+	names := "0\x00"
+	for i := range 10_001 {
+		names += fmt.Sprintf("f%d\n", i)
+	}
+	s.Inject(qubesd.Fault{Method: "admin.vm.feature.List", Effect: qubesd.Garbage, Bytes: []byte(names)})
+	s.ForgetCalls()
+	if got, err := c.Features(t.Context(), "work"); err == nil || !strings.Contains(err.Error(), "no more than 10000") || len(s.Calls()) != 1 {
+		t.Errorf("%d features, %v, %d calls", len(got), err, len(s.Calls()))
 	}
 }

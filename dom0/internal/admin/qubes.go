@@ -11,6 +11,10 @@ import (
 // dom0 is where calls go that are about no one qube.
 const dom0 = "dom0"
 
+// maxFeatures bounds how many features of a qube are asked for, a call each: a
+// qube can announce as many as it likes, and no more than this could be kept.
+const maxFeatures = 10_000
+
 // A VM is a line of the list of qubes. State is Halted, Running, Paused,
 // Transient and so on. UUID is empty on R4.2.
 type VM struct{ Name, Class, State, UUID string }
@@ -103,6 +107,9 @@ func (c *Client) Features(ctx context.Context, vm string) ([]Feature, error) {
 	names, err := c.names(ctx, request{dest: vm, method: "admin.vm.feature.List"}, "feature")
 	if err != nil {
 		return nil, err
+	}
+	if len(names) > maxFeatures {
+		return nil, fmt.Errorf("%s has %d features, and no more than %d are asked for", vm, len(names), maxFeatures)
 	}
 	features := make([]Feature, 0, len(names))
 	for _, name := range names {

@@ -54,6 +54,10 @@ const (
 	// asked about no more: a time-out is minutes.
 	maxUnanswered = 2
 
+	// maxFeatures is how many features of a qube are compared: each is a call,
+	// and a qube can announce as many as it likes.
+	maxFeatures = 2000
+
 	// maxWarnings bounds what is said about a qube.
 	maxWarnings = 50
 )

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"pinion/dom0/internal/admin"
 	"pinion/dom0/internal/format"
@@ -36,6 +37,8 @@ func (p *pass) view(ctx context.Context, name string) (view, error) {
 		}
 	}
 	switch {
+	case slices.Contains(p.file.TooLarge, name):
+		v.err = fmt.Errorf("%s has too much about it; qvm-features %s may show what", qubesxml.FileName, name)
 	case v.domain == nil && !listed:
 		v.err = fmt.Errorf("the qube is gone: %w", admin.ErrNotFound)
 	case v.domain == nil:
@@ -100,6 +103,9 @@ func (p *pass) questions(ctx context.Context, name string, v *view) []question {
 	list := []question{
 		{"properties" + unchecked + ", and which network and disposables it has by default isn't known", func() error { return p.properties(ctx, name, v) }},
 		{"features" + unchecked, func() error {
+			if n := len(d.Features); n > maxFeatures {
+				return fmt.Errorf("it has %d, and no more than %d are asked for", n, maxFeatures)
+			}
 			features, err := p.api.Features(ctx, name)
 			if err == nil {
 				pairs := make([]format.QubePair, 0, len(features))

@@ -10,18 +10,20 @@ import (
 	"github.com/beevik/etree"
 
 	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/ui"
 )
 
 // Parse reads a file's text.
 func Parse(untrusted []byte) (*System, error) {
 	// A byte order mark is no part of the document.
 	untrusted = bytes.TrimPrefix(untrusted, []byte("\ufeff"))
-	if err := scan(untrusted); err != nil {
+	tooLarge, err := scan(untrusted)
+	if err != nil {
 		return nil, err
 	}
 	doc := etree.NewDocument()
 	doc.ReadSettings = etree.ReadSettings{CharsetReader: refuseCharset, MaxDepth: maxDepth}
-	if err := doc.ReadFromBytes(untrusted); err != nil {
+	if err := doc.ReadFromBytes(without(untrusted, tooLarge)); err != nil {
 		return nil, err
 	}
 	root := doc.Root()
@@ -29,6 +31,9 @@ func Parse(untrusted []byte) (*System, error) {
 		return nil, fmt.Errorf("its root is <%s> and not <qubes>", quoted(root.FullTag()))
 	}
 	p := &parser{}
+	for _, d := range tooLarge {
+		p.tooLarge(d)
+	}
 	if err := p.system(root); err != nil {
 		return nil, err
 	}
@@ -61,6 +66,16 @@ func (p *parser) odd(message string, args ...any) {
 	if len(p.s.Odd) < maxOdd && !slices.Contains(p.s.Odd, text) {
 		p.s.Odd = append(p.s.Odd, text)
 	}
+}
+
+// tooLarge notes a qube that was cut out.
+func (p *parser) tooLarge(d span) {
+	if d.name == "" {
+		p.odd("a qube without a name is passed over: it takes %s, in %d elements, attributes and texts", ui.Bytes(d.size()), d.nodes)
+		return
+	}
+	p.odd("qube %s is passed over: it takes %s, in %d elements, attributes and texts", quoted(d.name), ui.Bytes(d.size()), d.nodes)
+	p.s.TooLarge = append(p.s.TooLarge, d.name)
 }
 
 // unknown notes an element that has no business where it is.
@@ -120,6 +135,12 @@ func (p *parser) system(root *etree.Element) error {
 	// with such a file, and nobody can say which of the two is meant.
 	seen := map[string]bool{}
 	var twice error
+	for _, name := range p.s.TooLarge {
+		if seen[name] {
+			twice = fmt.Errorf("two qubes are called %s", quoted(name))
+		}
+		seen[name] = true
+	}
 	p.each(domains, "domain", func(e *etree.Element) {
 		d := p.domain(e)
 		switch {

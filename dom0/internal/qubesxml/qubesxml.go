@@ -6,7 +6,8 @@
 // whole system, because qubesd replaces the file and never writes into it;
 // that every text it gives is valid UTF-8; that a file which is cut, in
 // another encoding, too large, too deep, or with anything of a DTD gives an
-// error, never a panic or much memory; and that what it doesn't know (an
+// error, never a panic or much memory; that a qube of which there is too much is
+// passed over by name, and the others are read; and that what it doesn't know (an
 // element of a later release, an attribute, a class of qubes) is passed over
 // or kept as it is, and named once. What qubesd would read in one way and
 // another reader in another way is read as qubesd does, and named as well.
@@ -37,7 +38,10 @@ type System struct {
 	Pools   []Pool
 	Globals []format.QubePair // global properties that are not at their default
 	Domains []Domain          // in the file's order; no name stands twice
-	Odd     []string          // what was passed over and why, for people; bounded, each once
+	// TooLarge are the names of qubes of which there is too much to be read.
+	// They are not among Domains.
+	TooLarge []string
+	Odd      []string // what was passed over and why, for people; bounded, each once
 }
 
 // A Label is a colour that qubes can have.

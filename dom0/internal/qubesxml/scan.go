@@ -13,8 +13,25 @@ import (
 
 // What a file may hold. A qube takes some 4 KiB and 170 nodes.
 const (
-	// maxFile bounds the file, in bytes: a thousand qubes take a quarter of it.
-	maxFile = 16 << 20
+	// maxFile bounds the file, in bytes: it is held as a whole. A qube that
+	// fills it must go far until no other can be saved.
+	maxFile = 64 << 20
+
+	// maxKept bounds what is left of the file when the largest qubes are cut
+	// out, in bytes: a thousand qubes take a quarter of it.
+	maxKept = 16 << 20
+
+	// maxDomain and maxDomainNodes bound a qube, in bytes and in what maxNodes
+	// counts: some 10,000 features, more than can be kept. One that is larger is
+	// cut out, so that it costs itself and no other: a qube can announce as many
+	// features as it likes.
+	maxDomain      = 4 << 20
+	maxDomainNodes = 50_000
+
+	// largeDomain and largeDomainNodes are from where on a qube is noted by
+	// itself, since it may have to go.
+	largeDomain      = 64 << 10
+	largeDomainNodes = 1000
 
 	// maxDepth bounds how deep elements are nested: qubesd's are six deep.
 	maxDepth = 32
@@ -54,11 +71,12 @@ func (l *limited) ReadByte() (byte, error) {
 	return l.Reader.ReadByte()
 }
 
-// scan holds a file to the bounds without keeping any of it. The decoder is
-// the one that builds the tree later, so both see the same tokens.
-func scan(untrusted []byte) error {
+// scan holds a file to the bounds without keeping any of it, and returns the
+// qubes that have to be cut out of it for that, in the file's order. The decoder
+// is the one that builds the tree later, so both see the same tokens.
+func scan(untrusted []byte) ([]span, error) {
 	if err := checkEncoding(untrusted); err != nil {
-		return err
+		return nil, err
 	}
 	in := &limited{Reader: bytes.NewReader(untrusted)}
 	dec := xml.NewDecoder(in)
@@ -66,29 +84,30 @@ func scan(untrusted []byte) error {
 	s := scanner{first: true}
 	for {
 		in.left = maxToken
+		from := dec.InputOffset()
 		token, err := dec.RawToken()
 		if err == io.EOF {
 			break
 		}
 		if err == nil {
-			err = s.next(token)
+			err = s.next(token, from, dec.InputOffset())
 		}
 		if err != nil {
 			var syntax *xml.SyntaxError
 			if errors.As(err, &syntax) {
-				return err // it says the line
+				return nil, err // it says the line
 			}
 			line, _ := dec.InputPos()
-			return fmt.Errorf("line %d: %w", line, err)
+			return nil, fmt.Errorf("line %d: %w", line, err)
 		}
 	}
 	switch {
 	case s.depth > 0:
-		return errors.New("it ends in the middle")
+		return nil, errors.New("it ends in the middle")
 	case s.roots == 0:
-		return errors.New("there is nothing in it")
+		return nil, errors.New("there is nothing in it")
 	}
-	return nil
+	return s.cut(int64(len(untrusted)))
 }
 
 // checkEncoding refuses what isn't UTF-8, by name where that is easy.
@@ -113,25 +132,35 @@ func refuseCharset(charset string, _ io.Reader) (io.Reader, error) {
 type scanner struct {
 	depth, nodes, roots int
 	first               bool
+	domains             domains
 }
 
-func (s *scanner) next(token xml.Token) error {
+func (s *scanner) next(token xml.Token, from, to int64) error {
 	first := s.first
 	s.first = false
-	if s.nodes++; s.nodes > maxNodes {
-		return fmt.Errorf("it holds more than %d elements, attributes and texts", maxNodes)
+	before := s.nodes
+	if s.nodes++; s.nodes > maxNodes && !s.domains.inside {
+		return errNodes
 	}
 	switch t := token.(type) {
 	case xml.StartElement:
-		return s.start(t)
+		if err := s.start(t); err != nil {
+			return err
+		}
+		s.domains.start(t, s.depth, before, from)
+		return nil
 	case xml.EndElement:
 		if s.depth--; s.depth < 0 {
 			return fmt.Errorf("</%s> closes nothing", quoted(t.Name.Local))
 		}
+		s.nodes -= s.domains.end(s.depth, s.nodes, to)
+		return nil
 	case xml.CharData:
 		if s.depth == 0 && len(bytes.TrimSpace(t)) > 0 {
 			return errors.New("there is text outside of the one element")
 		}
+		s.domains.text(t, s.depth)
+		return nil
 	case xml.Directive:
 		return errors.New("it has a DOCTYPE or another directive, which qubesd never writes")
 	case xml.ProcInst:
@@ -139,8 +168,15 @@ func (s *scanner) next(token xml.Token) error {
 			return fmt.Errorf("it has the instruction %s, which qubesd never writes", quoted(t.Target))
 		}
 	}
+	s.domains.naming = false // a comment ends a text, see textOf
 	return nil
 }
+
+// What is wrong with a file that holds too much, whatever is cut out.
+var (
+	errNodes = fmt.Errorf("it holds more than %d elements, attributes and texts", maxNodes)
+	errKept  = fmt.Errorf("it has more than %s", ui.Bytes(maxKept))
+)
 
 func (s *scanner) start(t xml.StartElement) error {
 	if s.depth == 0 {
