@@ -9,10 +9,13 @@
 // It promises that a qube which runs is never touched, that a volume is
 // replaced as a whole or not at all, that what fails in one qube stops no
 // other, and that whatever was not restored is in the result with a reason. A
-// configuration is authentic, but the qubes that it came from chose much of
-// what is in it: every name, value and line is held to what its call may carry
-// before it goes anywhere, and what doesn't fit is refused by itself. Texts in
-// notes, results and errors are quoted and cut: they may go to a terminal.
+// qube whose network or template of disposables isn't here has none, also where
+// it had the default of its system; a new one whose firewall rules aren't known
+// lets nothing through. A configuration is authentic, but the qubes that it came
+// from chose much of what is in it: every name, value and line is held to what
+// its call may carry before it goes anywhere, and what doesn't fit is refused by
+// itself. Texts in notes, results and errors are quoted and cut: they may go to
+// a terminal.
 //
 // The tag backup-restore-in-progress keeps qubesd from starting a qube. It is
 // set before the first change of a qube and goes when the qube is whole.
