@@ -60,7 +60,7 @@ func TestQubesBackupBadXML(t *testing.T) {
 		if err := os.Truncate(path, 100<<20); err != nil {
 			t.Fatal(err)
 		}
-		q.exits(1, "backup", "work").oneLine().says("it has 100 MiB, at most 16 MiB are read")
+		q.exits(1, "backup", "work").oneLine().says("it has 100 MiB, at most 64 MiB are read")
 	})
 	t.Run("gone", func(t *testing.T) {
 		if err := os.Remove(path); err != nil {
