@@ -36,19 +36,19 @@ func TestTooLarge(t *testing.T) {
 	for i := range 30 {
 		many = append(many, qube("AppVM", fmt.Sprint("q", i), features(5000+i, "1")))
 	}
-	unnamed := "<domain class='AppVM'>" + features(126_000, "1") + "</domain>"
+	unnamed := "<domain class='AppVM'>" + features(11_000, "1") + "</domain>"
 	for what, x := range map[string]struct {
 		text           string
 		domains, large []string
 	}{
 		"features":   {system(qube("StandaloneVM", "evil", features(126_000, "1")), work), []string{"work"}, []string{"evil"}},
-		"more":       {system(work, qube("StandaloneVM", "evil", features(600_000, "1"))), []string{"work"}, []string{"evil"}},
+		"more":       {system(work, qube("StandaloneVM", "evil", features(290_000, "1"))), []string{"work"}, []string{"evil"}},
 		"bytes":      {system(work, qube("AppVM", "evil", features(80, strings.Repeat("x", 64_000)))), []string{"work"}, []string{"evil"}},
 		"a value":    {system(work, qube("AppVM", "long", features(1, strings.Repeat("x", maxToken-100)))), []string{"work", "long"}, nil},
-		"two":        {system(qube("AppVM", "a", features(126_000, "1")), work, qube("AppVM", "b", features(99_000, "1"))), []string{"work"}, []string{"a", "b"}},
-		"dom0":       {system(qube("AdminVM", "x", features(126_000, "1")), work), []string{"work"}, []string{"dom0"}},
+		"two":        {system(qube("AppVM", "a", features(11_000, "1")), work, qube("AppVM", "b", features(12_000, "1"))), []string{"work"}, []string{"a", "b"}},
+		"dom0":       {system(qube("AdminVM", "x", features(11_000, "1")), work), []string{"work"}, []string{"dom0"}},
 		"nameless":   {system(unnamed, work), []string{"work"}, nil},
-		"name comes": {system("<domain class='AppVM'>"+features(126_000, "1")+"<properties><property name='label'>red</property><property name='name'>l<![CDATA[at]]>e<!-- x -->r</property></properties></domain>", work), []string{"work"}, []string{"late"}},
+		"name comes": {system("<domain class='AppVM'>"+features(11_000, "1")+"<properties><property name='label'>red</property><property name='name'>l<![CDATA[at]]>e<!-- x -->r</property></properties></domain>", work), []string{"work"}, []string{"late"}},
 		"elsewhere": {
 			"<qubes><domains><domain class='AppVM'><properties><property name='name'>a</property></properties><domains><domain>" + little +
 				"</domain></domains></domain></domains></qubes>", []string{"a"}, nil,
@@ -78,9 +78,9 @@ func TestTooLarge(t *testing.T) {
 		t.Errorf("too large are %q, %d are not", s.TooLarge, len(s.Domains))
 	}
 	for what, text := range map[string]string{
-		"called work": system(work, qube("AppVM", "work", features(126_000, "1"))),
-		"called evil": system(qube("AppVM", "evil", features(126_000, "1")), qube("AppVM", "evil", features(126_000, "1"))),
-		"more than":   system(strings.Repeat(work, 30_000)), // which are none of them large
+		"called work": system(work, qube("AppVM", "work", features(11_000, "1"))),
+		"called evil": system(qube("AppVM", "evil", features(11_000, "1")), qube("AppVM", "evil", features(11_000, "1"))),
+		"more than":   system(strings.Repeat(work, 25_000)), // which are none of them large
 	} {
 		if _, err := Parse([]byte(text)); err == nil || !strings.Contains(err.Error(), what) {
 			t.Errorf("%v, want %q", err, what)
