@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -293,11 +294,16 @@ func TestQubesBackupFilePoolStarted(t *testing.T) {
 	t.Parallel()
 	q := newSmallQubes(t, "plain", []string{"work"}, qubesd.Pool{Name: "old", Driver: "file", DirPath: t.TempDir(), Revisions: 1})
 	q.add(t, "StandaloneVM", "letters", "", "old")
-	q.api.Must(t, "admin.vm.volume.Resize", "root", "letters", fmt.Sprint(40<<20))
-	q.write(t, "letters", "root", 0, "random:36M:5")
-	r := q.start("--json", "backup", "letters", "work")
-	q.packs()
+	// More than is on its way to a store that takes nothing: so some of it is read after the start.
+	q.api.Must(t, "admin.vm.volume.Resize", "root", "letters", fmt.Sprint(128<<20))
+	q.write(t, "letters", "root", 0, "random:120M:5")
+	mark := q.path("held")
+	r := q.usesStandIn("hold", "PINION_E2E_HOLD="+mark).start("--json", "backup", "letters", "work")
+	appears(t, mark)
 	q.starts(t, "letters")
+	if err := os.Remove(mark); err != nil {
+		t.Fatal(err)
+	}
 	res := q.wait(r).expect(3)
 	if in := q.accounted(t, document[qubesBackupDoc](res), "letters", "work"); !slices.Equal(in, []string{"work"}) {
 		t.Errorf("in the session are %v: %s", in, res)

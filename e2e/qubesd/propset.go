@@ -218,7 +218,8 @@ func (s *Server) checkNetVM(q *qube, value string) error {
 	if provides, _ := of.properties.get("provides_network"); provides != "True" {
 		return raise("QubesValueError", "The '%s' qube does not provide network", value)
 	}
-	for n := value; n != ""; {
+	n := value
+	for range len(s.system.qubes) { // a qube may be its own by default, and then the way has no end
 		if n == q.name {
 			return raise("QubesValueError", "Loops in network are unsupported")
 		}
@@ -226,7 +227,9 @@ func (s *Server) checkNetVM(q *qube, value string) error {
 		if next == nil {
 			break
 		}
-		n = s.netvm(next)
+		if n = s.netvm(next); n == "" {
+			break
+		}
 	}
 	return nil
 }

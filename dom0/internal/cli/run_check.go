@@ -37,12 +37,11 @@ func runCheck(ctx context.Context, env *Env, o *checkCommand) error {
 		return err
 	}
 	if !env.UI.Quiet() {
-		more := ""
-		if o.ReadData == 0 {
-			more = " Data was not looked at: --read-data does."
-		}
-		env.UI.Printf("%s, %s: the structure is whole, %s read."+more,
+		env.UI.Printf("%s, %s: the structure is whole, %s read.",
 			count(report.Sessions, "session"), count(report.Packs, "pack"), ui.Bytes(a.Store().Received()))
+		if o.ReadData == 0 {
+			env.UI.Printf("Data was not looked at: --read-data does.")
+		}
 	}
 	return nil
 }
