@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -227,12 +228,14 @@ func (w *world) start(args ...string) *running {
 	if err := r.cmd.Start(); err != nil {
 		w.t.Fatal(err)
 	}
+	r.memory = peakOf(w.t, r.cmd.Process.Pid)
 	return r
 }
 
 // running is a pinion that runs.
 type running struct {
 	cmd            *exec.Cmd
+	memory         *atomic.Int64 // the most that it had so far, in bytes
 	args           []string
 	began          time.Time
 	stdout, stderr bytes.Buffer
@@ -262,9 +265,7 @@ func (w *world) wait(r *running) *result {
 	if ws, ok := state.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
 		res.code = 128 + int(ws.Signal())
 	}
-	if ru, ok := state.SysUsage().(*syscall.Rusage); ok {
-		res.maxRSS = ru.Maxrss << 10
-	}
+	res.maxRSS = r.memory.Load()
 	for _, bad := range []string{"panic:", "goroutine ", "DATA RACE", "fatal error:"} {
 		if strings.Contains(res.stderr, bad) {
 			w.t.Fatalf("%s\nwrote %q", res, bad)

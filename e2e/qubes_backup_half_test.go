@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"os"
+	"syscall"
 	"testing"
 
 	"pinion/e2e/qubesd"
@@ -16,11 +17,11 @@ func TestQubesBackupHalfRestored(t *testing.T) {
 	q.ok("backup", "work")
 	want := q.committed(t, "work", "private")
 	q.remove(t, "work")
-	var p *os.Process
-	undo := q.api.Inject(qubesd.Fault{Method: "internal.vm.volume.ImportBegin", Dest: "work", Effect: qubesd.Refuse, Seen: func(qubesd.Call) { p.Kill() }})
+	started := make(chan *os.Process, 1)
+	undo := q.api.Inject(qubesd.Fault{Method: "internal.vm.volume.ImportBegin", Dest: "work", Effect: qubesd.Refuse, Times: 1, Seen: func(qubesd.Call) { (<-started).Kill() }})
 	run := q.start("restore", "work")
-	p = run.cmd.Process
-	_ = run.cmd.Wait()
+	started <- run.cmd.Process
+	q.wait(run).expect(128 + int(syscall.SIGKILL))
 	undo()
 	for _, command := range [][]string{{"backup", "--dry-run"}, {"backup", "--all", "--exclude", "dom0"}} {
 		q.run(command...).expect(3).says("error: work: it is being restored, or a restore of it was interrupted",

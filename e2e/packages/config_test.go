@@ -13,7 +13,7 @@ import (
 const example = "dom0/pinion.conf.example"
 
 // commented is a line of the example that counts without its first byte.
-var commented = regexp.MustCompile(`^#(?:\[.*\]|([a-z-]+) = .+)$`)
+var commented = regexp.MustCompile(`^#(?:\[.*\]|([a-z0-9-]+) = .+)$`)
 
 // configured runs a command of pinion with a configuration.
 func configured(t *testing.T, pinion, text string) (string, error) {
@@ -81,7 +81,7 @@ func TestExampleConfiguration(t *testing.T) {
 }
 
 var (
-	helpedOption  = regexp.MustCompile(`(?m)^\s+(?:-\w, |)\s*--([a-z-]+[a-z])`)
+	helpedOption  = regexp.MustCompile(`(?m)^\s+(?:-\w, |)\s*--([a-z0-9-]+[a-z0-9])`)
 	helpedCommand = regexp.MustCompile(`(?m)^  ([a-z-]+)  +[A-Z]`)
 )
 

@@ -31,9 +31,10 @@ func TestPolicy(t *testing.T) {
 			t.Errorf("%s: dom0 refuses a policy file of that name", f.Name())
 		}
 		for n, line := range strings.Split(read(t, top, filepath.Join(place, f.Name())), "\n") {
-			example, commented := strings.CutPrefix(line, "# ")
+			example, commented := strings.CutPrefix(line, "##")
+			example = strings.TrimSpace(example)
 			switch {
-			case strings.TrimSpace(line) == "" || line == "#":
+			case example == "":
 			case commented && !strings.HasPrefix(example, "pinion.Store "):
 			case !policyRule.MatchString(example):
 				t.Errorf("%s:%d is no rule: %s", f.Name(), n+1, line)
