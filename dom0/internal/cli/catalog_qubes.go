@@ -3,15 +3,12 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
 
 	"pinion/dom0/internal/archive"
-	"pinion/dom0/internal/exit"
 	"pinion/dom0/internal/format"
-	"pinion/dom0/internal/ui"
 	"pinion/dom0/internal/when"
 )
 
@@ -84,21 +81,11 @@ func (c *catalog) expand(names []string) ([]string, error) {
 // findQube picks the session that a word means for a qube: of those that match, the newest that has it.
 func (c *catalog) findQube(name string, spec *when.Session) (int, *format.SessionQube, error) {
 	if !c.hasQube(name) {
-		if c.table != nil {
-			return 0, nil, exit.With(exit.Damaged, fmt.Errorf("qube %q isn't among the names that are left: %w", name, c.table),
-				"pinion list shows the qubes, named by their ids where their names are lost")
-		}
-		return 0, nil, exit.With(exit.Failed, fmt.Errorf("%q: %w", name, errNotFound), "pinion list shows the qubes and volumes of an archive")
+		return 0, nil, c.unknown("qube", name)
 	}
-	i, err := c.find(spec, func(i int) bool { return c.qube(i, name) != nil })
-	if errors.Is(err, errNotFound) {
-		return 0, nil, exit.With(exit.Failed, fmt.Errorf("%s has no session %s: %w", ui.Quote(name), sessionWord(spec), errNotFound), "pinion list "+name+" shows its sessions")
-	}
+	i, err := c.findFor(name, spec, func(i int) bool { return c.qube(i, name) != nil })
 	if err != nil {
 		return 0, nil, err
-	}
-	if c.errs[i] != nil {
-		return 0, nil, c.damaged(i)
 	}
 	return i, c.qube(i, name), nil
 }
@@ -119,7 +106,7 @@ func (c *catalog) qubesOf(sessions []int) []string {
 	return slices.Sorted(maps.Keys(seen))
 }
 
-// configs reads the settings of qubes. What is damaged is in errs; another failure is the error.
+// readConfigs reads the settings of qubes. What is damaged is in errs; another failure is the error.
 func readConfigs(ctx context.Context, a *archive.Archive, ids []format.BlobID) (found map[format.BlobID]*format.QubeConfig, errs map[format.BlobID]error, err error) {
 	found, errs = map[format.BlobID]*format.QubeConfig{}, map[format.BlobID]error{}
 	err = a.QubeConfigs(ctx, ids, func(id format.BlobID, c *format.QubeConfig, err error) error {

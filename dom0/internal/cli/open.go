@@ -257,34 +257,47 @@ func (c *catalog) volume(i int, name string) *format.SessionVolume {
 
 // known is the error if there is no volume of a name.
 func (c *catalog) known(name string) error {
-	_, ok := c.ids[name]
-	switch {
-	case ok:
+	if _, ok := c.ids[name]; ok {
 		return nil
-	case c.table != nil:
-		return exit.With(exit.Damaged, fmt.Errorf("volume %q isn't among the names that are left: %w", name, c.table),
-			"pinion list shows the volumes, named by their ids where their names are lost")
+	}
+	return c.unknown("volume", name)
+}
+
+// unknown is the error for a name that no volume has, or no qube. Where the names are damaged, it may have been lost.
+func (c *catalog) unknown(what, name string) error {
+	if c.table != nil {
+		return exit.With(exit.Damaged, fmt.Errorf("%s %q isn't among the names that are left: %w", what, name, c.table),
+			fmt.Sprintf("pinion list shows the %ss, named by their ids where their names are lost", what))
 	}
 	return exit.With(exit.Failed, fmt.Errorf("%q: %w", name, errNotFound), "pinion list shows the qubes and volumes of an archive")
 }
 
-// findVolume picks the session that a word means for a volume: of those that match, the newest that has it. A damaged
-// session that may be the one is the error: an older state is never given in its place.
+// findVolume picks the session that a word means for a volume: of those that match, the newest that has it.
 func (c *catalog) findVolume(name string, spec *when.Session) (int, *format.SessionVolume, error) {
 	if err := c.known(name); err != nil {
 		return 0, nil, err
 	}
-	i, err := c.find(spec, func(i int) bool { return c.volume(i, name) != nil })
-	if errors.Is(err, errNotFound) {
-		return 0, nil, exit.With(exit.Failed, fmt.Errorf("%s has no session %s: %w", ui.Quote(name), sessionWord(spec), errNotFound), "pinion list "+name+" shows its sessions")
-	}
+	i, err := c.findFor(name, spec, func(i int) bool { return c.volume(i, name) != nil })
 	if err != nil {
 		return 0, nil, err
 	}
-	if c.errs[i] != nil {
-		return 0, nil, c.damaged(i)
-	}
 	return i, c.volume(i, name), nil
+}
+
+// findFor is find for what is called name: the newest of those that match and have it. A damaged session that may be the
+// one is the error: an older state is never given in its place.
+func (c *catalog) findFor(name string, spec *when.Session, has func(i int) bool) (int, error) {
+	i, err := c.find(spec, has)
+	if errors.Is(err, errNotFound) {
+		return 0, exit.With(exit.Failed, fmt.Errorf("%s has no session %s: %w", ui.Quote(name), sessionWord(spec), errNotFound), "pinion list "+name+" shows its sessions")
+	}
+	if err != nil {
+		return 0, err
+	}
+	if c.errs[i] != nil {
+		return 0, c.damaged(i)
+	}
+	return i, nil
 }
 
 // damaged is the error for a session that can't be read.

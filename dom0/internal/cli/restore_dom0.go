@@ -33,10 +33,9 @@ func (q *restoringQubes) dom0(ctx context.Context) error {
 		return err
 	}
 	// First whatever may fail or be interrupted: a directory that is there is whole.
-	settings, err := q.settingsText(ctx)
-	if err != nil && !q.o.DataOnly {
-		status, _ := statusOf(err)
-		return exit.With(status, fmt.Errorf("the settings of dom0 in session #%d: %w", e.Seq, err), "--data-only restores dom0's files alone")
+	if from.unread != nil && !q.o.DataOnly {
+		status, _ := statusOf(from.unread)
+		return exit.With(status, fmt.Errorf("the settings of dom0 in session #%d: %w", e.Seq, from.unread), "--data-only restores dom0's files alone")
 	}
 	v := from.volumes["files"]
 	if v == nil || q.o.SettingsOnly {
@@ -58,7 +57,7 @@ func (q *restoringQubes) dom0(ctx context.Context) error {
 		q.doc.Volumes = append(q.doc.Volumes, restoredJSON{dom0files.Name, e.ID.String(), q.a.FetchedChunks() - received, record.Size})
 	}
 	if !q.o.DataOnly {
-		if err := durable.WriteFile(filepath.Join(dir, dom0Settings), []byte(settings)); err != nil {
+		if err := durable.WriteFile(filepath.Join(dir, dom0Settings), []byte(settingsText(from.config))); err != nil {
 			return err
 		}
 	}
@@ -139,16 +138,7 @@ func (q *restoringQubes) extract(ctx context.Context, e *format.SessionEntry, re
 }
 
 // settingsText is what dom0's settings were, for a person to read.
-func (q *restoringQubes) settingsText(ctx context.Context) (string, error) {
-	line := q.c.qube(q.qubes[format.AdminQube].at, format.AdminQube)
-	configs, errs, err := readConfigs(ctx, q.a, []format.BlobID{line.Config})
-	if err != nil {
-		return "", err
-	}
-	if err := errs[line.Config]; err != nil {
-		return "", err
-	}
-	c := configs[line.Config]
+func settingsText(c *format.QubeConfig) string {
 	var text strings.Builder
 	fmt.Fprintf(&text, "# The settings of dom0 and of the system as they were saved.\n# They are here to be read, and were not put back.\n")
 	section := func(title string, pairs []format.QubePair) {
@@ -167,5 +157,5 @@ func (q *restoringQubes) settingsText(ctx context.Context) (string, error) {
 	if c.Notes != "" {
 		fmt.Fprintf(&text, "\n[notes of dom0]\n%s\n", c.Notes)
 	}
-	return text.String(), nil
+	return text.String()
 }

@@ -175,12 +175,10 @@ func (f *qubeFinder) choose(ctx context.Context) ([]string, error) {
 	if len(others) > 0 {
 		f.b.env.UI.Notice("not to be in backups, and left out: %s", strings.Join(others, ", "))
 	}
-	slices.SortFunc(names, func(a, b string) int {
-		if (a == format.AdminQube) != (b == format.AdminQube) {
-			return map[bool]int{true: -1, false: 1}[a == format.AdminQube]
-		}
-		return slices.Compare([]byte(a), []byte(b))
-	})
+	slices.Sort(names)
+	if i := slices.Index(names, format.AdminQube); i > 0 {
+		names = slices.Insert(slices.Delete(names, i, i+1), 0, format.AdminQube)
+	}
 	return names, nil
 }
 

@@ -44,6 +44,8 @@ type qubeRestore struct {
 	at      int // which session
 	line    *format.SessionQube
 	volumes map[string]*format.SessionVolume
+	config  *format.QubeConfig // nil where unread is set
+	unread  error              // why the settings can't be read
 }
 
 // restoringQubes is one run of the command for whole qubes.
@@ -53,15 +55,13 @@ type restoringQubes struct {
 	// journal keeps other restores of qubes away, and remembers those that were interrupted.
 	journal *recreate.Journal
 	qubes   map[string]*qubeRestore
-	// unread says of qubes why their settings can't be read.
-	unread map[string]error
 	// hinted are the hints that were given.
 	hinted map[string]bool
 }
 
 // restoreQubes brings whole qubes back through the Admin API.
 func (r *restoring) restoreQubes(ctx context.Context) error {
-	q := &restoringQubes{restoring: r, api: r.env.qubesd(), qubes: map[string]*qubeRestore{}, unread: map[string]error{}, hinted: map[string]bool{}}
+	q := &restoringQubes{restoring: r, api: r.env.qubesd(), qubes: map[string]*qubeRestore{}, hinted: map[string]bool{}}
 	names, err := q.chosen()
 	if err != nil {
 		return err
@@ -178,21 +178,22 @@ func (q *restoringQubes) wanted(ctx context.Context, names []string) ([]recreate
 		return nil, err
 	}
 	for k, name := range names {
+		from := q.qubes[name]
+		from.config, from.unread = configs[ids[k]], errs[ids[k]]
 		if name == format.AdminQube {
-			q.qubes[name].volumes = map[string]*format.SessionVolume{"files": q.qubes[name].volumes["files"]}
+			from.volumes = map[string]*format.SessionVolume{"files": from.volumes["files"]}
 			continue
 		}
-		if err := errs[ids[k]]; err != nil {
-			q.unread[name] = exit.With(exit.Damaged, fmt.Errorf("the settings of %s in session #%d: %w", ui.Quote(name), q.c.entries[q.qubes[name].at].Seq, err), sessionHint)
+		if from.unread != nil {
+			from.unread = exit.With(exit.Damaged, fmt.Errorf("the settings of %s in session #%d: %w", ui.Quote(name), q.c.entries[from.at].Seq, from.unread), sessionHint)
 			if len(names) == 1 {
-				return nil, q.unread[name]
+				return nil, from.unread
 			}
 		}
-		from := q.qubes[name]
-		w := recreate.Wanted{Name: name, Config: configs[ids[k]], Sizes: map[string]int64{}, From: recreate.Origin{
+		w := recreate.Wanted{Name: name, Config: from.config, Sizes: map[string]int64{}, From: recreate.Origin{
 			Archive: q.a.Root().Archive.String(), Session: q.c.entries[from.at].ID.String(), Qube: from.line.Qube.String(),
 		}}
-		for own, v := range q.qubes[name].volumes {
+		for own, v := range from.volumes {
 			w.Volumes = append(w.Volumes, own)
 			w.Sizes[own] = v.Size
 		}
@@ -223,7 +224,7 @@ func (q *restoringQubes) plan(ctx context.Context, wanted []recreate.Wanted) (*r
 		return nil, err
 	}
 	for _, s := range plan.Steps {
-		if err := q.unread[s.Wanted.Name]; err != nil {
+		if err := q.qubes[s.Wanted.Name].unread; err != nil {
 			s.Err = err
 		}
 		if s.Skip == "" && s.Err == nil && s.InPlace {
