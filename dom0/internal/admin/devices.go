@@ -21,9 +21,12 @@ type Assignment struct {
 	Options                       []Option
 }
 
-// Modes of an assignment (AssignmentMode in qubes/device_protocol.py of
+// modes of an assignment (AssignmentMode in qubes/device_protocol.py of
 // qubes-core-admin).
 var modes = []string{"required", "auto-attach", "ask-to-attach", "manual"}
+
+// IsMode reports a way to assign a device.
+func IsMode(untrusted string) bool { return slices.Contains(modes, untrusted) }
 
 // DeviceClasses returns the classes of devices: pci, block, usb, mic.
 func (c *Client) DeviceClasses(ctx context.Context) ([]string, error) {
@@ -55,7 +58,7 @@ func (c *Client) Assign(ctx context.Context, vm, class string, a Assignment) err
 	}
 	r := request{dest: vm, method: "admin.vm.device." + class + ".Assign", arg: a.argument(), payload: a.payload(class)}
 	err := c.do(ctx, r)
-	if old := c.refusedBy42(ctx, err); !old {
+	if old := c.refusedBy42(ctx, vm, err); !old {
 		return err
 	}
 	r.method, r.arg = "admin.vm.device."+class+".Attach", a.Backend+"+"+a.Port
@@ -72,7 +75,7 @@ func (c *Client) Unassign(ctx context.Context, vm, class string, a Assignment) e
 	}
 	r := request{dest: vm, method: "admin.vm.device." + class + ".Unassign", arg: a.argument()}
 	err := c.do(ctx, r)
-	if old := c.refusedBy42(ctx, err); !old {
+	if old := c.refusedBy42(ctx, vm, err); !old {
 		return err
 	}
 	r.method, r.arg = "admin.vm.device."+class+".Detach", a.Backend+"+"+a.Port
@@ -80,8 +83,8 @@ func (c *Client) Unassign(ctx context.Context, vm, class string, a Assignment) e
 }
 
 // refusedBy42 reports that a call was refused because this is R4.2.
-func (c *Client) refusedBy42(ctx context.Context, err error) bool {
-	return errors.Is(c.missingIn42(ctx, err), ErrNoSuchCall)
+func (c *Client) refusedBy42(ctx context.Context, vm string, err error) bool {
+	return errors.Is(c.missingIn42(ctx, vm, err), ErrNoSuchCall)
 }
 
 // check holds an assignment to what a request can carry. A port with a ':'
@@ -96,7 +99,7 @@ func (a *Assignment) check(class string) error {
 	if a.Identity != "" && !(isToken(a.Identity, maxToken) && isPackable(a.Identity)) {
 		return fmt.Errorf("%w of a device: %q", ErrBadName, cut(a.Identity))
 	}
-	if a.Mode != "" && !slices.Contains(modes, a.Mode) {
+	if a.Mode != "" && !IsMode(a.Mode) {
 		return fmt.Errorf("%w of a mode of assignment: %q", ErrBadName, cut(a.Mode))
 	}
 	for _, o := range a.Options {
@@ -203,7 +206,7 @@ func parseAssigned(untrusted []byte) ([]Assignment, error) {
 				a.Identity = p.Value
 			}
 		}
-		if !slices.Contains(modes, a.Mode) {
+		if !IsMode(a.Mode) {
 			return fmt.Errorf("the mode is %q", cut(a.Mode))
 		}
 		return nil

@@ -191,21 +191,21 @@ func (c *Client) SetFirewall(ctx context.Context, vm string, rules []string) err
 // ErrNoSuchCall.
 func (c *Client) Notes(ctx context.Context, vm string) (string, error) {
 	untrusted, err := c.call(ctx, request{dest: vm, method: "admin.vm.notes.Get"})
-	return string(untrusted), c.missingIn42(ctx, err)
+	return string(untrusted), c.missingIn42(ctx, vm, err)
 }
 
 // SetNotes replaces the notes of a qube. R4.2 has no notes: ErrNoSuchCall.
 func (c *Client) SetNotes(ctx context.Context, vm, text string) error {
-	return c.missingIn42(ctx, c.do(ctx, request{dest: vm, method: "admin.vm.notes.Set", payload: text}))
+	return c.missingIn42(ctx, vm, c.do(ctx, request{dest: vm, method: "admin.vm.notes.Set", payload: text}))
 }
 
-// missingIn42 turns the empty answer to a call that R4.2 lacks into
+// missingIn42 turns the empty answer to a call to a qube that R4.2 lacks into
 // ErrNoSuchCall, if this is R4.2. On R4.3 it stays a refusal.
-func (c *Client) missingIn42(ctx context.Context, err error) error {
+func (c *Client) missingIn42(ctx context.Context, vm string, err error) error {
 	if !errors.Is(err, ErrRefused) {
 		return err
 	}
-	old, listErr := c.is42(ctx)
+	old, listErr := c.is42(ctx, vm)
 	if listErr != nil || !old {
 		return err
 	}
@@ -213,8 +213,9 @@ func (c *Client) missingIn42(ctx context.Context, err error) error {
 }
 
 // is42 reports a release before R4.3: qubes are listed without their UUIDs.
-func (c *Client) is42(ctx context.Context) (bool, error) {
-	vms, err := c.List(ctx)
+// One qube is asked for: all of them, for each of them, would be too much.
+func (c *Client) is42(ctx context.Context, vm string) (bool, error) {
+	vms, err := parsed(ctx, c, request{dest: vm, method: "admin.vm.List"}, parseList)
 	if err != nil {
 		return false, err
 	}
@@ -247,14 +248,14 @@ func (c *Client) Labels(ctx context.Context) ([]Label, error) {
 
 // parseColor checks a colour.
 func parseColor(untrusted []byte) (string, error) {
-	if !isColor(string(untrusted)) {
+	if !IsColor(string(untrusted)) {
 		return "", fmt.Errorf("%w: %q is no color", ErrAnswer, cut(string(untrusted)))
 	}
 	return string(untrusted), nil
 }
 
-// isColor reports 0xRRGGBB.
-func isColor(untrusted string) bool {
+// IsColor reports 0xRRGGBB.
+func IsColor(untrusted string) bool {
 	return len(untrusted) == 8 && strings.HasPrefix(untrusted, "0x") && strings.Trim(untrusted[2:], "0123456789abcdefABCDEF") == ""
 }
 
@@ -263,7 +264,7 @@ func (c *Client) CreateLabel(ctx context.Context, name, color string) error {
 	if err := checkWord("label", name); err != nil {
 		return err
 	}
-	if !isColor(color) {
+	if !IsColor(color) {
 		return fmt.Errorf("%w of a color: %q", ErrBadName, cut(color))
 	}
 	return c.do(ctx, request{dest: dom0, method: "admin.label.Create", arg: name, payload: color})

@@ -150,9 +150,7 @@ func begin(ctx context.Context, api *admin.Client, xmlPath string) (*pass, error
 			p.remarks = append(p.remarks, fmt.Sprintf("%s has a qube %s that qubesd doesn't list", qubesxml.FileName, shown(d.Name)))
 		}
 	}
-	if more := len(p.remarks) - maxWarnings; more > 0 {
-		p.remarks = append(p.remarks[:maxWarnings:maxWarnings], fmt.Sprintf("and %d more of this kind", more))
-	}
+	p.remarks = bounded(p.remarks)
 	if p.classes, err = api.DeviceClasses(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil, err
@@ -199,11 +197,13 @@ func (v *view) captured() Captured {
 	}
 	k := keeper{}
 	config, err := k.config(v)
-	c := Captured{Config: config, Err: err}
-	texts := append(append(v.problems, v.differs...), k.warnings...)
+	return Captured{Config: config, Err: err, Warnings: bounded(append(append(v.problems, v.differs...), k.warnings...))}
+}
+
+// bounded keeps so many texts as are shown.
+func bounded(texts []string) []string {
 	if more := len(texts) - maxWarnings; more > 0 {
-		texts = append(texts[:maxWarnings:maxWarnings], fmt.Sprintf("and %d more of this kind", more))
+		return append(texts[:maxWarnings:maxWarnings], fmt.Sprintf("and %d more of this kind", more))
 	}
-	c.Warnings = texts
-	return c
+	return texts
 }

@@ -31,10 +31,8 @@ const (
 func (p *pass) view(ctx context.Context, name string) (view, error) {
 	v := view{file: p.file, domain: p.file.Domain(name)}
 	vm, listed := p.listed[name]
-	if name != format.AdminQube {
-		if v.err = format.CheckQubeName(name); v.err != nil {
-			return v, nil
-		}
+	if v.err = format.CheckAnyQubeName(name); v.err != nil {
+		return v, nil
 	}
 	switch {
 	case slices.Contains(p.file.TooLarge, name):

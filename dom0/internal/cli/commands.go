@@ -124,7 +124,7 @@ func (o *backupCommand) validateQubes() error {
 		return exit.Usagef("backup: --live is of use with qubes only")
 	}
 	for _, name := range o.Exclude {
-		if err := checkQube(name); err != nil {
+		if err := format.CheckAnyQubeName(name); err != nil {
 			return exit.Usagef("--exclude: %w", err)
 		}
 	}

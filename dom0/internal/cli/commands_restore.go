@@ -44,7 +44,7 @@ func (o *restoreCommand) restoresQubes() bool { return o.To == "" }
 func (o *restoreCommand) validateQubes() error {
 	toHint := "name a file, a device or a directory with --to"
 	for _, name := range o.Args.Names {
-		if checkQube(name) != nil {
+		if format.CheckAnyQubeName(name) != nil {
 			return exit.UsageHint(toHint, "restore: %q is no qube's name, and --to is missing", name)
 		}
 	}

@@ -45,7 +45,7 @@ func splitQubes(command string, words []string) (qubes, sources []string, err er
 			sources = append(sources, word)
 			continue
 		}
-		if err := checkQube(word); err != nil {
+		if err := format.CheckAnyQubeName(word); err != nil {
 			return nil, nil, exit.UsageHint(sourceHint, "%s: %w", command, err)
 		}
 		if seen[word] {
@@ -55,14 +55,6 @@ func splitQubes(command string, words []string) (qubes, sources []string, err er
 		qubes = append(qubes, word)
 	}
 	return qubes, sources, nil
-}
-
-// checkQube accepts the name of any qube, dom0 too.
-func checkQube(name string) error {
-	if name == format.AdminQube {
-		return nil
-	}
-	return format.CheckQubeName(name)
 }
 
 // needsRoot is the error where a command is about qubes and could do half of it at most: who may talk to qubesd may not

@@ -156,12 +156,15 @@ func (q *restoringQubes) checkRoom(ctx context.Context, host *recreate.Host, pla
 			continue
 		}
 		for volume, v := range q.qubes[s.Wanted.Name].volumes {
+			if s.Holds(volume) {
+				continue
+			}
 			pool, err := q.poolOf(ctx, host, s, volume)
 			if err != nil {
 				continue
 			}
 			record, err := q.a.Record(ctx, v.Record)
-			if err != nil || s.Holds(volume) {
+			if err != nil {
 				continue
 			}
 			needed[pool] += record.Data

@@ -72,7 +72,6 @@ type backingUp struct {
 	o       *backupCommand
 	sources []backup.Source
 	failed  []backup.Failed // sources that there are none of
-	hints   []string        // that were given
 	// plain are sources whose storage was never seen to tell what changed: that all of them is read goes without saying.
 	plain map[string]bool
 	// qubes are those whose settings are saved, in order; saving says of each what is.

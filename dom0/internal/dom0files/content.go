@@ -9,6 +9,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"pinion/dom0/internal/source"
 )
 
 // A handle is a file of the volume that is open to be read.
@@ -138,6 +140,6 @@ func (v *Volume) content(i uint32, p []byte, off int64) {
 	clear(p[n:])
 	if n < len(p) {
 		v.compare(h) // says so if it shrank
-		v.report(i, fmt.Errorf("read at offset %d: %w; there are zeros instead", off+int64(n), cause(err)))
+		v.report(i, fmt.Errorf("read at offset %d: %w; there are zeros instead", off+int64(n), source.Cause(err)))
 	}
 }

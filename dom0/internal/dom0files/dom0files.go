@@ -38,7 +38,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"path"
 	"sort"
 	"sync"
@@ -281,13 +280,4 @@ func (v *Volume) report(i uint32, why error) {
 	if v.o.Changed != nil {
 		v.o.Changed(path.Join("/", v.table.path(v.table.at(int(i)))), why)
 	}
-}
-
-// cause strips the operation and path that a message has already.
-func cause(err error) error {
-	var p *fs.PathError
-	if errors.As(err, &p) {
-		return p.Err
-	}
-	return err
 }

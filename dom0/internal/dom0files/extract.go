@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pinion/dom0/internal/durable"
+	"pinion/dom0/internal/source"
 )
 
 // ExtractOptions say how an archive is extracted.
@@ -266,7 +267,7 @@ func (x *extraction) file(ctx context.Context, dir int, base string, h *tar.Head
 	x.result.Bytes += h.Size
 	x.restoreMeta(fd, h.Name, metaOf(h))
 	if err := f.Close(); err != nil {
-		return lost("close the file", cause(err))
+		return lost("close the file", source.Cause(err))
 	}
 	return nil
 }
@@ -287,13 +288,13 @@ func (x *extraction) write(ctx context.Context, f *os.File, size int64, content 
 		}
 		if len(bytes.Trim(b, "\x00")) > 0 {
 			if _, err := f.WriteAt(b, off); err != nil {
-				return lost("write the file", cause(err))
+				return lost("write the file", source.Cause(err))
 			}
 		}
 		off += int64(len(b))
 	}
 	if err := f.Truncate(size); err != nil {
-		return lost("set the size of the file", cause(err))
+		return lost("set the size of the file", source.Cause(err))
 	}
 	return nil
 }

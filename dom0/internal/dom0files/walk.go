@@ -10,6 +10,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"pinion/dom0/internal/source"
 )
 
 // An inode tells files from each other.
@@ -193,7 +195,7 @@ func (l *layout) list(f *os.File, name string) ([]string, error) {
 			break
 		}
 		if err != nil {
-			l.skip(name, fmt.Errorf("list the directory: %w; what it didn't list is left out", cause(err)))
+			l.skip(name, fmt.Errorf("list the directory: %w; what it didn't list is left out", source.Cause(err)))
 			break
 		}
 	}

@@ -197,10 +197,8 @@ func parseQubeVolume(d *wire.Decoder) QubeVolume {
 // that are too long, empty, no UTF-8 or with control characters, and lists that
 // are too long or out of order. Values and notes may hold any text.
 func (c *QubeConfig) Check() error {
-	if c.Name != AdminQube {
-		if err := CheckQubeName(c.Name); err != nil {
-			return err
-		}
+	if err := CheckAnyQubeName(c.Name); err != nil {
+		return err
 	}
 	if err := checkText("class", c.Class, 1, MaxQubeKey); err != nil {
 		return err
@@ -343,4 +341,12 @@ func CheckQubeName(name string) error {
 		return fmt.Errorf("no qube can be called %q", name)
 	}
 	return nil
+}
+
+// CheckAnyQubeName accepts the name of any qube, dom0 too.
+func CheckAnyQubeName(name string) error {
+	if name == AdminQube {
+		return nil
+	}
+	return CheckQubeName(name)
 }

@@ -113,7 +113,7 @@ func ParseVolumeTable(untrusted []byte) (*VolumeTable, error) {
 	withQubes := parseVersionWithQubes(d)
 	t := &VolumeTable{Volumes: parseNamed(d, d.Count(namedVolume, MaxVolumes), CheckVolumeName)}
 	if withQubes {
-		t.Qubes = parseNamed(d, countQubes(d, namedVolume), checkTableQube)
+		t.Qubes = parseNamed(d, countQubes(d, namedVolume), CheckAnyQubeName)
 	}
 	if err := d.Finish(); err != nil {
 		return nil, err
@@ -122,14 +122,6 @@ func ParseVolumeTable(untrusted []byte) (*VolumeTable, error) {
 }
 
 const namedVolume = 16 + 2
-
-// checkTableQube accepts the name of any qube, dom0 too.
-func checkTableQube(name string) error {
-	if name == AdminQube {
-		return nil
-	}
-	return CheckQubeName(name)
-}
 
 // parseNamed takes n lines of the volume table.
 func parseNamed(d *wire.Decoder, n int, check func(string) error) []NamedVolume {

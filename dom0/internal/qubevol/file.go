@@ -60,7 +60,7 @@ func (l *look) reflink(ctx context.Context) (Place, error) {
 		return Place{}, err
 	}
 	p := Place{Source: s, Runs: running, Used: running || left}
-	if running && image != nil {
+	if running {
 		p.Saved = image.ModTime().UTC()
 	}
 	if left {

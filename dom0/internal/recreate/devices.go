@@ -18,14 +18,10 @@ const anyDevice = "*"
 // R4.2 all are so, and no mode is told.
 const required = "required"
 
-// modes are what a device may be assigned as.
-var modes = []string{required, "auto-attach", "ask-to-attach", "manual"}
-
 // devices assigns the devices and takes away those that the backup doesn't
 // have.
 func (j *job) devices(ctx context.Context) error {
 	byClass := map[string][]admin.Assignment{}
-	classes := slices.Clone(j.p.host.Classes)
 	for i := range j.s.Config.Devices {
 		d := &j.s.Config.Devices[i]
 		if a, why := j.assignment(d); why != "" {
@@ -34,7 +30,7 @@ func (j *job) devices(ctx context.Context) error {
 			byClass[d.Class] = append(byClass[d.Class], a)
 		}
 	}
-	for _, class := range classes {
+	for _, class := range j.p.host.Classes {
 		if err := j.devicesOf(ctx, class, byClass[class]); err != nil {
 			return err
 		}
@@ -70,7 +66,7 @@ func (j *job) assignment(d *format.QubeDevice) (a admin.Assignment, why string) 
 		return a, "not a name of a port"
 	case !isDeviceText(a.Identity, "") || a.Identity == "":
 		return a, "not an identity of a device"
-	case a.Mode != "" && !slices.Contains(modes, a.Mode):
+	case a.Mode != "" && !admin.IsMode(a.Mode):
 		return a, "not a way to assign a device"
 	}
 	return a, ""

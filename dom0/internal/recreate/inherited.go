@@ -3,7 +3,6 @@ package recreate
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"pinion/dom0/internal/admin"
 	"pinion/dom0/internal/format"
@@ -14,7 +13,7 @@ import (
 // from. It is asked when the properties that this default depends on are set.
 func (j *job) inherited(ctx context.Context, has map[string]admin.Property) (list []change, err error) {
 	for _, w := range j.s.Config.Inherited {
-		if _, ok := has[w.Name]; !ok || !slices.Contains(lonely, w.Name) || j.skips(w.Name) {
+		if _, ok := has[w.Name]; !ok || !format.Inherits(w.Name) || j.skips(w.Name) {
 			continue
 		}
 		now, err := j.api.Property(ctx, j.s.Name, w.Name)

@@ -162,17 +162,15 @@ func (j *job) plain(w format.QubePair, now admin.Property) []change {
 	return []change{j.set(w.Name, w.Value)}
 }
 
-// lonely are properties that name the qube whose network another has, itself
-// or by the disposables that it opens links in. A qube that went through Tor or
-// a VPN must not go without because that one isn't here: it gets none.
-var lonely = []string{"netvm", "default_dispvm"}
-
 // reference sets a property that names a qube, by what that one is called
 // here. One that isn't here leaves the property at its default, or empty.
+// Empty, if the property is one of format.Inherits: they name the qube whose
+// network another has, itself or by the disposables that it opens links in, and
+// one that went through Tor or a VPN must not go without.
 func (j *job) reference(w format.QubePair, now admin.Property) []change {
 	target, why := j.target(w)
 	switch {
-	case why != "" && slices.Contains(lonely, w.Name):
+	case why != "" && format.Inherits(w.Name):
 		j.refuse("property", w.Name, w.Value, why+"; it has none now")
 		return []change{j.set(w.Name, "")}
 	case why != "":
@@ -205,7 +203,7 @@ func (j *job) target(w format.QubePair) (name, why string) {
 // instead empties a property that was refused and without which the qube could
 // have another network than it had. It says so, behind the reason.
 func (j *job) instead(ctx context.Context, refused change) string {
-	if refused.what != "property" || refused.value == "" || !slices.Contains(lonely, refused.name) {
+	if refused.what != "property" || refused.value == "" || !format.Inherits(refused.name) {
 		return ""
 	}
 	if err := j.api.SetProperty(ctx, j.s.Name, refused.name, ""); err != nil {

@@ -242,7 +242,7 @@ func (j *job) label(ctx context.Context) (string, error) {
 		return c.Label, nil
 	case !isName(c.Label, "_.-"):
 		why = "not a name of a label"
-	case !isColor(c.LabelColor):
+	case !admin.IsColor(c.LabelColor):
 		why = "not here, and its color isn't known"
 	default:
 		err := j.api.CreateLabel(ctx, c.Label, c.LabelColor)

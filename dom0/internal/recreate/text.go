@@ -50,11 +50,6 @@ func isNotes(untrusted string) bool {
 	})
 }
 
-// isColor accepts 0xRRGGBB.
-func isColor(untrusted string) bool {
-	return len(untrusted) == 8 && strings.HasPrefix(untrusted, "0x") && strings.Trim(untrusted[2:], "0123456789abcdefABCDEF") == ""
-}
-
 // shown returns a text from outside, cut and quoted.
 func shown(untrusted string) string { return ui.Quote(cut(untrusted, maxShown)) }
 
