@@ -28,8 +28,9 @@ const statuses = "Exit status: 0 done, 1 failed, 2 wrong usage, 3 done in part, 
 
 // tree is the parser with everything that its options are stored in.
 type tree struct {
-	parser   *flags.Parser
-	global   *globalOptions
+	parser *flags.Parser
+	global *globalOptions
+	// commands are those that do something, by their words: "list", "key add".
 	commands map[string]command
 	// completing says that a shell has asked, through the environment, how a line may go on; completions are the
 	// answers, a line each.
@@ -75,23 +76,50 @@ func newTree() (*tree, error) {
 		{"forget-local", "Drop base snapshots", "Drops base snapshots of volumes, and what is known of changes. Nothing is lost but speed: the next backup reads these volumes whole.", &forgetCommand{}},
 		{"version", "Show versions", "Shows the versions of the program, the protocol and the archive format.", &versionCommand{}},
 	} {
-		if _, err := t.parser.AddCommand(c.name, c.short, c.long+"\n\n"+statuses, c.command); err != nil {
+		if err := t.add(c.name, c.short, c.long, c.command); err != nil {
 			return t, fmt.Errorf("set up the command %s: %w", c.name, err)
 		}
-		t.commands[c.name] = c.command
 	}
 	return t, nil
+}
+
+// add adds a command of one word, or of two: the first is then there already, as a group, which is a nil command.
+func (t *tree) add(words, short, long string, c command) error {
+	at := t.parser.Command
+	group, word, nested := strings.Cut(words, " ")
+	if nested {
+		at = at.Find(group)
+	} else {
+		word = words
+	}
+	if c == nil {
+		_, err := at.AddCommand(word, short, long, &struct{}{})
+		return err
+	}
+	if _, err := at.AddCommand(word, short, long+"\n\n"+statuses, c); err != nil {
+		return err
+	}
+	t.commands[words] = c
+	return nil
+}
+
+// active returns the command that a command line has named, as far as it was understood, and its words; nil for none.
+func (t *tree) active() (c *flags.Command, words string) {
+	for next := t.parser.Active; next != nil; next = next.Active {
+		c, words = next, strings.TrimSpace(words+" "+next.Name)
+	}
+	return c, words
 }
 
 // chosen returns the command of a command line that was understood; rest are its arguments that no option and no name
 // has taken.
 func (t *tree) chosen(rest []string) (command, error) {
-	active := t.parser.Active
+	active, words := t.active()
 	if active == nil {
 		return nil, exit.UsageHint("pinion --help lists the commands", "no command given")
 	}
 	if len(rest) > 0 {
-		return nil, exit.UsageHint("pinion "+active.Name+" --help shows what it takes", "%s takes no names: %q", active.Name, rest[0])
+		return nil, exit.UsageHint("pinion "+words+" --help shows what it takes", "%s takes no names: %q", words, rest[0])
 	}
 	var empty string
 	t.each(func(o *flags.Option) {
@@ -102,7 +130,7 @@ func (t *tree) chosen(rest []string) (command, error) {
 	if empty != "" {
 		return nil, exit.Usagef("--%s has no value", empty)
 	}
-	return t.commands[active.Name], nil
+	return t.commands[words], nil
 }
 
 // each visits the options of all commands and of each command.
@@ -117,11 +145,19 @@ func (t *tree) each(visit func(*flags.Option)) {
 		}
 	}
 	groups(t.parser.Groups())
-	for _, c := range t.parser.Commands() {
-		for _, o := range c.Options() {
-			visit(o)
+	t.eachCommand(func(c *flags.Command, _ string) { groups([]*flags.Group{c.Group}) })
+}
+
+// eachCommand visits all commands, those of groups included, each with its words.
+func (t *tree) eachCommand(visit func(c *flags.Command, words string)) {
+	var all func(of *flags.Command, before string)
+	all = func(of *flags.Command, before string) {
+		for _, c := range of.Commands() {
+			visit(c, before+c.Name)
+			all(c, before+c.Name+" ")
 		}
 	}
+	all(t.parser.Command, "")
 }
 
 // isGiven reports whether an option stood on the command line.
@@ -144,9 +180,10 @@ func (t *tree) explain(err error, rest []string) error {
 		return exit.Usagef("%w", err)
 	}
 	hint, where := "pinion --help lists the commands", ""
-	if t.parser.Active != nil {
-		where = t.parser.Active.Name + ": "
-		hint = "pinion " + t.parser.Active.Name + " --help lists its options"
+	active, words := t.active()
+	if active != nil {
+		where = words + ": "
+		hint = "pinion " + words + " --help lists its options"
 	}
 	switch e.Type {
 	case flags.ErrUnknownFlag:
@@ -163,8 +200,14 @@ func (t *tree) explain(err error, rest []string) error {
 		}
 		return exit.UsageHint(hint, "%sunknown option %s%s", where, dashes, name[1])
 	case flags.ErrCommandRequired:
+		if active != nil {
+			return exit.UsageHint("pinion "+words+" --help lists them", "%s: which of its commands? %s", words, commandNames(active))
+		}
 		return exit.UsageHint(hint, "no command given")
 	case flags.ErrUnknownCommand:
+		if active != nil {
+			return exit.UsageHint("pinion "+words+" --help lists them", "%s: unknown command %q; there are %s", words, rest[0], commandNames(active))
+		}
 		return exit.UsageHint(hint, "unknown command %q", rest[0])
 	case flags.ErrMarshal:
 		if m := notBool.FindStringSubmatch(e.Message); m != nil {
@@ -178,12 +221,23 @@ func (t *tree) explain(err error, rest []string) error {
 // owners names the commands that have the option.
 func (t *tree) owners(name string) string {
 	var owners []string
-	for _, c := range t.parser.Commands() {
-		if o := c.FindOptionByLongName(name); o != nil {
-			owners = append(owners, c.Name)
+	t.eachCommand(func(c *flags.Command, words string) {
+		for _, o := range c.Options() {
+			if o.LongName == name {
+				owners = append(owners, words)
+			}
 		}
-	}
+	})
 	return strings.Join(owners, ", ")
+}
+
+// commandNames lists the commands of a group.
+func commandNames(group *flags.Command) string {
+	var names []string
+	for _, c := range group.Commands() {
+		names = append(names, c.Name)
+	}
+	return strings.Join(names, ", ")
 }
 
 // exclusive are options of which the configuration's don't count where the command line has any of the same line.
