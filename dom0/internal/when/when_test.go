@@ -275,3 +275,22 @@ func FuzzParseSize(f *testing.F) {
 		}
 	})
 }
+
+func TestSpans(t *testing.T) {
+	now := time.Date(2026, 3, 31, 12, 0, 0, 0, time.UTC)
+	for word, want := range map[string]string{
+		"12h": "2026-03-31T00:00:00Z", "30d": "2026-03-01T12:00:00Z", "1m": "2026-02-28T12:00:00Z", "2 weeks": "2026-03-17T12:00:00Z", "1 year": "2025-03-31T12:00:00Z",
+	} {
+		s, err := ParseSpan(word)
+		if err != nil || s.IsZero() || s.String() != word {
+			t.Errorf("%q: %v, %v", word, s, err)
+		} else if got := s.Before(now, time.UTC).Format(time.RFC3339); got != want {
+			t.Errorf("%s before %s is %s, want %s", word, now, got, want)
+		}
+	}
+	for _, word := range []string{"", "0d", "d", "3", "-1d", "2 days ago", "now", "2026-01-01", "1 fortnight", "99999d", " 1d", "3d ago"} {
+		if s, err := ParseSpan(word); err == nil {
+			t.Errorf("%q is taken for %v", word, s)
+		}
+	}
+}
