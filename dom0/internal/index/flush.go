@@ -3,7 +3,6 @@ package index
 import (
 	"context"
 	"fmt"
-	"iter"
 	"os"
 
 	"pinion/dom0/internal/format"
@@ -55,6 +54,76 @@ func (t *Table) Flush(ctx context.Context, put Put) (list []Ref, superseded []fo
 	}
 	closeSpills(spills)
 	return t.List(), superseded, nil
+}
+
+// Rewrite makes one run of the entries that change lets through, as it returns
+// them, and calls put as Flush does; a change may not touch the id. What it
+// returns is what the next root has to list: one place for each blob, and
+// nothing of what was there before. The Table has that run alone then, without
+// additions; without a single entry it has none.
+//
+// After an error the Table is as it was before; objects that were put are
+// named by nothing.
+func (t *Table) Rewrite(ctx context.Context, change func(Entry) (e Entry, keep bool, err error), put Put) ([]Ref, error) {
+	t.change.Lock()
+	defer t.change.Unlock()
+	m, err := newMerger(append(t.additions(), t.runStreams(ctx, t.runs)...))
+	if err != nil {
+		return nil, fmt.Errorf("rewrite index: %w", err)
+	}
+	// How many entries there will be is known only when all were gone through,
+	// and the level stands in front of them: it is that of all there are now.
+	entries := uint64(0)
+	for _, r := range t.runs {
+		entries += r.entries()
+	}
+	level := levelFor(entries+uint64(t.Added()), t.tune.levelBase)
+	w := &runWriter{ctx: ctx, t: t, put: put, level: level, builder: newBodyBuilder(t.tune.bodyBytes)}
+	err = w.write(&changed{m, change})
+	if err == nil && len(w.objects) > format.MaxIndexObjects {
+		err = fmt.Errorf("the index would have %d objects, where %d are the most", len(w.objects), format.MaxIndexObjects)
+	}
+	if err != nil {
+		w.discard()
+		return nil, fmt.Errorf("rewrite index: %w", err)
+	}
+	old := t.runs
+	spills := t.replace(&run{level: level, objects: w.objects}, len(t.runs))
+	if len(w.objects) == 0 {
+		t.mu.Lock()
+		t.runs = nil
+		t.mu.Unlock()
+	}
+	for _, r := range old {
+		closeObjects(r.objects)
+	}
+	closeSpills(spills)
+	return t.List(), nil
+}
+
+// changed is a stream of what change makes of another.
+type changed struct {
+	from   stream
+	change func(Entry) (Entry, bool, error)
+}
+
+func (c *changed) next() (Entry, bool, error) {
+	for {
+		e, ok, err := c.from.next()
+		if err != nil || !ok {
+			return e, false, err
+		}
+		e, keep, err := c.change(e)
+		if err != nil {
+			return e, false, err
+		}
+		if err := e.check(); keep && err != nil {
+			return e, false, err
+		}
+		if keep {
+			return e, true, nil
+		}
+	}
 }
 
 // FlushBound is the most that Flush would put after n more additions: the bytes
@@ -168,6 +237,9 @@ func (w *runWriter) cut() error {
 		return err
 	}
 	entries := uint32(w.builder.len())
+	if entries == 0 {
+		return nil
+	}
 	w.body = w.builder.appendBody(w.body[:0], w.level)
 	id, size, err := w.put(w.level, w.body)
 	if err != nil {
@@ -190,38 +262,4 @@ func (w *runWriter) discard() {
 	for _, o := range w.objects {
 		os.Remove(w.t.cache.file(o.ref.Object)) // else the next Open does
 	}
-}
-
-// BuildFrom makes an index of entries alone, in any order and of any number,
-// in bounded memory: to rebuild it from packs, or to rewrite it after a prune.
-// Of entries with one id the last counts. The runs of the list that it returns
-// take the place of all others. It stops at the first error that entries
-// yields. cacheDir, archive and put are as for Open and Flush.
-func BuildFrom(ctx context.Context, cacheDir string, archive format.ArchiveID, entries iter.Seq2[Entry, error], put Put) ([]Ref, error) {
-	return buildFrom(ctx, cacheDir, archive, entries, put, defaultTuning())
-}
-
-func buildFrom(ctx context.Context, dir string, archive format.ArchiveID, entries iter.Seq2[Entry, error], put Put, tune tuning) ([]Ref, error) {
-	fetch := func(_ context.Context, ref Ref) ([]byte, error) {
-		return nil, fmt.Errorf("the page file of %s went bad while it was in use", ref.Object)
-	}
-	t, err := open(ctx, dir, archive, nil, fetch, tune)
-	if err != nil {
-		return nil, err
-	}
-	defer t.Close()
-	n := 0
-	for e, err := range entries {
-		if err != nil {
-			return nil, err
-		}
-		if n++; n%pageEntries == 0 && ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		if err := t.Add(e); err != nil {
-			return nil, err
-		}
-	}
-	list, _, err := t.Flush(ctx, put)
-	return list, err
 }

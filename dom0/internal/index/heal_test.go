@@ -22,7 +22,7 @@ func TestCachedFileMustBeAsListed(t *testing.T) {
 		for i := range list {
 			change(&list[i])
 		}
-		tab, err := open(t.Context(), dir, testArchive, list, s.fetch, smallTuning())
+		tab, err := open(t.Context(), dir, testArchive, list, s.fetch, openObject, smallTuning())
 		if tab != nil || !errors.Is(err, ErrBadObject) {
 			t.Errorf("%s: got %v, %v", name, tab, err)
 		}

@@ -111,7 +111,7 @@ func smallTuning() tuning { return tuning{flushEntries: 40, bodyBytes: 2048, lev
 
 func mustOpen(t testing.TB, dir string, list []Ref, s *fakeStore, tune tuning) *Table {
 	t.Helper()
-	tab, err := open(t.Context(), dir, testArchive, list, s.fetch, tune)
+	tab, err := open(t.Context(), dir, testArchive, list, s.fetch, openObject, tune)
 	if err != nil {
 		t.Fatal(err)
 	}

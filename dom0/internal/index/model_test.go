@@ -28,7 +28,7 @@ type model struct {
 }
 
 func (m *model) open(rt *rapid.T) {
-	tab, err := open(m.t.Context(), m.dir, testArchive, m.list, m.store.fetch, smallTuning())
+	tab, err := open(m.t.Context(), m.dir, testArchive, m.list, m.store.fetch, openObject, smallTuning())
 	if err != nil {
 		rt.Fatalf("open: %v", err)
 	}
@@ -182,6 +182,7 @@ func TestModel(t *testing.T) {
 		rt.Repeat(map[string]func(*rapid.T){
 			"add":       m.add,
 			"flush":     m.flush,
+			"rewrite":   m.rewrite,
 			"reopen":    m.reopen,
 			"loseCache": m.loseCache,
 			"damage":    func(rt *rapid.T) { m.damage(rt, false); m.check(rt); m.reopen(rt) },

@@ -59,6 +59,17 @@ func openObject(ctx context.Context, ref Ref, cache *cacheDir, fetch Fetch, stat
 	return o, nil
 }
 
+// fetchObject fetches the object, whatever page file there is.
+func fetchObject(ctx context.Context, ref Ref, cache *cacheDir, fetch Fetch, stats *counters) (*object, error) {
+	o := &object{ref: ref, cache: cache, fetch: fetch, stats: stats}
+	p, err := o.refetch(ctx)
+	if err != nil {
+		return nil, err
+	}
+	o.file.Store(p)
+	return o, nil
+}
+
 func (o *object) refetch(ctx context.Context) (*pageFile, error) {
 	if err := os.RemoveAll(o.cache.file(o.ref.Object)); err != nil {
 		return nil, fmt.Errorf("discard damaged index cache: %w", err)

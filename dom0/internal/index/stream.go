@@ -74,6 +74,8 @@ type merger struct {
 	heap    []head // smallest id on top; of equal ids, the newest
 	last    format.BlobID
 	started bool
+	all     bool // entries that don't count are given too, each behind the one that does
+	shadow  bool // the entry that was given last doesn't count
 }
 
 type head struct {
@@ -110,7 +112,8 @@ func (m *merger) next() (Entry, bool, error) {
 		if err := m.advance(); err != nil {
 			return Entry{}, false, err
 		}
-		if m.started && e.ID == m.last {
+		m.shadow = m.started && e.ID == m.last
+		if m.shadow && !m.all {
 			continue
 		}
 		m.started, m.last = true, e.ID

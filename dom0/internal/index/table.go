@@ -40,10 +40,19 @@ type Table struct {
 // of other objects are removed, unless another process uses the cache too.
 // An object that is not what list says is ErrBadObject.
 func Open(ctx context.Context, cacheDir string, archive format.ArchiveID, list []Ref, fetch Fetch) (*Table, error) {
-	return open(ctx, cacheDir, archive, list, fetch, defaultTuning())
+	return open(ctx, cacheDir, archive, list, fetch, openObject, defaultTuning())
 }
 
-func open(ctx context.Context, dir string, archive format.ArchiveID, list []Ref, fetch Fetch, tune tuning) (_ *Table, err error) {
+// OpenFresh is Open without trust in what the cache has: every object is
+// fetched, and takes the place of its page file.
+func OpenFresh(ctx context.Context, cacheDir string, archive format.ArchiveID, list []Ref, fetch Fetch) (*Table, error) {
+	return open(ctx, cacheDir, archive, list, fetch, fetchObject, defaultTuning())
+}
+
+// An opener is openObject or fetchObject.
+type opener func(ctx context.Context, ref Ref, cache *cacheDir, fetch Fetch, stats *counters) (*object, error)
+
+func open(ctx context.Context, dir string, archive format.ArchiveID, list []Ref, fetch Fetch, openOne opener, tune tuning) (_ *Table, err error) {
 	keep, err := checkList(list)
 	if err != nil {
 		return nil, err
@@ -64,7 +73,7 @@ func open(ctx context.Context, dir string, archive format.ArchiveID, list []Ref,
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		o, err := openObject(ctx, ref, t.cache, fetch, &t.stats)
+		o, err := openOne(ctx, ref, t.cache, fetch, &t.stats)
 		if err != nil {
 			return nil, err
 		}
@@ -262,12 +271,23 @@ func (t *Table) Stats() (fetched, damaged int64) {
 // counts. It stops at the first error and returns it. f may call Lookup, but
 // nothing else of this Table. Memory is a page for each run.
 func (t *Table) Each(ctx context.Context, f func(Entry) error) error {
+	return t.each(ctx, false, func(e Entry, _ bool) error { return f(e) })
+}
+
+// EachPlace is Each with every place that an entry gives to a blob; counts is
+// false for those of which a newer entry says otherwise, which come behind it.
+func (t *Table) EachPlace(ctx context.Context, f func(e Entry, counts bool) error) error {
+	return t.each(ctx, true, f)
+}
+
+func (t *Table) each(ctx context.Context, all bool, f func(e Entry, counts bool) error) error {
 	t.change.Lock()
 	defer t.change.Unlock()
 	m, err := newMerger(append(t.additions(), t.runStreams(ctx, t.runs)...))
 	if err != nil {
 		return fmt.Errorf("read index: %w", err)
 	}
+	m.all = all
 	for n := 0; ; n++ {
 		if n%pageEntries == 0 && ctx.Err() != nil {
 			return ctx.Err()
@@ -279,7 +299,7 @@ func (t *Table) Each(ctx context.Context, f func(Entry) error) error {
 		if !ok {
 			return nil
 		}
-		if err := f(e); err != nil {
+		if err := f(e, !m.shadow); err != nil {
 			return err
 		}
 	}

@@ -264,7 +264,7 @@ func TestOpenRefuses(t *testing.T) {
 		{"not there", func(l []Ref) []Ref { return l }, func(context.Context, Ref) ([]byte, error) { return nil, failing }, failing},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			tab, err := open(t.Context(), t.TempDir(), testArchive, c.change(slices.Clone(good)), c.fetch, smallTuning())
+			tab, err := open(t.Context(), t.TempDir(), testArchive, c.change(slices.Clone(good)), c.fetch, openObject, smallTuning())
 			if tab != nil || !errors.Is(err, c.want) {
 				t.Errorf("got %v, %v; want %v", tab, err, c.want)
 			}
