@@ -45,6 +45,7 @@ func (w *Writer) adopt(ctx context.Context, tryAll bool) error {
 		}
 		w.stored += size
 		w.packs = append(w.packs, newPack{id, size})
+		w.adopted[id] = true
 		bad, err := w.a.unreadable(ctx, id, toc, func(format.BlobID) bool { return tryAll })
 		if err != nil {
 			return err

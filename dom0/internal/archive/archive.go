@@ -62,6 +62,8 @@ type Archive struct {
 	branch   format.ObjectID // that writes go to; zero: not decided yet
 	index    *index.Table
 
+	freshIndex bool // every object of it was fetched in this run
+
 	window  *semaphore.Weighted // bytes of gets under way
 	fetched atomic.Int64        // sealed bytes of chunks that were asked for
 	openers chan *blob.Opener   // as many as cores
@@ -224,14 +226,13 @@ func (a *Archive) loadIndex(ctx context.Context, refs []format.IndexRef) error {
 	if a.index != nil {
 		a.index.Close()
 	}
-	a.index = t
+	a.index, a.freshIndex = t, false
 	return nil
 }
 
 // openIndex opens the index objects that refs lists, through the cache.
 func (a *Archive) openIndex(ctx context.Context, refs []format.IndexRef) (*index.Table, error) {
-	dir := filepath.Join(a.opts.CacheDir, a.keys.Archive.String())
-	t, err := index.Open(ctx, dir, a.keys.Archive, refs, a.fetchIndex)
+	t, err := index.Open(ctx, a.indexCache(), a.keys.Archive, refs, a.fetchIndex)
 	if errors.Is(err, index.ErrBadObject) {
 		err = &DamageError{Object: "index", Reason: err}
 	}
@@ -240,6 +241,9 @@ func (a *Archive) openIndex(ctx context.Context, refs []format.IndexRef) (*index
 	}
 	return t, nil
 }
+
+// indexCache is the directory of the index cache.
+func (a *Archive) indexCache() string { return filepath.Join(a.opts.CacheDir, a.keys.Archive.String()) }
 
 // fetchIndex gets and opens an index object.
 func (a *Archive) fetchIndex(ctx context.Context, ref format.IndexRef) ([]byte, error) {

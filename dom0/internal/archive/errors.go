@@ -32,6 +32,13 @@ var ErrNotEmpty = errors.New("something is stored there already")
 // ErrNoSession says that the session list has no session of that number.
 var ErrNoSession = errors.New("there is no such session")
 
+// ErrAppendOnly says that the store takes nothing away.
+var ErrAppendOnly = errors.New("the store only appends: nothing there can be removed")
+
+// ErrUnindexed says that no index has a blob: it was lost before, and a repair
+// has given it up.
+var ErrUnindexed = errors.New("is in no index")
+
 // A DamageError says that an object of the archive is damaged, forged or gone.
 type DamageError struct {
 	Object string // name in the store, or what it is

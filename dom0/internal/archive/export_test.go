@@ -24,9 +24,6 @@ func (a *Archive) WindowFree() bool {
 // Flush sends what was added, without a commit.
 func (w *Writer) Flush(ctx context.Context) error { return w.flush(ctx) }
 
-// Stored is the sealed bytes of the packs that the next root counts in.
-func (w *Writer) Stored() int64 { return w.stored }
-
 // A Request is a get as plan makes it.
 type Request struct {
 	Pack   format.ObjectID

@@ -263,7 +263,7 @@ func (w *Writer) relist(ctx context.Context, next *format.Root, warn func(string
 		return err
 	}
 	if len(l.ListDamage) > 0 {
-		if next.SessionTop, err = w.addList(ctx, l.Entries, next.NextSeq); err != nil {
+		if next.SessionTop, err = addList(w.PutMetadata(ctx), l.Entries, next.NextSeq); err != nil {
 			return err
 		}
 		next.Sessions = uint32(len(l.Entries))
@@ -283,29 +283,4 @@ func (w *Writer) relist(ctx context.Context, next *format.Root, warn func(string
 	}
 	next.VolumeTable, _, err = w.AddMetadata(ctx, format.BlobVolumeTable, l.Table.Append(nil))
 	return err
-}
-
-// addList stores a session list of entries in ascending order and returns its
-// top: zero if there are none.
-func (w *Writer) addList(ctx context.Context, entries []format.SessionEntry, nextSeq uint64) (format.BlobID, error) {
-	b := tree.NewBuilder(nextSeq/format.Fanout+1, func(plain []byte) (format.BlobID, error) {
-		id, _, err := w.AddMetadata(ctx, format.BlobNode, plain)
-		return id, err
-	})
-	for len(entries) > 0 {
-		at, n := entries[0].Seq/format.Fanout, 1
-		for n < len(entries) && entries[n].Seq/format.Fanout == at {
-			n++
-		}
-		leaf := format.SessionLeaf{Entries: entries[:n]}
-		id, _, err := w.AddMetadata(ctx, format.BlobSessionLeaf, leaf.Append(nil))
-		if err == nil {
-			err = b.Add(at, id)
-		}
-		if err != nil {
-			return format.BlobID{}, err
-		}
-		entries = entries[n:]
-	}
-	return b.Finish()
 }

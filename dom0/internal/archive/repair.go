@@ -56,7 +56,7 @@ func (a *Archive) Repair(ctx context.Context, r Repair, c format.Compression) er
 	if err != nil {
 		return err
 	}
-	w := &Writer{a: a, own: map[format.ObjectID]bool{}}
+	w := &Writer{a: a, own: map[format.ObjectID]bool{}, adopted: map[format.ObjectID]bool{}}
 	if w.branch, err = a.Branch(); err == nil {
 		w.sealer, err = blob.NewSealer(a.keys, c, format.MaxMetadata)
 	}

@@ -17,16 +17,21 @@ import (
 // safe for concurrent use beside everything else; the other methods belong to
 // one goroutine.
 type Writer struct {
-	a      *Archive
-	branch format.ObjectID
-	sealer *blob.Sealer // of metadata
-	data   packStream
-	meta   packStream
-	own    map[format.ObjectID]bool // the packs that this run began
-	stored int64                    // sealed bytes of packs, this run's and adopted ones
-	packs  []newPack                // the same packs, to be read back by Verify
-	index  []newObject              // this run's index objects, likewise
-	sealed []byte                   // scratch
+	a       *Archive
+	branch  format.ObjectID
+	sealer  *blob.Sealer // of metadata
+	data    packStream
+	meta    packStream
+	own     map[format.ObjectID]bool // the packs that this run began
+	adopted map[format.ObjectID]bool // packs of backups that were interrupted
+
+	stored int64       // sealed bytes of packs, this run's and adopted ones
+	packs  []newPack   // the same packs, to be read back by Verify
+	index  []newObject // this run's index objects, likewise
+	sealed []byte      // scratch
+
+	composed  []newPack         // by Compose
+	rewritten []format.IndexRef // by RewriteIndex
 }
 
 // packsInFlight is how many finished packs of a kind may be on their way to
@@ -49,7 +54,7 @@ func (a *Archive) NewWriter(ctx context.Context, c format.Compression, tryAll bo
 	if err != nil {
 		return nil, err
 	}
-	w := &Writer{a: a, branch: branch, sealer: sealer, own: map[format.ObjectID]bool{}}
+	w := &Writer{a: a, branch: branch, sealer: sealer, own: map[format.ObjectID]bool{}, adopted: map[format.ObjectID]bool{}}
 	w.data = packStream{w: w, kind: format.PackData, size: pack.Capacity(a.ChunkSize())}
 	w.meta = packStream{w: w, kind: format.PackMetadata}
 	if err := w.adopt(ctx, tryAll); err != nil {

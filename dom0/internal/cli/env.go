@@ -29,6 +29,8 @@ type Env struct {
 	StateDir, CacheDir string
 	// Reserve is what snapshots have to leave free of their pool, in percent.
 	Reserve int
+	// policy is what the configuration says of the archive's sessions.
+	policy policy
 	// archives are the names that the configuration has for destinations.
 	archives map[string]string
 	// Secret is where the passphrase or key comes from. Nothing was read yet.
@@ -55,6 +57,9 @@ func (a *app) newEnv(g *globalOptions, conf *config.Config, n need) (*Env, error
 	var err error
 	if n == needArchive {
 		if env.Dest, err = destination(g.Dest, conf); err != nil {
+			return nil, err
+		}
+		if env.policy, err = policyOf(g.Dest, env.Dest.String(), conf); err != nil {
 			return nil, err
 		}
 	}

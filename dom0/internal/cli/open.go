@@ -204,6 +204,7 @@ type catalog struct {
 	qubeNames map[format.ObjectID]string
 	qubeIDs   map[string]format.ObjectID
 
+	listed   *format.VolumeTable
 	damage   []error       // to the session list and the volume table
 	gaps     []archive.Gap // sessions that can't be listed
 	untagged []uint64      // sessions whose tags can't be had, ascending
@@ -220,7 +221,7 @@ func readCatalog(ctx context.Context, env *Env, a *archive.Archive) (*catalog, e
 	c := &catalog{
 		names: map[format.ObjectID]string{}, ids: map[string]format.ObjectID{},
 		qubeNames: map[format.ObjectID]string{}, qubeIDs: map[string]format.ObjectID{},
-		entries: l.Entries, gaps: l.Gaps, untagged: l.Found, table: l.TableDamage,
+		entries: l.Entries, gaps: l.Gaps, untagged: l.Found, table: l.TableDamage, listed: l.Table,
 	}
 	for _, v := range l.Table.Volumes {
 		c.names[v.ID], c.ids[v.Name] = v.Name, v.ID

@@ -68,6 +68,10 @@ func newTree() (*tree, error) {
 		{"list", "Show sessions and volumes", "Shows what an archive holds.", &listCommand{}},
 		{"verify", "Read data back and authenticate it", "Reads all data of a session back, as a restore does, and writes nothing.", &verifyCommand{}},
 		{"check", "Check the structure of an archive", "Checks all that ties an archive together, and lists all damage that it finds.", &checkCommand{}},
+		{"prune", "Remove sessions", "Removes sessions that are named, or all but those that rules keep. The rules hold for each qube and volume by itself; " +
+			"what one of them keeps, stays, and so does the newest session of each volume. Without rules here, those of the archive's section of the configuration count. " +
+			"Never asks; --dry-run shows what would go.", &pruneCommand{}},
+		{"delete", "Remove qubes and volumes", "Removes all that an archive has of qubes or volumes, the newest included.", &deleteCommand{}},
 		{"monitor", "Keep base snapshots young", "Replaces the base snapshots of volumes with new ones and notes what changed in between, so that old ones hold no room. " +
 			"It reads no volume and needs no archive.", &monitorCommand{}},
 		{"status", "Show what is tracked", "Shows, for each volume that was backed up from here, the last session, what changed since, and the room that its base snapshot holds. " +
@@ -260,10 +264,14 @@ func (t *tree) apply(conf *config.Config) error {
 			return conf.Errorf(s.Line, "%s and %s of line %d exclude each other", s.Key, other, seen[other].Line)
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(conf.Archives)) {
+	names := slices.Sorted(maps.Keys(conf.Archives))
+	for _, name := range names {
 		if err := checkDestination(conf, conf.Archives[name].Dest); err != nil {
 			return err
 		}
+	}
+	if err := checkPolicies(conf, names); err != nil {
+		return err
 	}
 	for _, s := range conf.Defaults {
 		if s.Key == "dest" && !config.IsArchiveName(s.Value) {
@@ -320,6 +328,8 @@ func (t *tree) set(conf *config.Config, s config.Setting, wanted func(*flags.Opt
 		}
 		found = true
 		switch {
+		case o.Field().Tag.Get("no-ini") == "archive":
+			err = conf.Errorf(s.Line, "%s can't be set here: it belongs in the section of an archive", s.Key)
 		case o.Field().Tag.Get("no-ini") != "":
 			err = conf.Errorf(s.Line, "%s can't be set here: it belongs on the command line", s.Key)
 		case o.Field().Type.Kind() == reflect.Bool && s.Value != "true" && s.Value != "false":

@@ -9,16 +9,17 @@
 //
 //	[archive usb]
 //	dest = file:/mnt/usb/backup
+//	keep-daily = 7
 //
 // [defaults] holds long option names without their dashes; a switch takes true or false. [archive NAME] gives a
-// destination a name. Values run to the end of the line, without the white space around them; there are no quotes, no
+// destination a name, and says what is special about it. Values run to the end of the line, without the white space around them; there are no quotes, no
 // escapes, no comments after a value and no continued lines. Sections and keys stand once.
 //
 // Promises: whatever it doesn't know is an error that names file and line, so that a misspelt key is never silently
 // without effect. Every error has exit status Usage.
 //
-// It never writes the file, and it doesn't know which options there are: the command line checks the keys of
-// [defaults] and their values.
+// It never writes the file, and it doesn't know which options there are: the command line checks all keys but dest,
+// and their values.
 package config
 
 import (
@@ -57,6 +58,8 @@ type Archive struct {
 	Name string
 	// Dest is the setting of the key dest, which every section has.
 	Dest Setting
+	// Settings are the others, in the order of the file, no key twice.
+	Settings []Setting
 }
 
 // Config is what the file says. The zero value is an empty file.
@@ -213,9 +216,10 @@ func (p *parser) setting(line string) error {
 		p.config.Defaults = append(p.config.Defaults, s)
 		return nil
 	}
-	if s.Key != "dest" {
-		return fmt.Errorf("unknown key %s in [%s]: only dest can stand there", s.Key, p.section)
+	if s.Key == "dest" {
+		p.archive.Dest = s
+	} else {
+		p.archive.Settings = append(p.archive.Settings, s)
 	}
-	p.archive.Dest = s
 	return nil
 }

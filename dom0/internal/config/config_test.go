@@ -20,6 +20,8 @@ quiet=true
 
 [archive usb]
 dest = file:/mnt/usb = 1
+keep-daily = 7
+autoprune=always
 [ archive  nas.2 ]
 dest=file:/srv/nas
 `
@@ -35,8 +37,10 @@ func TestParse(t *testing.T) {
 			{"dest", "usb", 4}, {"passcmd", `pass show "pinion" # not a comment`, 5}, {"quiet", "true", 6},
 		},
 		Archives: map[string]Archive{
-			"usb":   {"usb", Setting{"dest", "file:/mnt/usb = 1", 9}},
-			"nas.2": {"nas.2", Setting{"dest", "file:/srv/nas", 11}},
+			"usb": {"usb", Setting{"dest", "file:/mnt/usb = 1", 9}, []Setting{
+				{"keep-daily", "7", 10}, {"autoprune", "always", 11},
+			}},
+			"nas.2": {"nas.2", Setting{"dest", "file:/srv/nas", 13}, nil},
 		},
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -64,7 +68,6 @@ func TestParseNamesFileAndLine(t *testing.T) {
 		"[defaults]\n--quiet=true":                    "x.conf:2: \"--quiet\" is no key",
 		"[defaults]\nQuiet=true":                      "x.conf:2: \"Quiet\" is no key",
 		"[defaults]\n=true":                           "x.conf:2: \"\" is no key",
-		"[archive a]\ndest=x\nkeep=3":                 "x.conf:3: unknown key keep in [archive a]",
 		"[archive a]\ndest=x\ndest=y":                 "x.conf:3: dest stands in line 2 already",
 		"[archive a]\n\n[archive b]\ndest=y":          "x.conf:3: the section [archive a] ends without dest",
 		"[archive a]\n":                               "x.conf:1: the section [archive a] ends without dest",

@@ -252,14 +252,48 @@ func (d *Dir) MarkClean(archive format.ArchiveID, destination string) error {
 	if unclean, _, err := d.Unclean(archive, destination); err == nil && !unclean {
 		return nil
 	}
+	return d.removeMark(d.markPath(archive, destination))
+}
+
+// MarkFreeing says durably that a prune at a destination has begun to take away
+// what no root needs any more.
+func (d *Dir) MarkFreeing(archive format.ArchiveID, destination string) error {
 	unlock, err := d.lock()
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	path := d.markPath(archive, destination)
+	return writeFile(d.freeingPath(archive, destination), []byte("freeing\n"))
+}
+
+// Freeing reports whether a prune began to, and neither ended nor was followed
+// by one that did.
+func (d *Dir) Freeing(archive format.ArchiveID, destination string) (bool, error) {
+	_, err := os.Stat(d.freeingPath(archive, destination))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// MarkFreed takes the mark back.
+func (d *Dir) MarkFreed(archive format.ArchiveID, destination string) error {
+	return d.removeMark(d.freeingPath(archive, destination))
+}
+
+func (d *Dir) freeingPath(archive format.ArchiveID, destination string) string {
+	return filepath.Join(d.archiveDir(archive), "freeing", fileName(destination))
+}
+
+// removeMark removes a file durably.
+func (d *Dir) removeMark(path string) error {
+	unlock, err := d.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("mark the archive clean: %w", err)
+		return fmt.Errorf("take the mark %s back: %w", path, err)
 	}
 	return durable.SyncDir(filepath.Dir(path))
 }

@@ -86,6 +86,9 @@ func (u *UI) JSON() bool { return u.o.JSON }
 // such as a list, is wanted then too; commands that are run for what they do leave their summaries out.
 func (u *UI) Quiet() bool { return u.o.Quiet }
 
+// Verbose says whether details are wanted.
+func (u *UI) Verbose() bool { return u.o.Verbose }
+
 // Failure is what Finish reports.
 type Failure struct {
 	// Code is the exit status.

@@ -1,0 +1,300 @@
+package archive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/index"
+	"pinion/dom0/internal/pack"
+	"pinion/dom0/internal/store"
+	"pinion/dom0/internal/tree"
+	"pinion/protocol"
+)
+
+// An Edit is what a root is to say of sessions and names in place of what it says.
+type Edit struct {
+	Entries []format.SessionEntry // of all sessions, ascending by number
+	Table   *format.VolumeTable
+}
+
+// PutMetadata stores a metadata blob, unless it is there, and returns its id.
+type PutMetadata func(t format.BlobType, plain []byte) (format.BlobID, error)
+
+// PutMetadata is AddMetadata for an Edit.
+func (w *Writer) PutMetadata(ctx context.Context) PutMetadata {
+	return func(t format.BlobType, plain []byte) (format.BlobID, error) {
+		id, _, err := w.AddMetadata(ctx, t, plain)
+		return id, err
+	}
+}
+
+// NameMetadata stores nothing and says what the blob would be called.
+func (a *Archive) NameMetadata() PutMetadata {
+	h := a.NewHasher()
+	return func(t format.BlobType, plain []byte) (format.BlobID, error) { return h.ID(t, plain), nil }
+}
+
+// Apply puts the blobs of the edit and returns a root that names them. Nothing
+// is valid before that root is committed.
+func (e *Edit) Apply(root *format.Root, put PutMetadata) (*format.Root, error) {
+	next := *root
+	var err error
+	if next.SessionTop, err = addList(put, e.Entries, next.NextSeq); err != nil {
+		return nil, err
+	}
+	next.Sessions = uint32(len(e.Entries))
+	if len(e.Table.Volumes)+len(e.Table.Qubes) == 0 {
+		next.VolumeTable = format.BlobID{}
+		return &next, nil
+	}
+	next.VolumeTable, err = put(format.BlobVolumeTable, e.Table.Append(nil))
+	return &next, err
+}
+
+// addList stores a session list of entries in ascending order and returns its
+// top: zero if there are none.
+func addList(put PutMetadata, entries []format.SessionEntry, nextSeq uint64) (format.BlobID, error) {
+	b := tree.NewBuilder(nextSeq/format.Fanout+1, func(plain []byte) (format.BlobID, error) {
+		return put(format.BlobNode, plain)
+	})
+	for len(entries) > 0 {
+		at, n := entries[0].Seq/format.Fanout, 1
+		for n < len(entries) && entries[n].Seq/format.Fanout == at {
+			n++
+		}
+		leaf := format.SessionLeaf{Entries: entries[:n]}
+		id, err := put(format.BlobSessionLeaf, leaf.Append(nil))
+		if err == nil {
+			err = b.Add(at, id)
+		}
+		if err != nil {
+			return format.BlobID{}, err
+		}
+		entries = entries[n:]
+	}
+	return b.Finish()
+}
+
+// CommitEdit makes an edit part of the archive: next is what Apply returned.
+func (w *Writer) CommitEdit(ctx context.Context, next *format.Root) error {
+	return w.commit(ctx, next, nil)
+}
+
+// LoadFreshIndex is LoadIndex from the objects in the store alone: each is
+// fetched, and its seal checked, whatever the cache has. What is deleted is
+// decided by no other index. Called again, it does nothing.
+func (a *Archive) LoadFreshIndex(ctx context.Context) error {
+	if a.freshIndex {
+		return nil
+	}
+	t, err := index.OpenFresh(ctx, a.indexCache(), a.keys.Archive, a.root.Index, a.fetchIndex)
+	if errors.Is(err, index.ErrBadObject) {
+		err = &DamageError{Object: "index", Reason: err}
+	}
+	if err != nil {
+		return fmt.Errorf("load the index: %w", err)
+	}
+	if a.index != nil {
+		a.index.Close()
+	}
+	a.index, a.freshIndex = t, true
+	return nil
+}
+
+// Places calls f for every place that the index gives to a blob, ascending by
+// blob id. counts is false for places that a newer one has replaced.
+func (a *Archive) Places(ctx context.Context, f func(e index.Entry, counts bool) error) error {
+	return a.index.EachPlace(ctx, f)
+}
+
+// Packs lists the packs in the store, in order of their ids, with their sizes in bytes.
+func (a *Archive) Packs(ctx context.Context, f func(id format.ObjectID, size int64) error) error {
+	return a.eachPack(ctx, f)
+}
+
+// Holds reports whether a pack is this run's: begun by it, or adopted from a
+// backup that was interrupted. What it holds is wanted, though no session
+// names it yet.
+func (w *Writer) Holds(id format.ObjectID) bool { return w.own[id] || w.adopted[id] }
+
+// A Moved is a blob to be taken over into a new pack.
+type Moved struct {
+	Type format.BlobType
+	ID   format.BlobID
+	From format.Location
+}
+
+// Compose has the store make new packs of blobs that it has, in that order,
+// and tells of each where it will be once a root says so. done gets the blobs
+// of one new pack after the other, when that is durable.
+func (w *Writer) Compose(ctx context.Context, kind format.PackKind, blobs func(yield func(Moved) error) error, done func([]Moved, []format.Location) error) error {
+	var c *pack.Composition
+	var moved []Moved
+	var places []format.Location
+	finish := func() error {
+		name, size, list := c.Finish()
+		if err := w.a.conn.Compose(ctx, name, size, list); err != nil {
+			return fmt.Errorf("compose %s: %w", name, err)
+		}
+		w.own[c.ID()] = true
+		w.composed = append(w.composed, newPack{c.ID(), size})
+		w.stored += size
+		err := done(moved, places)
+		c, moved, places = nil, nil, nil
+		return err
+	}
+	err := blobs(func(m Moved) error {
+		if c == nil {
+			c = pack.NewComposition(w.a.keys, kind, w.a.root.Generation)
+		}
+		moved, places = append(moved, m), append(places, c.Add(m.Type, m.ID, m.From))
+		if c.Full() {
+			return finish()
+		}
+		return nil
+	})
+	if err == nil && c != nil {
+		err = finish()
+	}
+	return err
+}
+
+// Decompose deletes what Compose made. It needs the exclusive lock.
+func (w *Writer) Decompose(ctx context.Context) error {
+	var ids []format.ObjectID
+	for _, p := range w.composed {
+		ids = append(ids, p.id)
+		delete(w.own, p.id)
+		w.stored -= p.size
+	}
+	w.composed = nil
+	return w.a.DeletePacks(ctx, ids)
+}
+
+// RewriteIndex makes everything that was added durable and writes the index
+// anew, as change says, for a root that is not there yet.
+func (w *Writer) RewriteIndex(ctx context.Context, change func(e index.Entry) (to index.Entry, keep bool, err error)) error {
+	if err := w.flush(ctx); err != nil {
+		return err
+	}
+	refs, err := w.a.index.Rewrite(ctx, change, func(_ uint8, body []byte) (format.ObjectID, uint32, error) {
+		return w.putIndex(ctx, body)
+	})
+	if err != nil {
+		return fmt.Errorf("store the index: %w", err)
+	}
+	w.rewritten = refs
+	return nil
+}
+
+// CommitRewrite swaps in the root next, which Apply returned, with the index
+// that RewriteIndex wrote. From then on nobody needs what that left out; stored
+// is how many bytes the packs that are left have.
+func (w *Writer) CommitRewrite(ctx context.Context, next *format.Root, stored int64) error {
+	next.Index, next.Stored = w.rewritten, stored
+	next.PrunedAt = max(w.a.root.Generation, w.a.highest) + 1 // that of the root it becomes
+	if err := w.a.commitRoot(ctx, next, w.branch); err != nil {
+		return err
+	}
+	w.stored, w.packs, w.index = 0, nil, nil
+	return w.a.opts.State.MarkClean(w.a.keys.Archive, w.a.dest.String())
+}
+
+// Stored is how many bytes this run's packs have, and those it adopted.
+func (w *Writer) Stored() int64 { return w.stored }
+
+// Discard deletes what this run has put into the store, before a root that
+// names it was swapped in, or tried to be. It needs the exclusive lock.
+func (w *Writer) Discard(ctx context.Context) error {
+	var names []string
+	for id := range w.own {
+		names = append(names, protocol.PackName(id))
+	}
+	for _, x := range w.index {
+		names = append(names, x.name)
+	}
+	return w.a.conn.Delete(ctx, names)
+}
+
+// DeletePacks deletes packs. It needs the exclusive lock.
+func (a *Archive) DeletePacks(ctx context.Context, ids []format.ObjectID) error {
+	names := make([]string, len(ids))
+	for i, id := range ids {
+		names[i] = protocol.PackName(id)
+	}
+	if err := a.conn.Delete(ctx, names); err != nil {
+		return fmt.Errorf("delete packs: %w", err)
+	}
+	return nil
+}
+
+// BlobsEnd is where the last blob of a pack of size bytes ends.
+func (a *Archive) BlobsEnd(ctx context.Context, id format.ObjectID, size int64) (int64, error) {
+	toc, err := a.ReadTOC(ctx, id, size)
+	if err != nil {
+		return 0, err
+	}
+	return size - format.TrailerSize - int64(format.SealedTOCSize(len(toc.Blobs))), nil
+}
+
+// Exclusively makes the lock that is held exclusive, trying again as Open does.
+func (a *Archive) Exclusively(ctx context.Context) error {
+	was := a.opts.Lock
+	a.opts.Lock = protocol.LockExclusive
+	err := a.lock(ctx)
+	if err != nil {
+		a.opts.Lock = was
+	}
+	return err
+}
+
+// Limited reports why nothing can be removed from the store, or nil.
+func (a *Archive) Limited() error {
+	switch info := a.conn.Info(); {
+	case info.ReadOnly:
+		return fmt.Errorf("%s: %w", a.dest, store.ErrReadOnly)
+	case info.AppendOnly:
+		return fmt.Errorf("%s: %w", a.dest, ErrAppendOnly)
+	}
+	return nil
+}
+
+// Scratch is a directory for what may be lost at any time; it is there once an
+// index was loaded.
+func (a *Archive) Scratch() string { return a.indexCache() }
+
+// Adoptable reports whether a writer would adopt a pack of size bytes that no
+// index names: a backup from this host was interrupted, and may have left it.
+func (a *Archive) Adoptable(ctx context.Context, id format.ObjectID, size int64) (bool, error) {
+	unclean, _, err := a.opts.State.Unclean(a.keys.Archive, a.dest.String())
+	if err != nil || !unclean {
+		return false, err
+	}
+	toc, err := a.ReadTOC(ctx, id, size)
+	if err != nil && !isDamage(err) {
+		return false, err
+	}
+	return err == nil && toc.Generation >= a.root.PrunedAt, nil
+}
+
+// Freeing runs what takes objects, or parts of them, away that the root no
+// longer needs. Dying in it is remembered, for Unfreed. A failure is no harm to
+// any session.
+func (a *Archive) Freeing(free func() error) error {
+	if err := a.opts.State.MarkFreeing(a.keys.Archive, a.dest.String()); err != nil {
+		return err
+	}
+	if err := free(); err != nil {
+		return err
+	}
+	return a.opts.State.MarkFreed(a.keys.Archive, a.dest.String())
+}
+
+// Unfreed reports whether packs may have stretches that nobody needs and that
+// are still to be punched: a prune died at it, or another host may have.
+func (a *Archive) Unfreed() (bool, error) {
+	freeing, err := a.opts.State.Freeing(a.keys.Archive, a.dest.String())
+	return freeing || a.fresh, err
+}

@@ -1,0 +1,194 @@
+// Package prune takes volumes out of sessions, and gives the store the room
+// back that nobody needs any more.
+//
+// It owns the way from a choice to free room: the new session list, the marks
+// on everything that a session still needs, what becomes of each pack, and the
+// order of the steps. It promises that a crash at any moment leaves all
+// sessions that were to be kept whole, and either all of the others or none;
+// that no chunk passes through this process; that what is freed was decided by
+// an index whose seals were checked in this run, and by trees of which every
+// node was authenticated; and that a dry run says what a run would do. Memory
+// is some 100 bytes a pack, some 40 a distinct tree node, and what bigsort
+// takes. It never decides which sessions go.
+//
+// # Steps
+//
+// Each is durable before the next:
+//
+//  1. packs with the new session list and volume table
+//  2. packs that the store composes of what is left of others
+//  3. index objects that name what is needed, and nothing else
+//  4. a note on this host that room is being freed
+//  5. the root, with the generation of this prune: from here on the sessions
+//     are gone, and no backup adopts what is older
+//  6. packs and index objects that the root doesn't name are deleted, and dead
+//     stretches of the others punched
+//  7. the note is taken back
+//
+// A crash before 5 leaves the old archive, and objects that the next prune
+// deletes. A crash after it leaves the new one, and room that the next prune
+// frees: because of the note it punches every pack anew.
+package prune
+
+import (
+	"context"
+	"fmt"
+
+	"pinion/dom0/internal/archive"
+	"pinion/dom0/internal/bigsort"
+	"pinion/dom0/internal/format"
+)
+
+// Options say how to prune.
+type Options struct {
+	DryRun bool
+	Phase  func(text string)
+	Warn   func(text string)
+
+	noCompose, noPunch bool // for tests: as if the store couldn't
+}
+
+// A Result says what was freed, or would be.
+type Result struct {
+	Sessions int // that are left
+	Changed  int // sessions that lost some of their volumes
+	Removed  int // sessions that are gone
+
+	Freed    int64 // bytes on the store's disk, in whole blocks of 4 KiB
+	Deleted  int   // packs
+	Punched  int   // packs with stretches that were given back
+	Composed int   // packs that were put together into others, and deleted
+	Made     int   // packs that were composed
+	Held     int64 // bytes of packs that an interrupted backup left, and that the next one uses
+}
+
+// A run is one prune.
+type run struct {
+	a      *archive.Archive
+	o      Options
+	w      *archive.Writer // nil: a dry run
+	res    *Result
+	marks  *bigsort.Sorter[mark]
+	places *bigsort.Sorter[place]
+	moved  *bigsort.Sorter[move]
+	packs  map[format.ObjectID]*packState
+	again  bool // a prune died while it freed room: what was to be punched is not known
+
+	noCompose bool // the store turned out to have no room for it
+}
+
+// Run prunes: cuts says what goes, and of the sessions that l lists everything
+// else is kept. The archive's index is loaded anew. Without a dry run it needs
+// the exclusive lock, and a store that takes things away.
+func Run(ctx context.Context, a *archive.Archive, c *Content, cuts Cuts, o Options) (*Result, error) {
+	r := &run{a: a, o: o, res: &Result{}, packs: map[format.ObjectID]*packState{}}
+	if err := r.load(ctx); err != nil {
+		return nil, err
+	}
+	defer r.close()
+	put := a.NameMetadata()
+	if !o.DryRun {
+		var err error
+		if r.w, err = a.NewWriter(ctx, a.Root().Params.Compression, false); err != nil {
+			return nil, err
+		}
+		put = r.w.PutMetadata(ctx)
+	}
+	next, err := r.prepare(ctx, c, cuts, put)
+	if err == nil && r.w != nil {
+		err = r.commit(ctx, next)
+	}
+	return r.res, err
+}
+
+// load reads the index from the store and opens the sorters beside it.
+func (r *run) load(ctx context.Context) (err error) {
+	r.o.Phase("reading the index")
+	if err := r.a.LoadFreshIndex(ctx); err != nil {
+		return err
+	}
+	if r.again, err = r.a.Unfreed(); err != nil {
+		return err
+	}
+	dir := r.a.Scratch()
+	r.marks, r.places, r.moved = bigsort.New(dir, marks), bigsort.New(dir, places), bigsort.New(dir, moves)
+	return nil
+}
+
+func (r *run) close() {
+	r.marks.Close()
+	r.places.Close()
+	r.moved.Close()
+}
+
+// prepare does everything that changes nothing yet: steps 1 to 3, of which a
+// dry run only finds out what they would be.
+func (r *run) prepare(ctx context.Context, c *Content, cuts Cuts, put archive.PutMetadata) (next *format.Root, err error) {
+	defer func() {
+		if err != nil && r.w != nil {
+			// On a full disk, garbage is what keeps the next try from working.
+			// If it can't be removed now, the next one that gets so far does.
+			_ = r.w.Discard(context.WithoutCancel(ctx))
+		}
+	}()
+	r.o.Phase("reading trees")
+	marking := func(t format.BlobType, plain []byte) (format.BlobID, error) {
+		id, err := put(t, plain)
+		if err == nil {
+			// It may have been there, and dead until now.
+			err = r.mark(id)
+		}
+		return id, err
+	}
+	edit, kept, err := c.edit(cuts, marking, r.res)
+	if err != nil {
+		return nil, err
+	}
+	if next, err = edit.Apply(r.a.Root(), marking); err != nil {
+		return nil, err
+	}
+	if err := r.markSessions(ctx, edit.Entries, kept); err != nil {
+		return nil, err
+	}
+	r.o.Phase("comparing with the index")
+	if err := r.count(ctx); err != nil {
+		return nil, err
+	}
+	if err := r.place(ctx); err != nil {
+		return nil, err
+	}
+	if err := r.decide(ctx); err != nil {
+		return nil, err
+	}
+	if r.w == nil {
+		return next, nil
+	}
+	if err := r.compose(ctx); err != nil {
+		return nil, err
+	}
+	return next, r.rewrite(ctx)
+}
+
+// commit swaps the root in and frees what it doesn't name.
+func (r *run) commit(ctx context.Context, next *format.Root) error {
+	return r.a.Freeing(func() error {
+		if err := r.w.CommitRewrite(ctx, next, r.stored(next.Stored)); err != nil {
+			return err
+		}
+		r.o.Phase("freeing room")
+		if err := r.free(ctx); err != nil {
+			return fmt.Errorf("the sessions are gone, but not all of their room is free yet: %w", err)
+		}
+		return nil
+	})
+}
+
+// stored is how many bytes the packs have after the prune, if they had that
+// many before it.
+func (r *run) stored(before int64) int64 {
+	n := before + r.w.Stored()
+	for _, p := range r.packs {
+		n -= p.gone
+	}
+	return max(n, 0)
+}
