@@ -22,7 +22,7 @@ const maxKeep = 9999
 func (k *keepCount) UnmarshalFlag(word string) error {
 	n, err := strconv.ParseUint(word, 10, 32)
 	if err != nil || n > maxKeep {
-		return flagError("%q: accepted is a whole number from 0 to %d", word, maxKeep)
+		return flagError("how many are kept is a whole number from 0 to %d, not %q", maxKeep, word)
 	}
 	*k = keepCount(n)
 	return nil

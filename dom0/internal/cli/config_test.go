@@ -75,7 +75,7 @@ func TestWrongConfiguration(t *testing.T) {
 		"[defaults]\nyes=true":                        ":2: yes can't be set here",
 		"[defaults]\nrepair=true":                     ":2: repair can't be set here",
 		"[archive a]\ndest=file:/a\nautoprune=x":      ":3: autoprune: accepted are off, when-low and always",
-		"[archive a]\ndest=file:/a\nkeep-daily=some":  ":3: keep-daily: \"some\": accepted is a whole number",
+		"[archive a]\ndest=file:/a\nkeep-daily=some":  ":3: keep-daily: how many are kept is a whole number",
 		"[archive a]\ndest=file:/a\nkeep-within=x\n":  ":3: ",
 		"[archive a]\nkeep-tag=a,,b\ndest=file:/a":    ":2: ",
 		"[archive a]\nautoprune=always\ndest=file:/a": ":3: [archive a] has autoprune = always and no keep-",

@@ -25,6 +25,7 @@ type backupJSON struct {
 	SentBytes  int64              `json:"sent_bytes"`
 	KDFSeconds float64            `json:"kdf_seconds"`
 	LimitedBy  string             `json:"limited_by"` // source, cores or store
+	Pruned     *pruneJSON         `json:"pruned"`     // null: it didn't come to that
 }
 
 // dryRunJSON is the document of "pinion backup --dry-run --json".
@@ -77,6 +78,8 @@ type backingUp struct {
 	// qubes are those whose settings are saved, in order; saving says of each what is.
 	qubes  []backup.Qube
 	saving map[string]*savedQube
+	// pruned is what autoprune did.
+	pruned *pruneJSON
 	// hint is what to do about sources that were left out.
 	hint string
 }
@@ -111,6 +114,9 @@ func runBackup(ctx context.Context, env *Env, o *backupCommand) error {
 	if o.DryRun {
 		return b.dryRun(ctx, a, options)
 	}
+	if err := b.autopruneBefore(ctx, a); err != nil {
+		return err
+	}
 	res, err := backup.Run(ctx, a, b.sources, options)
 	if err == nil {
 		m.done()
@@ -130,7 +136,7 @@ func runBackup(ctx context.Context, env *Env, o *backupCommand) error {
 		return err
 	}
 	b.stamp(ctx, res)
-	return b.report(a, res)
+	return b.report(ctx, a, res)
 }
 
 // find finds the sources; those that are none are left out.
@@ -261,7 +267,7 @@ func dryDocument(v *backup.Volume) dryVolumeJSON {
 }
 
 // report says what a session holds, and ends with Partial if a source is not in it.
-func (b *backingUp) report(a *archive.Archive, res *backup.Result) error {
+func (b *backingUp) report(ctx context.Context, a *archive.Archive, res *backup.Result) error {
 	s := res.Session
 	doc := backupJSON{
 		Session: &sessionIDJSON{s.ID.String(), s.Seq, jsonTime(s.Time)},
@@ -286,10 +292,15 @@ func (b *backingUp) report(a *archive.Archive, res *backup.Result) error {
 		b.env.UI.Table([]string{"VOLUME", "SIZE", "MODE", "READ", "NEW CHUNKS", "STORED"}, rows)
 	}
 	b.env.UI.Detail("%s", res.Limit)
+	failed := unpruned(b.autopruneAfter(ctx, a))
+	doc.Pruned = b.pruned
 	if err := b.env.UI.Result(doc); err != nil {
 		return err
 	}
-	return b.partly(len(res.Volumes) + len(without))
+	if err := b.partly(len(res.Volumes) + len(without)); err != nil {
+		return err
+	}
+	return failed
 }
 
 // dryRun says what a backup would do.

@@ -136,18 +136,27 @@ func (p *pruning) choose(o *pruneCommand, rules *retention.Rules) (err error) {
 	return nil
 }
 
-// run removes what was chosen, or shows what would go.
-func (p *pruning) run(ctx context.Context) error {
-	limited := p.a.Limited()
-	res, err := prune.Run(ctx, p.a, &prune.Content{Entries: p.c.entries, Sessions: p.c.sessions, Table: p.c.listed}, p.cuts, prune.Options{
-		DryRun: p.dryRun || limited != nil,
+// prune removes what was chosen, or finds out what that would be.
+func (p *pruning) prune(ctx context.Context, dryRun bool) (*prune.Result, error) {
+	content := &prune.Content{Entries: p.c.entries, Sessions: p.c.sessions, Table: p.c.listed}
+	res, err := prune.Run(ctx, p.a, content, p.cuts, prune.Options{
+		DryRun: dryRun,
 		Phase:  func(text string) { p.m.begin(text, 0) },
 		Warn:   func(text string) { p.env.UI.Warn("%s", text) },
 	})
+	if err == nil {
+		p.m.done()
+	}
+	return res, err
+}
+
+// run removes what was chosen, or shows what would go.
+func (p *pruning) run(ctx context.Context) error {
+	limited := p.a.Limited()
+	res, err := p.prune(ctx, p.dryRun || limited != nil)
 	if err != nil {
 		return err
 	}
-	p.m.done()
 	doc := p.document(res)
 	p.print(doc, res, limited != nil)
 	if err := p.env.UI.Result(doc); err != nil {
@@ -210,24 +219,29 @@ func (p *pruning) print(doc pruneJSON, res *prune.Result, only bool) {
 	if len(rows) > 0 {
 		e.UI.Table([]string{"SESSION", "TIME", "", "NAME", "WHY"}, rows)
 	}
-	would, back := "Removed", "came back"
-	if p.dryRun || only {
-		would, back = "Would remove", "would come back"
-	}
-	switch {
-	case res.Removed+res.Changed == 0:
-		e.UI.Printf("Nothing to remove of %s.", count(res.Sessions, "session"))
-	case res.Changed == 0:
-		e.UI.Printf("%s %s of %d.", would, count(res.Removed, "session"), res.Sessions+res.Removed)
-	default:
-		e.UI.Printf("%s %s of %d, and parts of %d.", would, count(res.Removed, "session"), res.Sessions+res.Removed, res.Changed)
-	}
-	if res.Freed > 0 {
-		e.UI.Printf("%s of room %s.", ui.Bytes(res.Freed), back)
-	}
+	e.UI.Printf("%s", p.summary(res, p.dryRun || only))
 	if res.Held > 0 {
 		e.UI.Notice("%s are kept that an interrupted backup has sent: the next backup uses them, or else the prune after it removes them", ui.Bytes(res.Held))
 	}
+}
+
+// summary says in a line what went, or would go.
+func (p *pruning) summary(res *prune.Result, only bool) string {
+	verb, back := "removed", "came back"
+	if only {
+		verb, back = "would be removed", "would come back"
+	}
+	text := "no session is removed"
+	all := res.Sessions + res.Removed
+	switch {
+	case res.Removed > 0 && res.Changed > 0:
+		text = fmt.Sprintf("%d of %s %s, and parts of %d", res.Removed, count(all, "session"), verb, res.Changed)
+	case res.Removed > 0:
+		text = fmt.Sprintf("%d of %s %s", res.Removed, count(all, "session"), verb)
+	case res.Changed > 0:
+		text = fmt.Sprintf("parts of %d of %s %s", res.Changed, count(all, "session"), verb)
+	}
+	return fmt.Sprintf("%s; %s of room %s.", text, ui.Bytes(max(res.Freed, 0)), back)
 }
 
 // rows are the lines of a session: one for all that goes for one reason.

@@ -103,7 +103,6 @@ func (r *run) leave(ctx context.Context) error {
 
 // rewrite writes the index of what is needed, each blob at its new place.
 func (r *run) rewrite(ctx context.Context) error {
-	r.o.Phase("writing the index")
 	needed, err := r.needed()
 	if err != nil {
 		return err

@@ -103,7 +103,7 @@ func Run(ctx context.Context, a *archive.Archive, c *Content, cuts Cuts, o Optio
 
 // load reads the index from the store and opens the sorters beside it.
 func (r *run) load(ctx context.Context) (err error) {
-	r.o.Phase("reading the index")
+	r.o.Phase("finding out what is needed")
 	if err := r.a.LoadFreshIndex(ctx); err != nil {
 		return err
 	}
@@ -131,7 +131,6 @@ func (r *run) prepare(ctx context.Context, c *Content, cuts Cuts, put archive.Pu
 			_ = r.w.Discard(context.WithoutCancel(ctx))
 		}
 	}()
-	r.o.Phase("reading trees")
 	marking := func(t format.BlobType, plain []byte) (format.BlobID, error) {
 		id, err := put(t, plain)
 		if err == nil {
@@ -150,7 +149,6 @@ func (r *run) prepare(ctx context.Context, c *Content, cuts Cuts, put archive.Pu
 	if err := r.markSessions(ctx, edit.Entries, kept); err != nil {
 		return nil, err
 	}
-	r.o.Phase("comparing with the index")
 	if err := r.count(ctx); err != nil {
 		return nil, err
 	}
