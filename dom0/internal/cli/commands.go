@@ -93,7 +93,7 @@ type backupCommand struct {
 }
 
 func (o *backupCommand) validate(check) (err error) {
-	if o.tags, err = parseTags(o.Tags); err != nil {
+	if o.tags, err = parseTags("--tag", o.Tags); err != nil {
 		return err
 	}
 	if o.DryRun && len(o.Tags) > 0 {

@@ -139,21 +139,21 @@ func (r *reserve) UnmarshalFlag(word string) error {
 	return nil
 }
 
-// parseTags reads what was given with --tag: NAME or NAME,TEXT.
-func parseTags(words []string) ([]format.Tag, error) {
+// parseTags reads tags as they are given to an option or command: NAME or NAME,TEXT, with or without a ^ in front.
+func parseTags(where string, words []string) ([]format.Tag, error) {
 	if len(words) > format.MaxTags {
-		return nil, exit.Usagef("--tag: a session has at most %d tags, not %d", format.MaxTags, len(words))
+		return nil, exit.Usagef("%s: a session has at most %d tags, not %d", where, format.MaxTags, len(words))
 	}
 	var tags []format.Tag
 	for _, word := range words {
-		name, text, _ := strings.Cut(word, ",")
+		name, text, _ := strings.Cut(strings.TrimPrefix(word, "^"), ",")
 		t := format.Tag{Name: name, Text: text}
 		if err := format.CheckTag(t); err != nil {
-			return nil, exit.Usagef("--tag: %w", err)
+			return nil, exit.Usagef("%s: %w", where, err)
 		}
 		for _, other := range tags {
 			if other.Name == name {
-				return nil, exit.Usagef("--tag: the tag %q is given twice", name)
+				return nil, exit.Usagef("%s: the tag %q is given twice", where, name)
 			}
 		}
 		tags = append(tags, t)

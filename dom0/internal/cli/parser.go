@@ -72,6 +72,11 @@ func newTree() (*tree, error) {
 			"what one of them keeps, stays, and so does the newest session of each volume. Without rules here, those of the archive's section of the configuration count. " +
 			"Never asks; --dry-run shows what would go.", &pruneCommand{}},
 		{"delete", "Remove qubes and volumes", "Removes all that an archive has of qubes or volumes, the newest included.", &deleteCommand{}},
+		{"rename", "Give a qube or volume another name", "Changes what a qube or volume is called in the archive, in all its sessions. What it was backed up from stays as it is. " +
+			"After a source got another name, this keeps its sessions together.", &renameCommand{}},
+		{"tag", "Mark sessions", "Adds tags to sessions or removes them.", nil},
+		{"tag add", "Add tags to a session", "Adds tags to a session, which has at most 5. Prune can keep what has a tag.", &tagAddCommand{}},
+		{"tag remove", "Remove tags from a session", "Removes tags from a session.", &tagRemoveCommand{}},
 		{"monitor", "Keep base snapshots young", "Replaces the base snapshots of volumes with new ones and notes what changed in between, so that old ones hold no room. " +
 			"It reads no volume and needs no archive.", &monitorCommand{}},
 		{"status", "Show what is tracked", "Shows, for each volume that was backed up from here, the last session, what changed since, and the room that its base snapshot holds. " +
