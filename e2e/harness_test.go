@@ -60,7 +60,12 @@ type build struct {
 	static bool
 	// timeout, if set, is how long pinion waits for a sign of life.
 	timeout time.Duration
+	// clock: the time is what PINION_TEST_NOW says.
+	clock bool
 }
+
+// clockEnv has the time at which a run of programs with build.clock begins.
+const clockEnv = "PINION_TEST_NOW"
 
 // builds is what was built so far.
 var builds struct {
@@ -80,7 +85,7 @@ func programs(t testing.TB, b build) string {
 	if dir := builds.done[b]; dir != "" {
 		return dir
 	}
-	dir := filepath.Join(builds.dir, fmt.Sprintf("bin-%v-%v", b.static, b.timeout))
+	dir := filepath.Join(builds.dir, fmt.Sprintf("bin-%v-%v-%v", b.static, b.timeout, b.clock))
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -88,8 +93,15 @@ func programs(t testing.TB, b build) string {
 	if !b.static {
 		args = append(args, "-race")
 	}
+	var set []string
 	if b.timeout > 0 {
-		args = append(args, "-ldflags", "-X pinion/dom0/internal/store.testTimeout="+b.timeout.String())
+		set = append(set, "-X pinion/dom0/internal/store.testTimeout="+b.timeout.String())
+	}
+	if b.clock {
+		set = append(set, "-X pinion/dom0/internal/cli.testClock="+clockEnv)
+	}
+	if len(set) > 0 {
+		args = append(args, "-ldflags", strings.Join(set, " "))
 	}
 	cmd := exec.Command("go", append(args, "./dom0/cmd/pinion", "./destvm/cmd/pinion-store")...)
 	cmd.Dir = ".."

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"time"
 
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/backup"
@@ -114,6 +115,7 @@ func runBackup(ctx context.Context, env *Env, o *backupCommand) error {
 	if o.DryRun {
 		return b.dryRun(ctx, a, options)
 	}
+	env.noticeClock(a)
 	if err := b.autopruneBefore(ctx, a); err != nil {
 		return err
 	}
@@ -137,6 +139,15 @@ func runBackup(ctx context.Context, env *Env, o *backupCommand) error {
 	}
 	b.stamp(ctx, res)
 	return b.report(ctx, a, res)
+}
+
+// noticeClock says that the clock stands before the last write to the archive: it, or the one of the host that wrote, is
+// wrong. Nothing depends on it; the order of sessions is that of their numbers.
+func (e *Env) noticeClock(a *archive.Archive) {
+	if now, written := e.Now(), time.Unix(0, a.Root().Written); now.Before(written) {
+		e.UI.Notice("the clock went back: it is %s, and the archive was last written %s; the order of sessions is that of their numbers",
+			e.showTime(now.UnixNano()), e.showTime(written.UnixNano()))
+	}
 }
 
 // find finds the sources; those that are none are left out.
