@@ -21,12 +21,32 @@ type snapshot string
 func (w *world) save() snapshot {
 	w.t.Helper()
 	to := w.t.TempDir()
-	w.copyTo(to)
+	w.copyTo(to, true)
+	return snapshot(to)
+}
+
+// saveApart is save with copies of the objects, for what changes them: a prune
+// punches holes.
+func (w *world) saveApart() snapshot {
+	w.t.Helper()
+	to := w.t.TempDir()
+	w.copyTo(to, false)
 	return snapshot(to)
 }
 
 // rewind makes the world what it was when a snapshot was taken.
 func (w *world) rewind(s snapshot) {
+	w.t.Helper()
+	w.rewindTo(s, true)
+}
+
+// rewindApart is rewind to what saveApart saved.
+func (w *world) rewindApart(s snapshot) {
+	w.t.Helper()
+	w.rewindTo(s, false)
+}
+
+func (w *world) rewindTo(s snapshot, link bool) {
 	w.t.Helper()
 	for _, dir := range []string{w.store, w.state, w.cache} {
 		if err := os.RemoveAll(dir); err != nil {
@@ -35,12 +55,12 @@ func (w *world) rewind(s snapshot) {
 	}
 	from := *w
 	from.store, from.state, from.cache = string(s)+"/store", string(s)+"/state", string(s)+"/cache"
-	from.copyTo(w.dir)
+	from.copyTo(w.dir, link)
 }
 
-func (w *world) copyTo(dir string) {
+func (w *world) copyTo(dir string, link bool) {
 	w.t.Helper()
-	cloneTree(w.t, w.store, dir+"/store", true)
+	cloneTree(w.t, w.store, dir+"/store", link)
 	cloneTree(w.t, w.state, dir+"/state", false)
 	cloneTree(w.t, w.cache, dir+"/cache", false)
 }

@@ -1,7 +1,10 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -307,4 +310,22 @@ func onDisk(t testing.TB, path string) int64 {
 		t.Fatal(err)
 	}
 	return blocks * size
+}
+
+// markUnclean makes the next backup look for packs that an interrupted one left.
+func markUnclean(t testing.TB, w *world) {
+	t.Helper()
+	for _, path := range under(t, filepath.Join(w.state, "destinations")) {
+		pin := readFile(t, path)
+		var doc struct{ Archive string }
+		if err := json.Unmarshal(pin, &doc); err != nil {
+			t.Fatal(err)
+		}
+		name := strings.TrimSuffix(filepath.Base(path), ".json")
+		dir := filepath.Join(w.state, "archives", doc.Archive, "unclean")
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		writeFile(t, filepath.Join(dir, name), []byte("unclean\n"))
+	}
 }

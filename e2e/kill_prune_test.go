@@ -1,0 +1,201 @@
+package e2e
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"pinion/protocol"
+)
+
+// changeTypes are the requests that change a store.
+var changeTypes = []protocol.Type{protocol.TypePut, protocol.TypeSwap, protocol.TypeCompose, protocol.TypeDelete, protocol.TypePunch}
+
+// pruneSessions is how many sessions a pruneWorld has: enough small packs for
+// them to be composed.
+const pruneSessions = 18
+
+// without are the sessions of a pruneWorld but for some.
+func without(gone ...uint64) (seqs []uint64) {
+	for seq := uint64(1); seq <= pruneSessions; seq++ {
+		if !slices.Contains(gone, seq) {
+			seqs = append(seqs, seq)
+		}
+	}
+	return seqs
+}
+
+// pruneWorld is an archive of which sessions can go so that packs are deleted,
+// punched, and composed.
+func pruneWorld(t *testing.T) (w *world, like map[uint64]string) {
+	t.Helper()
+	w = newWorldOf(t, build{static: true})
+	w.ok("init", "--chunk-size", "64K")
+	image, other := w.image("v.img", "random:5M:1", "text:256K:2", "hole:1M"), w.image("o.img", "random:512K:9")
+	like = map[uint64]string{}
+	for i := range uint64(pruneSessions) {
+		overwrite(t, image, int64(i)*192<<10, fmt.Sprintf("random:256K:%d", 20+i), fmt.Sprintf("text:128K:%d", 50+i))
+		w.backup("v=file:"+image, "o=file:"+other)
+		like[i+1] = copyFile(t, image, w.path(fmt.Sprintf("v.%d", i+1)))
+	}
+	return w, like
+}
+
+// A killed prune, delete, rename or tag leaves the old sessions or the new
+// ones, every one of them whole, for whatever command comes next; and it can be
+// run again.
+func TestKillRowS01EveryRequestOfAChange(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		args  []string
+		after []uint64 // the sessions when it is done
+		needs []protocol.Type
+		again int // what running it again ends with, if it was done
+	}{
+		{"prune", []string{"prune", "--session", "#1,#2"}, without(1, 2), changeTypes, 1},
+		{"prune-rules", []string{"prune", "--keep-last", "1"}, []uint64{pruneSessions}, nil, 0},
+		{"delete", []string{"delete", "o", "--yes"}, without(), nil, 1},
+		{"rename", []string{"rename", "o", "other"}, without(), nil, 1},
+		{"tag", []string{"tag", "add", "keep", "--session", "#4"}, without(), nil, 0},
+	} {
+		for _, row := range killRows {
+			t.Run(c.name+"/"+row.victim+"-"+row.when, func(t *testing.T) {
+				t.Parallel()
+				w, like := pruneWorld(t)
+				before := w.saveApart()
+				types := allTypes
+				if row.when == "half" {
+					types = []protocol.Type{protocol.TypePut}
+				}
+				proxied := w.proxied(proxyPlan{})
+				log := filepath.Join(t.TempDir(), "log")
+				proxied.planned(proxyPlan{Log: log}).ok(c.args...)
+				for _, need := range c.needs {
+					if count(events(t, log), "ok", need) == 0 {
+						t.Fatalf("an undisturbed %s makes no request of type %v", c.name, need)
+					}
+				}
+				killAtEach(t, "kill-"+row.victim+"-"+row.when, types, func(plan proxyPlan) bool {
+					plan.Log = filepath.Join(t.TempDir(), "log")
+					w.rewindApart(before)
+					r := proxied.planned(plan).run(c.args...)
+					log := events(t, plan.Log)
+					hit := count(log, "fault", 0) > 0
+					if !hit {
+						r.expect(0)
+					}
+					// Nothing but reading yet: what is there is whole.
+					what := fmt.Sprintf("%s at request %d: ", plan.Fault, plan.At)
+					w.ok("verify", "-q", "--all-sessions")
+					seqs := w.seqs()
+					done := slices.Equal(seqs, c.after)
+					if !done && !slices.Equal(seqs, without()) {
+						t.Fatalf("%s%s\nleft the sessions %v", what, r, seqs)
+					}
+					if r.code == 0 && !done {
+						t.Fatalf("%s%s\nand the sessions are %v", what, r, seqs)
+					}
+					// Run again it ends, or says that there is nothing to do.
+					if again := w.run(c.args...); again.code != 0 && again.code != c.again {
+						t.Errorf("%s%s\nrun again", what, again)
+					}
+					if seqs = w.seqs(); !slices.Equal(seqs, c.after) {
+						t.Errorf("%sin the end the sessions are %v", what, seqs)
+					}
+					d := w.backup("v=file:" + w.path("v.img"))
+					if d.Volumes[0].NewChunks != 0 {
+						t.Errorf("%sthe next backup sends %d chunks", what, d.Volumes[0].NewChunks)
+					}
+					w.ok("check", "-q", "--read-data")
+					w.verifies(killedState{"v", "latest", w.path("v.img")})
+					w.verifies(killedState{"v", fmt.Sprintf("#%d", c.after[0]), like[c.after[0]]})
+					return hit && !t.Failed()
+				})
+			})
+		}
+	}
+}
+
+// A prune that was killed between the swap of the root and the end of its
+// deletes frees the rest later; and no backup takes up packs that it was about
+// to free, not even one with holes in it.
+func TestPruneKilledBeforeItFreed(t *testing.T) {
+	for _, kind := range []protocol.Type{protocol.TypeDelete, protocol.TypePunch} {
+		t.Run(fmt.Sprint(kind), func(t *testing.T) {
+			w, _ := pruneWorld(t)
+			undisturbed := w.saveApart()
+			w.prune("--session", "#1,#2")
+			least := w.disk("packs")
+			w.rewindApart(undisturbed)
+			w.proxied(proxyPlan{Fault: "kill-pinion-before", Type: kind, At: 1}).run("prune", "--session", "#1,#2").expect(137)
+			if got := w.seqs(); !slices.Equal(got, without(1, 2)) {
+				t.Fatalf("sessions %v", got)
+			}
+			// Some of what is to be freed was: a hole in a pack that no index names.
+			killed := w.disk("packs")
+			if killed <= least {
+				t.Fatalf("%d bytes are left, and %d after an undisturbed prune", killed, least)
+			}
+			// The next backup looks for packs that were left: here the old ones are.
+			markUnclean(t, w)
+			v := w.image("v.img", "random:5M:1", "text:256K:2", "hole:1M") // as session #1 had most of it
+			d := w.backup("v=file:" + v)
+			w.ok("check", "--read-data")
+			w.restores("v", "latest", v)
+			if d.Volumes[0].Mode != "scan" {
+				t.Errorf("%+v", d)
+			}
+			again := w.prune("--session", fmt.Sprintf("#%d", d.Session.Seq))
+			if rest := w.disk("packs"); rest > least+64<<10 {
+				t.Errorf("%d bytes are left, %d after an undisturbed prune: %+v", rest, least, again)
+			}
+			w.ok("check", "--read-data")
+			w.ok("verify", "--all-sessions")
+		})
+	}
+}
+
+// Every write of a prune meets a full disk: it ends with 15, the sessions are as
+// they were, the garbage is gone, and it works when there is room.
+func TestPruneOnAFullStore(t *testing.T) {
+	w, like := pruneWorld(t)
+	before := w.saveApart()
+	objects := len(w.under("packs/")) + len(w.under("index/"))
+	proxied := w.proxied(proxyPlan{})
+	for _, kind := range []protocol.Type{protocol.TypePut, protocol.TypeSwap, protocol.TypeCompose, protocol.TypeDelete, protocol.TypePunch} {
+		for at := 1; ; at++ {
+			w.rewindApart(before)
+			log := filepath.Join(t.TempDir(), "log")
+			r := proxied.planned(proxyPlan{Fault: "refuse", N: int(protocol.CodeNoSpace), Type: kind, At: at, Log: log}).run("prune", "--session", "#1,#2")
+			if count(events(t, log), "fault", 0) == 0 {
+				if at == 1 {
+					t.Errorf("a prune makes no request of type %v", kind)
+				}
+				break
+			}
+			what := fmt.Sprintf("%v %d: ", kind, at)
+			w.ok("verify", "-q", "--all-sessions")
+			switch kind {
+			case protocol.TypePut, protocol.TypeSwap:
+				r.expect(15).says("make room")
+				if n := len(w.seqs()); n != pruneSessions {
+					t.Errorf("%s%d sessions are left", what, n)
+				}
+				if n := len(w.under("packs/")) + len(w.under("index/")); kind == protocol.TypePut && n != objects {
+					t.Errorf("%s%d objects, there were %d", what, n, objects)
+				}
+			case protocol.TypeCompose:
+				r.expect(0).says("has no room to put packs together")
+			default:
+				r.expect(15).says("not all of their room is free yet")
+			}
+			w.run("prune", "--session", "#1,#2")
+			if got := w.seqs(); !slices.Equal(got, without(1, 2)) {
+				t.Errorf("%ssessions %v", what, got)
+			}
+			w.ok("check", "-q", "--read-data")
+			w.verifies(killedState{"v", "#4", like[4]})
+		}
+	}
+}
