@@ -93,16 +93,16 @@ func used(path string, b []byte) int {
 // one, no object may be short or missing.
 func TestRecoveryRefusesDamage(t *testing.T) {
 	f := newForgery(t)
-	const places = 16
+	const places = 9
 	for path, b := range f.whole {
 		name, n := strings.TrimPrefix(path, f.store+"/"), used(path, b)
 		for i := range places {
 			at := i * (n - 1) / (places - 1)
 			c := bytes.Clone(b)
-			c[at] ^= 1 << (i % 8)
+			c[at] ^= 1 << (i * 5 % 8)
 			f.changed(fmt.Sprintf("a bit of byte %d of %s", at, name), path, c)
 		}
-		for _, short := range []int{0, 7, 8, 30, n / 2, n - 1} {
+		for _, short := range []int{0, 8, n / 2, n - 1} {
 			f.changed("the end of "+name+" missing", path, b[:short])
 		}
 		if !strings.Contains(path, "/packs/") {

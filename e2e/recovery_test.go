@@ -60,6 +60,9 @@ func newRecoverer(w *world) *recoverer {
 func (r *recoverer) run(options []string, args ...string) *result {
 	r.t.Helper()
 	script, err := filepath.Abs(recoverScript)
+	if err == nil {
+		_, err = os.Stat(script) // so that go test knows of it, and runs tests again that it changes
+	}
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -182,7 +185,7 @@ func TestRecoveryOfManySessions(t *testing.T) {
 		copies = append(copies, copyFile(t, image, w.path(fmt.Sprint("image-", i))))
 	}
 	r := newRecoverer(w)
-	for i := 1; i <= sessions; i++ {
+	for _, i := range []int{1, 2, 17, 31, 32, 33, sessions} { // #32 begins the second leaf
 		r.gives("image", i, copies[i])
 	}
 	r.gives("image", 0, image)

@@ -482,3 +482,5 @@ if __name__ == "__main__":
         main()
     except (Refused, OSError) as error:
         sys.exit(f"recover: error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
