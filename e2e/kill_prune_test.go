@@ -42,9 +42,9 @@ func pruneWorld(t *testing.T) (w *world, like map[uint64]string) {
 	return w, like
 }
 
-// A killed prune, delete, rename or tag leaves the old sessions or the new
-// ones, every one of them whole, for whatever command comes next; and it can be
-// run again.
+// A prune, delete, rename or tag that is killed at any request that changes the
+// store leaves the old sessions or the new ones, every one of them whole, for
+// whatever command comes next; and it can be run again.
 func TestKillRowS01EveryRequestOfAChange(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -64,7 +64,7 @@ func TestKillRowS01EveryRequestOfAChange(t *testing.T) {
 				t.Parallel()
 				w, like := pruneWorld(t)
 				before := w.saveApart()
-				types := allTypes
+				types := changeTypes
 				if row.when == "half" {
 					types = []protocol.Type{protocol.TypePut}
 				}
@@ -76,6 +76,7 @@ func TestKillRowS01EveryRequestOfAChange(t *testing.T) {
 						t.Fatalf("an undisturbed %s makes no request of type %v", c.name, need)
 					}
 				}
+				types = slices.DeleteFunc(slices.Clone(types), func(k protocol.Type) bool { return count(events(t, log), "ok", k) == 0 })
 				killAtEach(t, "kill-"+row.victim+"-"+row.when, types, func(plan proxyPlan) bool {
 					plan.Log = filepath.Join(t.TempDir(), "log")
 					w.rewindApart(before)
@@ -108,7 +109,6 @@ func TestKillRowS01EveryRequestOfAChange(t *testing.T) {
 						t.Errorf("%sthe next backup sends %d chunks", what, d.Volumes[0].NewChunks)
 					}
 					w.ok("check", "-q", "--read-data")
-					w.verifies(killedState{"v", "latest", w.path("v.img")})
 					w.verifies(killedState{"v", fmt.Sprintf("#%d", c.after[0]), like[c.after[0]]})
 					return hit && !t.Failed()
 				})
