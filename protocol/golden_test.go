@@ -92,6 +92,8 @@ func vectors() []vector {
 		{"compose", protocol.TypeCompose, 10, protocol.Compose{Name: packA, Size: 1007, ListLen: uint32(len(partList()))}, parser(protocol.ParseCompose)},
 		{"compose-parts", protocol.TypeData, 10, partList(), parser(parseData)},
 		{"usage", protocol.TypeUsage, 11, data{}, parser(parseNothing)},
+		{"note", protocol.TypeNote, 12, protocol.Note{Note: []byte("a sealed note")}, parser(protocol.ParseNote)},
+		{"holder", protocol.TypeHolder, 13, data{}, parser(parseNothing)},
 		{"hello-reply", protocol.TypeHelloReply, 0, protocol.HelloReply{
 			Version: 1, Capabilities: protocol.CanPunch | protocol.CanCompose, Created: true, MaxObject: protocol.MaxObject,
 			MaxOutstanding: protocol.MaxOutstanding, MaxRanges: protocol.MaxRanges, Free: 1 << 30, Total: 1 << 40,
@@ -102,6 +104,8 @@ func vectors() []vector {
 		{"ok-get", protocol.TypeOK, 3, protocol.Total{Bytes: 65546}, parser(protocol.ParseTotal)},
 		{"ok-list", protocol.TypeOK, 5, protocol.ListDone{Count: 1, More: true}, parser(protocol.ParseListDone)},
 		{"ok-usage", protocol.TypeOK, 11, protocol.Usage{Used: 123456, Free: 1 << 30, Total: 1 << 40}, parser(protocol.ParseUsage)},
+		{"ok-holder", protocol.TypeOK, 13, protocol.Holder{Held: protocol.HeldByWriter, Seconds: 90, Note: []byte("a sealed note")}, parser(protocol.ParseHolder)},
+		{"ok-holder-readers", protocol.TypeOK, 13, protocol.Holder{Held: protocol.HeldByReaders}, parser(protocol.ParseHolder)},
 		{"error", protocol.TypeError, 3, protocol.ErrorReply{Code: protocol.CodeNotFound, Text: "no such object"}, parser(protocol.ParseErrorReply)},
 	}
 }
@@ -210,7 +214,7 @@ func TestDocumentation(t *testing.T) {
 	}
 	for _, limit := range []int{
 		protocol.MaxFrame, protocol.MaxPayload, protocol.MaxNoise, protocol.MaxText, protocol.MaxObject, protocol.MaxRoot,
-		protocol.MaxRanges, protocol.MaxDeletes, protocol.MaxListed, protocol.MaxComposeList, protocol.MaxOutstanding, protocol.KeptRoots,
+		protocol.MaxRanges, protocol.MaxDeletes, protocol.MaxListed, protocol.MaxComposeList, protocol.MaxOutstanding, protocol.KeptRoots, protocol.MaxNote,
 	} {
 		if !strings.Contains(string(page), " "+commas(limit)+" ") {
 			t.Errorf("docs/protocol.md does not name the limit %s", commas(limit))

@@ -51,6 +51,10 @@ const (
 	// helper holds it in memory, and may use 64 MiB for everything.
 	MaxComposeList = 4 << 20
 
+	// MaxNote is the longest note that a connection may leave beside its lock:
+	// a sealed word about who it is.
+	MaxNote = 256
+
 	// MaxOutstanding is the most requests that may wait for their replies. A
 	// helper may announce fewer. It bounds the helper's open files and the
 	// memory for requests that wait (64 frames, 4 MiB), and is enough to keep

@@ -46,6 +46,8 @@ const (
 	TypePunch    Type = 0x09 // Punch
 	TypeCompose  Type = 0x0a // Compose, followed by data
 	TypeUsage    Type = 0x0b // no payload
+	TypeNote     Type = 0x0c // Note
+	TypeHolder   Type = 0x0d // no payload
 
 	TypeData Type = 0x40 // bytes of a request's or a reply's body; never empty
 
@@ -81,6 +83,10 @@ func (t Type) String() string {
 		return "compose"
 	case TypeUsage:
 		return "usage"
+	case TypeNote:
+		return "note"
+	case TypeHolder:
+		return "holder"
 	case TypeData:
 		return "data"
 	case TypeHelloReply:
@@ -99,7 +105,7 @@ func (t Type) String() string {
 
 // known says whether t is one of the types above.
 func (t Type) known() bool {
-	return t >= TypeHello && t <= TypeUsage || t == TypeData || t >= TypeHelloReply && t <= TypeError
+	return t >= TypeHello && t <= TypeHolder || t == TypeData || t >= TypeHelloReply && t <= TypeError
 }
 
 // A Code says why a request failed.
@@ -183,4 +189,5 @@ const (
 	CanCompose Capabilities = 1 << 1 // compose works
 	AppendOnly Capabilities = 1 << 2 // delete and punch are refused, every replaced root is kept
 	ReadOnly   Capabilities = 1 << 3 // everything that writes is refused
+	LockNotes  Capabilities = 1 << 4 // note and holder are understood
 )

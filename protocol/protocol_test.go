@@ -88,7 +88,7 @@ func TestHeaderRefused(t *testing.T) {
 	}
 	for name, b := range map[string][]byte{
 		"empty": {}, "short": good[:11], "long": append(bytes.Clone(good), 0),
-		"type 0": change(0, 0), "unknown type": change(0, 0x0c), "type 255": change(0, 255),
+		"type 0": change(0, 0), "unknown type": change(0, 0x0e), "type 255": change(0, 255),
 		"pad 1": change(1, 1), "pad 2": change(2, 1), "pad 3": change(3, 1),
 		"huge": change(8, 0xff), "one more": change(11, good[11]+1),
 	} {
@@ -111,6 +111,13 @@ func TestMessagesRefused(t *testing.T) {
 		"hello, unknown flag":         {parser(protocol.ParseHello), append(protocol.Hello{}.Append(nil)[:36], 2)},
 		"lock of mode 0":              {parser(protocol.ParseLock), []byte{0}},
 		"lock of mode 4":              {parser(protocol.ParseLock), []byte{4}},
+		"note of nothing":             {parser(protocol.ParseNote), protocol.Note{}.Append(nil)},
+		"note too long":               {parser(protocol.ParseNote), protocol.Note{Note: make([]byte, protocol.MaxNote+1)}.Append(nil)},
+		"holder of kind 3":            {parser(protocol.ParseHolder), append([]byte{3}, make([]byte, 10)...)},
+		"holder, note too long":       {parser(protocol.ParseHolder), protocol.Holder{Held: protocol.HeldByWriter, Note: make([]byte, protocol.MaxNote+1)}.Append(nil)},
+		"holder, readers with a note": {parser(protocol.ParseHolder), protocol.Holder{Held: protocol.HeldByReaders, Note: []byte("x")}.Append(nil)},
+		"holder, an age of no note":   {parser(protocol.ParseHolder), protocol.Holder{Held: protocol.HeldByWriter, Seconds: 1}.Append(nil)},
+		"holder with bytes behind":    {parser(protocol.ParseHolder), append(protocol.Holder{}.Append(nil), 0)},
 		"put of a bad name":           {parser(protocol.ParsePut), u64(name("../x"), 1)},
 		"put too large":               {parser(protocol.ParsePut), u64(name(packA), protocol.MaxObject+1)},
 		"put of 2^63":                 {parser(protocol.ParsePut), u64(name(packA), 1<<63)},

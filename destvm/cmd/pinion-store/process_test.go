@@ -149,7 +149,7 @@ func TestReadOnlyOption(t *testing.T) {
 	w := storetest.OpenLocked(t, helper(t, "serve", dir), protocol.LockAppend)
 	w.Put(pack(1), []byte("abc"))
 	c, r := storetest.Open(t, ro, false)
-	if r.Capabilities != protocol.ReadOnly {
+	if r.Capabilities != protocol.ReadOnly|protocol.LockNotes {
 		t.Errorf("capabilities are %b", r.Capabilities)
 	}
 	c.OK(protocol.TypeLock, protocol.Lock{Mode: protocol.LockRead})
@@ -171,7 +171,7 @@ func TestReadOnlyOption(t *testing.T) {
 func TestAppendOnlyOption(t *testing.T) {
 	command := helper(t, "serve", place(t), "--append-only")
 	c, r := storetest.Open(t, command, true)
-	if r.Capabilities != protocol.AppendOnly|protocol.CanCompose {
+	if r.Capabilities != protocol.AppendOnly|protocol.CanCompose|protocol.LockNotes {
 		t.Errorf("capabilities are %b", r.Capabilities)
 	}
 	c.OK(protocol.TypeLock, protocol.Lock{Mode: protocol.LockExclusive})

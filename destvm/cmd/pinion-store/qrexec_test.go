@@ -142,11 +142,11 @@ func TestQrexecPlaces(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(c.home, "disk"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if r := granted(true); r.Capabilities != protocol.AppendOnly|protocol.CanCompose {
+	if r := granted(true); r.Capabilities != protocol.AppendOnly|protocol.CanCompose|protocol.LockNotes {
 		t.Errorf("append-only: %+v", r)
 	}
 	c.configure(t, "[archive laptop]\ndir = ~/disk/laptop\n[defaults]\nread-only = true\n")
-	if r := granted(false); r.Capabilities != protocol.ReadOnly {
+	if r := granted(false); r.Capabilities != protocol.ReadOnly|protocol.LockNotes {
 		t.Errorf("read-only: %+v", r)
 	}
 	c.configure(t, "[archive laptop]\ndir = ~/disk/other\nread-only = true\n")

@@ -178,6 +178,7 @@ func (s *Store) takeOver() error {
 	if err := s.sweep(); err != nil {
 		return err
 	}
+	s.dropNote()
 	info, err := s.write.Stat()
 	if err != nil {
 		return fault(reading, "look at "+lockWrite, err)

@@ -122,7 +122,7 @@ func TestReadOnlyMount(t *testing.T) {
 		}
 		remount()
 		s = open(t, dir, Options{Create: true})
-		if s.Capabilities() != protocol.ReadOnly {
+		if s.Capabilities() != protocol.ReadOnly|protocol.LockNotes {
 			t.Errorf("capabilities are %b", s.Capabilities())
 		}
 		if err := s.Lock(protocol.LockRead); err != nil {

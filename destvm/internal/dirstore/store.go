@@ -1,7 +1,8 @@
 // Package dirstore keeps the objects of one archive in one directory.
 //
 // It owns that directory: the objects under their names, the directory tmp
-// for what is being written, and the two lock files. It promises that nothing
+// for what is being written, the two lock files and the
+// note beside them. It promises that nothing
 // outside is ever opened, read or changed, whatever names or links there are
 // (os.Root confines it, and only regular files count as objects); that an
 // object appears under its name whole and durable or not at all, and is never
@@ -32,6 +33,7 @@ const (
 	dirTemp   = "tmp"
 	lockWrite = "lock.write"
 	lockUse   = "lock.use"
+	lockNote  = "lock.note"
 )
 
 const (
@@ -61,6 +63,7 @@ type Store struct {
 	mode  protocol.LockMode
 	write *os.File            // lock.write, while the append or exclusive lock is held
 	use   *os.File            // lock.use, while any lock is held
+	note  *os.File            // lock.note, from Note on
 	dirs  map[string]bool     // directories that are known to be there durably
 	loose bool                // something was put in place and could not be made durable
 	temps map[string]struct{} // temp files of this Store that exist
@@ -163,7 +166,7 @@ func (s *Store) layOut() error {
 // probe finds out what can be done in the directory without leaving anything
 // in it.
 func (s *Store) probe() protocol.Capabilities {
-	var caps protocol.Capabilities
+	caps := protocol.LockNotes
 	if s.opts.AppendOnly {
 		caps |= protocol.AppendOnly
 	}
@@ -230,6 +233,9 @@ func (s *Store) Close() {
 		s.root.Remove(name)
 	}
 	clear(s.temps)
+	if s.note != nil {
+		s.dropNote() // while nobody else can have left another
+	}
 	if s.write != nil && !s.loose {
 		s.write.Truncate(lockClean) // failing, it only costs the next one time
 	}

@@ -109,6 +109,17 @@ func (r *reader) request(h protocol.Header, untrusted []byte) error {
 			return errors.New("a usage has a payload")
 		}
 		s.reads <- func([]byte) { s.usage(id) }
+	case protocol.TypeHolder:
+		if len(untrusted) != 0 {
+			return errors.New("a holder has a payload")
+		}
+		s.reads <- func([]byte) { s.holder(id) }
+	case protocol.TypeNote:
+		m, err := protocol.ParseNote(untrusted)
+		if err != nil {
+			return err
+		}
+		s.commit(id, func() error { return s.store.Note(m.Note) })
 	case protocol.TypeDelete:
 		m, err := protocol.ParseDelete(untrusted)
 		if err != nil {

@@ -208,3 +208,13 @@ func (s *session) usage(id uint32) {
 	}
 	s.finish(id, protocol.TypeOK, protocol.Usage{Used: used, Free: free, Total: total})
 }
+
+// holder answers a holder.
+func (s *session) holder(id uint32) {
+	h, err := s.store.Holder()
+	if err != nil {
+		s.fail(id, err)
+		return
+	}
+	s.finish(id, protocol.TypeOK, h)
+}

@@ -91,8 +91,8 @@ func Serve(cfg Config) error {
 //
 //	reader      one; takes frames, writes the bytes of uploads to their temp
 //	            files, queues everything else. Never writes to out.
-//	readers     answer gets and lists
-//	committers  finish uploads, swap, delete, punch, compose
+//	readers     answer gets, lists, usage and holder
+//	committers  finish uploads, swap, delete, punch, compose, note
 //	alive       sends signs of life
 //
 // The queues are as long as there may be requests without an answer, so the

@@ -29,6 +29,8 @@ func Run(t *testing.T, place func(t *testing.T) []string) {
 		{"List", testList},
 		{"Locks", testLocks},
 		{"LockGrows", testLockGrows},
+		{"Notes", testNotes},
+		{"NotesOfTheDead", testNotesOfTheDead},
 		{"WithoutLock", testWithoutLock},
 		{"Swap", testSwap},
 		{"KeptRoots", testKeptRoots},
