@@ -27,7 +27,7 @@ func keys(t testing.TB) *crypt.Keys {
 
 const chunk = "the bytes of a chunk"
 
-var kinds = []format.Kind{format.KindRoot, format.KindIndex, format.KindTOC}
+var kinds = []format.Kind{format.KindRoot, format.KindIndex, format.KindTOC, format.KindLockNote}
 
 // nameOf is the name of the golden object of a kind.
 func nameOf(k format.Kind) string {
@@ -36,6 +36,8 @@ func nameOf(k format.Kind) string {
 		return protocol.RootName
 	case format.KindIndex:
 		return protocol.IndexName(ft.ID(0xd0))
+	case format.KindLockNote:
+		return "lock.note"
 	}
 	return protocol.PackName(ft.ID(0x90))
 }
@@ -59,7 +61,7 @@ func TestGolden(t *testing.T) {
 		t.Errorf("the golden chunk opens to %q, %v", got, err)
 	}
 	for _, kind := range kinds {
-		name := map[format.Kind]string{format.KindRoot: "root", format.KindIndex: "index", format.KindTOC: "toc"}[kind]
+		name := map[format.Kind]string{format.KindRoot: "root", format.KindIndex: "index", format.KindTOC: "toc", format.KindLockNote: "lock-note"}[kind]
 		ft.Golden(t, *update, "sealed-"+name, ft.SealObject(t, 2, kind, nameOf(kind), []byte("body")))
 		got, err := k.OpenObject(ft.Read(t, "sealed-"+name), kind, nameOf(kind))
 		if err != nil || string(got) != "body" {
@@ -141,7 +143,7 @@ func TestNothingElseOpens(t *testing.T) {
 // TestKeysDiffer: what one purpose's key sealed, no other purpose's opens, and
 // names of two archives or two types have nothing to do with each other.
 func TestKeysDiffer(t *testing.T) {
-	purposes := []string{"blob id", "blob seal", "root seal", "index seal", "table of contents seal"}
+	purposes := []string{"blob id", "blob seal", "root seal", "index seal", "table of contents seal", "lock note seal"}
 	var seen [][]byte
 	for _, p := range purposes {
 		key := ft.Key(t, "pinion 1 "+p)

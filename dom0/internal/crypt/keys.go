@@ -44,6 +44,7 @@ const (
 	purposeRoot   = "pinion 1 root seal"
 	purposeIndex  = "pinion 1 index seal"
 	purposeTOC    = "pinion 1 table of contents seal"
+	purposeNote   = "pinion 1 lock note seal"
 )
 
 // Keys are the keys of one archive. They are safe for concurrent use.
@@ -71,6 +72,8 @@ func NewKeys(m *Master, archive format.ArchiveID) (*Keys, error) {
 		format.KindRoot:  purposeRoot,
 		format.KindIndex: purposeIndex,
 		format.KindTOC:   purposeTOC,
+
+		format.KindLockNote: purposeNote,
 	} {
 		if k.objects[kind], err = sealKey(m, archive, purpose); err != nil {
 			return nil, err
@@ -131,8 +134,8 @@ func (k *Keys) OpenBlob(untrusted []byte, t format.BlobType, id format.BlobID) (
 	return open(k.blob, untrusted, format.AppendBlobAD(ad[:0], k.Archive, t, id))
 }
 
-// SealObject seals the plaintext of an object, or of the table of contents of
-// the pack of that name, and appends it to dst.
+// SealObject seals the plaintext of an object, of the table of contents of
+// the pack of that name, or of a lock note, and appends it to dst.
 func (k *Keys) SealObject(dst []byte, kind format.Kind, name string, plaintext []byte) []byte {
 	start := len(dst)
 	dst = append(dst, make([]byte, NonceSize)...)

@@ -1,6 +1,6 @@
 // Package format holds the byte formats of an archive: pack, table of
 // contents, index object, tree node, session, volume record, volume table,
-// qube configuration, root and key slot. docs/format.md describes the same bytes for people.
+// qube configuration, root, key slot and lock note. docs/format.md describes the same bytes for people.
 //
 // It owns the layout and the bounds of every structure and the identifiers
 // that they refer to each other by. It promises that parsing followed by

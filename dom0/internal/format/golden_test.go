@@ -209,6 +209,9 @@ func vectors() []vector {
 		{"qube-config-dom0", &format.QubeConfig{Name: "dom0", Class: "AdminVM", Globals: []format.QubePair{{Name: "clockvm", Value: "sys-net"}}},
 			parser(format.ParseQubeConfig), nil},
 		{"session-leaf", leaf(), parser(parseLeaf), nil},
+		{"lock-note", &format.LockNote{
+			HostID: ft.ID(0xc0), Host: "dom0", Command: "backup", Process: 4321, Time: 1795000000123456789,
+		}, parser(format.ParseLockNote), nil},
 	}
 }
 
@@ -305,7 +308,7 @@ func TestNewerVersions(t *testing.T) {
 	if len(versionAt) > 0 {
 		t.Errorf("no vectors %v", versionAt)
 	}
-	for _, k := range []format.Kind{format.KindKeySlot, format.KindRoot, format.KindPack, format.KindIndex, format.KindTOC} {
+	for _, k := range []format.Kind{format.KindKeySlot, format.KindRoot, format.KindPack, format.KindIndex, format.KindTOC, format.KindLockNote} {
 		h := format.AppendHeader(nil, k)
 		if err := format.CheckHeader(h, k); err != nil || len(h) != format.HeaderSize {
 			t.Errorf("header of a %s: %x, %v", k, h, err)

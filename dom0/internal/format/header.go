@@ -15,13 +15,16 @@ const HeaderSize = 8
 // and a part of what the object is sealed with.
 type Kind byte
 
-// The kinds of objects, and of the sealed table at the end of a pack.
+// The kinds of objects, of the sealed table at the end of a pack, and of what
+// is left beside a lock.
 const (
 	KindKeySlot Kind = 'K'
 	KindRoot    Kind = 'R'
 	KindPack    Kind = 'P'
 	KindIndex   Kind = 'I'
 	KindTOC     Kind = 'T'
+
+	KindLockNote Kind = 'L' // what is left beside a lock
 )
 
 // String names the kind in messages.
@@ -37,6 +40,8 @@ func (k Kind) String() string {
 		return "index object"
 	case KindTOC:
 		return "table of contents"
+	case KindLockNote:
+		return "lock note"
 	}
 	return fmt.Sprintf("kind %#02x", byte(k))
 }

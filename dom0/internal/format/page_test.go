@@ -46,6 +46,7 @@ func boundRows() string {
 		{"name of a tag", "MaxTagName", format.MaxTagName},
 		{"text of a tag", "MaxTagText", format.MaxTagText},
 		{"name of a host", "MaxHost", format.MaxHost},
+		{"words of a command in a lock note", "MaxCommand", format.MaxCommand},
 		{"abbreviation of a zone", "MaxZone", format.MaxZone},
 		{"children of a node", "Fanout", format.Fanout},
 		{"height of a volume's tree", "MaxTreeLevel", format.MaxTreeLevel},
@@ -178,9 +179,10 @@ func TestPage(t *testing.T) {
 		commas(format.DefaultArgonMemory) + " KiB, " + commas(format.DefaultArgonTime) + " passes and " + commas(format.DefaultArgonLanes) + " lanes",
 		fmt.Sprintf("Argon2: 1 to %d", format.MaxArgonThreads), fmt.Sprintf("Argon2: 1 to %d", format.MaxArgonTime),
 		fmt.Sprintf("%d bytes more than\nthe plaintext", format.SealOverhead), fmt.Sprintf("costs %d bytes more", format.BlobOverhead),
+		fmt.Sprintf("a sealed body of %d bytes, so it\nalways has %d bytes", format.LockNoteSize, format.HeaderSize+format.SealOverhead+format.LockNoteSize),
 		fmt.Sprintf("| archive id ‖ type (1) ‖ blob id | %d |", format.BlobADSize),
 		fmt.Sprintf("The root object has %d bytes", format.HeaderSize+format.SealOverhead+len((&format.Root{}).Append(nil))),
-		"`pinion 1 blob id`", "`pinion 1 blob seal`", "`pinion 1 root seal`", "`pinion 1 index seal`", "`pinion 1 table of contents seal`",
+		"`pinion 1 blob id`", "`pinion 1 blob seal`", "`pinion 1 root seal`", "`pinion 1 index seal`", "`pinion 1 table of contents seal`", "`pinion 1 lock note seal`",
 		"`pinion 1 key file`", "`commit`", "`pinion 1 host`",
 	} {
 		if !strings.Contains(page, words) {

@@ -176,6 +176,7 @@ func SealObject(t testing.TB, nonce byte, kind format.Kind, name string, plain [
 	t.Helper()
 	purpose := map[format.Kind]string{
 		'R': "pinion 1 root seal", 'I': "pinion 1 index seal", 'T': "pinion 1 table of contents seal",
+		'L': "pinion 1 lock note seal",
 	}[kind]
 	if purpose == "" {
 		t.Fatalf("%s has no seal", kind)
