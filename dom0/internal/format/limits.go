@@ -90,6 +90,10 @@ const (
 	// MaxHost bounds the name of a host, in bytes: what Linux allows.
 	MaxHost = 64
 
+	// MaxCommand bounds the words of a command in a lock note, in bytes, so
+	// that it fits what a helper keeps.
+	MaxCommand = 32
+
 	// MaxZone bounds the abbreviation of a time zone, in bytes.
 	MaxZone = 16
 

@@ -14,9 +14,6 @@ const LockNoteName = "lock.note"
 // header and seal it is the most that a store's helper keeps.
 const LockNoteSize = 208
 
-// MaxCommand bounds the words of a command in a lock note, in bytes.
-const MaxCommand = 32
-
 // A LockNote says who holds the archive's append or exclusive lock. It is for
 // people to read; nothing else depends on it.
 type LockNote struct {

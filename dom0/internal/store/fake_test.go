@@ -260,6 +260,14 @@ func addReplies(all map[string]func(*fake)) {
 		"two replies":        func(id uint32) []byte { return append(ok(id), ok(id)...) },
 		"good get":           func(id uint32) []byte { return bytes.Join([][]byte{data(id, 3), data(id, 7), total(id, 10)}, nil) },
 		"ok":                 ok,
+		"holder":             held(protocol.Holder{Held: protocol.HeldByWriter, Seconds: 90, Note: []byte("note")}),
+		"holder, readers":    held(protocol.Holder{Held: protocol.HeldByReaders}),
+		"holder, for ever":   held(protocol.Holder{Held: protocol.HeldByWriter, Seconds: 1<<64 - 1, Note: make([]byte, protocol.MaxNote)}),
+		"holder, too long":   held(protocol.Holder{Held: protocol.HeldByWriter, Note: make([]byte, protocol.MaxNote+1)}),
+		"holder, unknown":    held(protocol.Holder{Held: 3}),
+		"holder, odd":        held(protocol.Holder{Held: protocol.HeldByReaders, Note: []byte("note")}),
+		"holder, cut":        func(id uint32) []byte { return frame(protocol.TypeOK, id, raw(make([]byte, 10))) },
+		"holder, more":       func(id uint32) []byte { return frame(protocol.TypeOK, id, raw(make([]byte, 12))) },
 		"late error":         func(id uint32) []byte { return append(data(id, 5), failed(id, protocol.CodeIO)...) },
 	} {
 		all[name] = answers(answer)
@@ -271,6 +279,10 @@ func addReplies(all map[string]func(*fake)) {
 }
 
 func ok(id uint32) []byte { return frame(protocol.TypeOK, id, nil) }
+
+func held(h protocol.Holder) func(id uint32) []byte {
+	return func(id uint32) []byte { return frame(protocol.TypeOK, id, h) }
+}
 
 func failed(id uint32, code protocol.Code) []byte {
 	return frame(protocol.TypeError, id, protocol.ErrorReply{Code: code, Text: "text"})

@@ -43,12 +43,13 @@ func FuzzReplies(f *testing.F) {
 	f.Add(append(failed(1, protocol.CodeIO), frame(protocol.TypeAlive, 0, nil)...))
 	f.Add(append(data(1, 11), ok(4)...))
 	f.Add(frame(protocol.TypeOK, 5, protocol.Usage{Used: 1, Free: 2, Total: 3}))
+	f.Add(frame(protocol.TypeOK, 6, protocol.Holder{Held: protocol.HeldByWriter, Seconds: 1, Note: []byte("note")}))
 	f.Add([]byte{0x40, 0, 0, 0, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff})
 	f.Fuzz(func(t *testing.T, untrusted []byte) {
 		c := pipes(t, untrusted)
 		c.info = Info{MaxObject: 1000, MaxOutstanding: 8, MaxRanges: 8}
 		ctx := context.Background()
-		// The ids are 1 to 5 whatever the fuzzer does: all are queued before
+		// The ids are 1 to 6 whatever the fuzzer does: all are queued before
 		// the reader begins.
 		c.window = make(chan struct{}, 8)
 		c.queue = make(chan *Pending, 8)
@@ -59,15 +60,19 @@ func FuzzReplies(f *testing.F) {
 			protocol.List{Prefix: protocol.PrefixPacks, After: packName(2), Max: 3})
 		put := c.Put(ctx, name, []byte("body"))
 		usage := c.submit(ctx, &Pending{op: protocol.TypeUsage}, nil)
+		holder := c.submit(ctx, &Pending{op: protocol.TypeHolder}, nil)
 		go c.readLoop()
 		go c.writeLoop()
-		for _, p := range []*Pending{get, whole, list, put, usage} {
+		for _, p := range []*Pending{get, whole, list, put, usage, holder} {
 			if err := p.Wait(); err != nil {
 				printable(t, err.Error())
 			}
 		}
 		if len(whole.dst) > 100 || get.err == nil && get.got != 10 {
 			t.Errorf("%d and %d bytes came", len(whole.dst), get.got)
+		}
+		if len(holder.holder.Note) > protocol.MaxNote {
+			t.Errorf("a note of %d bytes came", len(holder.holder.Note))
 		}
 		for i, e := range list.entries {
 			if i >= 3 || protocol.CheckName(e.Name) != nil || i > 0 && e.Name <= list.entries[i-1].Name {

@@ -52,6 +52,9 @@ func TestRealHelper(t *testing.T) {
 	if err := c.Lock(ctx, protocol.LockExclusive); err != nil {
 		t.Fatal(err)
 	}
+	if err := c.Note(ctx, []byte("a note")); err != nil {
+		t.Fatal(err)
+	}
 	testLocked(t, d, o)
 	testObjects(ctx, t, c)
 	testSpace(ctx, t, c)
@@ -67,6 +70,9 @@ func testLocked(t *testing.T, d Destination, o Options) {
 	}
 	if err := c.Lock(context.Background(), protocol.LockRead); !errors.Is(err, ErrLocked) {
 		t.Errorf("a second lock gave %v", err)
+	}
+	if h, err := c.Holder(context.Background()); err != nil || !c.Info().LockNotes || !h.Writer || string(h.Note) != "a note" || h.Age > time.Minute {
+		t.Errorf("the holder is %+v, %v", h, err)
 	}
 	if err := c.Close(); err != nil {
 		t.Error(err)

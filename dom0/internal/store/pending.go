@@ -35,6 +35,7 @@ type Pending struct {
 	entries []protocol.Entry // of a list
 	more    bool             // of a list
 	usage   protocol.Usage   // of a usage
+	holder  protocol.Holder  // of a holder
 
 	done chan struct{}
 	stop func() bool // lets go of the caller's context
@@ -197,6 +198,12 @@ func (p *Pending) takeOK(untrusted []byte) error {
 			return brokenBy(err)
 		}
 		p.usage = u
+	case protocol.TypeHolder:
+		h, err := protocol.ParseHolder(untrusted)
+		if err != nil {
+			return brokenBy(err)
+		}
+		p.holder = h
 	default:
 		if len(untrusted) != 0 {
 			return broken("the OK for %s has %d bytes", p.what(), len(untrusted))

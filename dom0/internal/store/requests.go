@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"pinion/protocol"
 )
@@ -12,6 +13,42 @@ import (
 func (c *Conn) Lock(ctx context.Context, mode protocol.LockMode) error {
 	p := &Pending{op: protocol.TypeLock, object: mode.String()}
 	return c.submit(ctx, p, protocol.Lock{Mode: mode}).Wait()
+}
+
+// Note leaves a note of 1 to protocol.MaxNote bytes beside the append or
+// exclusive lock that is held. It needs Info().LockNotes.
+func (c *Conn) Note(ctx context.Context, note []byte) error {
+	p := &Pending{op: protocol.TypeNote}
+	if len(note) < 1 || len(note) > protocol.MaxNote {
+		return p.wrap(fmt.Errorf("%d bytes where 1 to %d are allowed", len(note), protocol.MaxNote))
+	}
+	return c.submit(ctx, p, protocol.Note{Note: note}).Wait()
+}
+
+// A Holder is who keeps this connection from a lock, as the store says. It may
+// be over by now, or a lie.
+type Holder struct {
+	Writer  bool          // somebody has the append or exclusive lock
+	Readers bool          // nobody has, and others have read locks
+	Note    []byte        // the writer's, untrusted, at most protocol.MaxNote bytes; nil: none
+	Age     time.Duration // of the note
+}
+
+// maxAge is the longest time that a helper is believed to know of a note.
+const maxAge = 100 * 365 * 24 * time.Hour
+
+// Holder asks who holds locks beside this connection. It needs no lock, and
+// Info().LockNotes.
+func (c *Conn) Holder(ctx context.Context) (Holder, error) {
+	p := &Pending{op: protocol.TypeHolder}
+	if err := c.submit(ctx, p, nil).Wait(); err != nil {
+		return Holder{}, err
+	}
+	untrusted := p.holder
+	return Holder{
+		Writer: untrusted.Held == protocol.HeldByWriter, Readers: untrusted.Held == protocol.HeldByReaders,
+		Note: untrusted.Note, Age: time.Duration(min(untrusted.Seconds, uint64(maxAge/time.Second))) * time.Second,
+	}, nil
 }
 
 // Put starts to store a new object made of parts, one after the other. It

@@ -59,6 +59,7 @@ type Info struct {
 	CanCompose     bool
 	AppendOnly     bool
 	ReadOnly       bool
+	LockNotes      bool  // Note and Holder are understood
 	Created        bool  // the directory was made just now
 	MaxObject      int64 // bytes, at most protocol.MaxObject
 	MaxOutstanding int   // requests, 1 to protocol.MaxOutstanding
@@ -179,6 +180,7 @@ func clamp(untrusted protocol.HelloReply) Info {
 		CanCompose:     untrusted.Capabilities&protocol.CanCompose != 0,
 		AppendOnly:     untrusted.Capabilities&protocol.AppendOnly != 0,
 		ReadOnly:       untrusted.Capabilities&protocol.ReadOnly != 0,
+		LockNotes:      untrusted.Capabilities&protocol.LockNotes != 0,
 		Created:        untrusted.Created,
 		MaxObject:      int64(min(untrusted.MaxObject, protocol.MaxObject)),
 		MaxOutstanding: max(1, min(int(untrusted.MaxOutstanding), protocol.MaxOutstanding)),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -127,6 +128,11 @@ func TestBadReplies(t *testing.T) {
 		_, err := c.Usage(context.Background())
 		return err
 	}
+	holder := func(c *Conn) error {
+		_, err := c.Holder(context.Background())
+		return err
+	}
+	note := func(c *Conn) error { return c.Note(context.Background(), []byte("note")) }
 	for _, tt := range []struct {
 		fake string
 		do   func(*Conn) error
@@ -175,6 +181,16 @@ func TestBadReplies(t *testing.T) {
 		{"list miscounted", list, ErrProtocol},
 		{"list counted to 2^32", list, ErrProtocol},
 		{"list more of nothing", list, ErrProtocol},
+		{"ok", holder, ErrProtocol},
+		{"too much", holder, ErrProtocol},
+		{"huge ok", holder, ErrProtocol},
+		{"holder, too long", holder, ErrProtocol},
+		{"holder, unknown", holder, ErrProtocol},
+		{"holder, odd", holder, ErrProtocol},
+		{"holder, cut", holder, ErrProtocol},
+		{"holder, more", holder, ErrProtocol},
+		{"holder", note, ErrProtocol},
+		{"ok with payload", note, ErrProtocol},
 	} {
 		t.Run(tt.fake, func(t *testing.T) {
 			t.Parallel()
@@ -207,6 +223,24 @@ func TestGoodReplies(t *testing.T) {
 	}
 	if b, err := c.GetWhole(ctx, packName(1), 10); err != nil || len(b) != 10 {
 		t.Errorf("%d bytes, %v", len(b), err)
+	}
+	for fake, want := range map[string]Holder{
+		"holder":           {Writer: true, Note: []byte("note"), Age: 90 * time.Second},
+		"holder, readers":  {Readers: true},
+		"holder, for ever": {Writer: true, Note: make([]byte, protocol.MaxNote), Age: maxAge},
+	} {
+		if h, err := openFake(t, fake, 0).Holder(ctx); err != nil || !reflect.DeepEqual(h, want) {
+			t.Errorf("%s: %+v, %v", fake, h, err)
+		}
+	}
+	c = openFake(t, "ok", 0)
+	if err := c.Note(ctx, []byte("note")); err != nil {
+		t.Error(err)
+	}
+	for _, n := range []int{0, protocol.MaxNote + 1} {
+		if err := c.Note(ctx, make([]byte, n)); err == nil {
+			t.Errorf("a note of %d bytes was sent", n)
+		}
 	}
 	c = openFake(t, "list", 0)
 	entries, more, err := c.List(ctx, protocol.PrefixPacks, packName(2), 3)
