@@ -434,3 +434,44 @@ func TestClassify(t *testing.T) {
 		wantCode(t, "writing", fault(writing, "do", err), tt.writing)
 	}
 }
+
+// TestRootReadWhileSwapped: who reads the root while it is replaced gets one of
+// the two, as nobody needs a lock for it.
+func TestRootReadWhileSwapped(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "archive")
+	s := create(t, dir)
+	roots := [][]byte{[]byte("even"), []byte("odd")}
+	if err := s.Swap(nil, roots[0]); err != nil {
+		t.Fatal(err)
+	}
+	stop := make(chan struct{})
+	failed := make(chan error, 4)
+	for range cap(failed) {
+		go func() {
+			other, err := Open(dir, Options{})
+			for err == nil {
+				select {
+				case <-stop:
+					other.Close()
+					failed <- nil
+					return
+				default:
+					_, err = read(other, protocol.RootName)
+				}
+			}
+			failed <- err
+		}()
+	}
+	for i := range 300 {
+		h := sha256.Sum256(roots[i%2])
+		if err := s.Swap(&h, roots[(i+1)%2]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(stop)
+	for range cap(failed) {
+		if err := <-failed; err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -18,9 +18,26 @@ import (
 // errNotRegular is for what stands under an object's name and is no file.
 var errNotRegular = errors.New("is not a regular file")
 
+// errReplaced is for what got another file's name while it was being opened.
+var errReplaced = errors.New("is replaced all the time")
+
+// replacedTries is how often in a row a file may be replaced while it is being
+// opened. One time is a swap of another helper's.
+const replacedTries = 100
+
 // openRegular opens the regular file at name, and nothing else: no link is
 // followed, and nothing that may hang is waited for.
-func (s *Store) openRegular(name string, flags int) (*os.File, int64, error) {
+func (s *Store) openRegular(name string, flags int) (f *os.File, size int64, err error) {
+	for range replacedTries {
+		f, size, err = s.openRegularOnce(name, flags)
+		if !errors.Is(err, errReplaced) {
+			break
+		}
+	}
+	return f, size, err
+}
+
+func (s *Store) openRegularOnce(name string, flags int) (*os.File, int64, error) {
 	before, err := s.root.Lstat(name)
 	if err != nil {
 		return nil, 0, err
@@ -34,7 +51,7 @@ func (s *Store) openRegular(name string, flags int) (*os.File, int64, error) {
 	}
 	info, err := f.Stat()
 	if err == nil && !os.SameFile(before, info) {
-		err = errNotRegular // it was replaced in between, by nobody who keeps to the locks
+		err = errReplaced
 	}
 	if err != nil {
 		f.Close()
