@@ -44,6 +44,10 @@ type Options struct {
 	Adopt         bool // write to a copy, or where another host wrote last
 	SlotCopies    bool // where the store lost key slots, open with this host's copies
 
+	// Command is the words of the command, for others that find the archive
+	// locked; without, they are told nothing.
+	Command string
+
 	Warn func(text string)
 	Now  func() time.Time
 }
@@ -54,6 +58,7 @@ type Archive struct {
 	dest store.Destination
 	opts Options
 	keys *crypt.Keys
+	slot format.ObjectID // the key slot that they came from
 
 	root     *format.Root
 	rootHash [32]byte        // SHA-256 of the sealed root: what a swap expects
@@ -74,17 +79,14 @@ const (
 	// fetchWindow bounds the sealed bytes that are asked for and not yet
 	// opened: what keeps a slow pipe full without taking much memory.
 	fetchWindow = 24 << 20
-
-	// lockPatience is how long a command waits for a lock before it says
-	// that another one holds it.
-	lockPatience = 5 * time.Second
-
-	// lockRetry is the pause between two tries.
-	lockRetry = 200 * time.Millisecond
 )
 
-// Open connects to the store, takes the lock, unlocks the archive and checks
-// its root against what is known. LoadIndex makes its blobs readable.
+// Open connects to the store, unlocks the archive, takes the lock and checks
+// the root against what is known. LoadIndex makes the archive's blobs readable.
+//
+// Nobody is kept waiting while somebody types: the key slots and a root are
+// read without a lock, which shows that an archive is there, and gives the keys
+// that say who is in the way. The root that counts is read under the lock.
 func Open(ctx context.Context, dest store.Destination, opts Options) (_ *Archive, err error) {
 	a := &Archive{dest: dest, opts: opts, window: semaphore.NewWeighted(fetchWindow)}
 	if a.conn, err = store.Open(ctx, dest, opts.Store); err != nil {
@@ -98,28 +100,16 @@ func Open(ctx context.Context, dest store.Destination, opts Options) (_ *Archive
 			a.Close()
 		}
 	}()
-	if err := a.lock(ctx); err != nil {
+	if err := a.checkWritable(); err != nil {
 		return nil, err
 	}
-	slots, err := a.readSlots(ctx)
+	slots, err := a.slotsToOpen(ctx)
 	if err != nil {
 		return nil, err
 	}
-	before, err := a.recall()
+	sealedRoot, err := a.readRoot(ctx)
 	if err != nil {
 		return nil, err
-	}
-	sealedRoot, err := a.conn.GetWhole(ctx, protocol.RootName, format.MaxRoot)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, judged(nil, false, a.missing(ctx))
-	}
-	if err != nil {
-		return nil, judged(nil, true, readError(protocol.RootName, err))
-	}
-	if opts.SlotCopies {
-		if err := a.fillSlots(slots); err != nil {
-			return nil, err
-		}
 	}
 	if len(slots) == 0 {
 		return nil, &DamageError{Object: "keys", Reason: errors.New("no key slot is there")}
@@ -128,30 +118,53 @@ func Open(ctx context.Context, dest store.Destination, opts Options) (_ *Archive
 		seen := hashRoot(sealedRoot)
 		return nil, judged(&seen, false, err)
 	}
-	if err := a.recognise(before); err != nil {
+	if err := a.lock(ctx); err != nil {
 		return nil, err
 	}
-	return a, a.remember(slots, sealedRoot)
+	return a, a.settle(ctx, slots)
 }
 
-// lock takes the lock, trying again while somebody else holds it.
-func (a *Archive) lock(ctx context.Context) error {
-	deadline := time.Now().Add(lockPatience)
-	for said := false; ; {
-		err := a.conn.Lock(ctx, a.opts.Lock)
-		if !errors.Is(err, store.ErrLocked) || !a.opts.Wait && time.Now().After(deadline) {
-			return err
-		}
-		if a.opts.Wait && !said {
-			a.opts.Warn("another command holds the archive; waiting for it")
-			said = true
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(lockRetry):
+// settle makes the root that the store has under the lock the archive's, if it
+// is one that may follow what is known. slots are as they were read before.
+func (a *Archive) settle(ctx context.Context, slots map[string][]byte) error {
+	before, err := a.recall()
+	if err != nil {
+		return err
+	}
+	sealedRoot, err := a.readRoot(ctx)
+	if err != nil {
+		return err
+	}
+	if err := a.reopen(sealedRoot); err != nil {
+		seen := hashRoot(sealedRoot)
+		return judged(&seen, false, err)
+	}
+	if err := a.recognise(before); err != nil {
+		return err
+	}
+	for _, ref := range a.root.Slots {
+		name := protocol.KeyName(ref.ID)
+		if _, err := parseSlot(name, slots[name]); err != nil {
+			// It may have been made since.
+			if slots, err = a.slotsToOpen(ctx); err != nil {
+				return err
+			}
+			break
 		}
 	}
+	return a.remember(slots, sealedRoot)
+}
+
+// readRoot fetches the sealed root.
+func (a *Archive) readRoot(ctx context.Context) ([]byte, error) {
+	sealedRoot, err := a.conn.GetWhole(ctx, protocol.RootName, format.MaxRoot)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, judged(nil, false, a.missing(ctx))
+	}
+	if err != nil {
+		return nil, judged(nil, true, readError(protocol.RootName, err))
+	}
+	return sealedRoot, nil
 }
 
 // missing is the error for a store without a root.
@@ -176,6 +189,16 @@ func (a *Archive) missing(ctx context.Context) error {
 		return fmt.Errorf("nothing is at %s, where archive %s was seen: %w", a.dest, short(pin.Archive), ErrUnmounted)
 	}
 	return fmt.Errorf("no archive at %s: %w", a.dest, ErrNoArchive)
+}
+
+// slotsToOpen is readSlots where, if the options say so, this host's copies
+// stand in for what the store doesn't have, or not whole.
+func (a *Archive) slotsToOpen(ctx context.Context) (map[string][]byte, error) {
+	slots, err := a.readSlots(ctx)
+	if err == nil && a.opts.SlotCopies {
+		err = a.fillSlots(slots)
+	}
+	return slots, err
 }
 
 // readSlots fetches the key slots, damaged ones included: slots[i] is what

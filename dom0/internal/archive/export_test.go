@@ -12,6 +12,11 @@ import (
 // SealRoot seals a root as a commit would.
 func (a *Archive) SealRoot(r *format.Root) ([]byte, error) { return a.sealRoot(r) }
 
+// SealNote seals a lock note as one who has the archive's keys can.
+func (a *Archive) SealNote(plain []byte) []byte {
+	return a.keys.SealObject(format.AppendHeader(nil, format.KindLockNote), format.KindLockNote, format.LockNoteName, plain)
+}
+
 // WindowFree reports whether nothing of the fetch window is taken.
 func (a *Archive) WindowFree() bool {
 	ok := a.window.TryAcquire(fetchWindow)

@@ -148,11 +148,34 @@ func (a *Archive) openWith(master *crypt.Master, archive format.ArchiveID, slot 
 	}
 	for _, live := range root.Slots {
 		if live.ID == slot {
-			a.keys, a.root = keys, root
+			a.keys, a.root, a.slot = keys, root, slot
 			return nil
 		}
 	}
 	return fmt.Errorf("key slot %s was removed: %w", slot, ErrWrongKey)
+}
+
+// reopen makes another sealed root the archive's. It has to be of the same
+// archive, and to list the slot that the archive was opened through.
+func (a *Archive) reopen(sealedRoot []byte) error {
+	hash := hashRoot(sealedRoot)
+	if hash == a.rootHash {
+		return nil
+	}
+	if err := format.CheckHeader(sealedRoot, format.KindRoot); err != nil {
+		return &DamageError{Object: protocol.RootName, Reason: err}
+	}
+	root, err := openRoot(a.keys, sealedRoot)
+	if err != nil {
+		return err
+	}
+	for _, live := range root.Slots {
+		if live.ID == a.slot {
+			a.root, a.rootHash = root, hash
+			return nil
+		}
+	}
+	return fmt.Errorf("key slot %s was removed: %w", a.slot, ErrWrongKey)
 }
 
 // openRoot opens and decodes a sealed root of the archive that the keys are of.

@@ -140,6 +140,22 @@ func TestRemovedSlot(t *testing.T) {
 	}
 }
 
+// TestCopyOfASlotHidesNoDamage: an archive that is opened with this host's copy
+// of a key slot is still known to have lost its own.
+func TestCopyOfASlotHidesNoDamage(t *testing.T) {
+	p := archivetest.New(t).Init(t)
+	slot := p.Objects(t, protocol.PrefixKeys)[0]
+	p.Damage(t, slot, func(b []byte) []byte { b[100] ^= 4; return b })
+	a, err := p.Try(t, protocol.LockExclusive, func(o *archive.Options) { o.SlotCopies = true })
+	if err != nil {
+		t.Fatal(err)
+	}
+	var bad []error
+	if err := a.CheckSlots(ctx, func(err error) { bad = append(bad, err) }); err != nil || len(bad) != 1 || !strings.Contains(bad[0].Error(), slot) {
+		t.Errorf("found %v, %v", bad, err)
+	}
+}
+
 // TestDamagedRoot: each way to damage the root is damage, and a newer one is
 // not.
 func TestDamagedRoot(t *testing.T) {

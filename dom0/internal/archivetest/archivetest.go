@@ -147,7 +147,7 @@ func (p *Place) Replace(t testing.TB, with *Place) {
 // Options open the archive with a lock.
 func (p *Place) Options(lock protocol.LockMode) archive.Options {
 	return archive.Options{
-		Store: store.Options{Helper: os.Getenv(helperEnv)}, State: p.State, CacheDir: p.Cache, Lock: lock,
+		Store: store.Options{Helper: os.Getenv(helperEnv)}, State: p.State, CacheDir: p.Cache, Lock: lock, Command: "test",
 		Secret: func(context.Context) (crypt.Secret, error) { return crypt.Secret{KeyFile: bytes.Clone(p.Key)}, nil },
 		Warn: func(text string) {
 			p.mu.Lock()

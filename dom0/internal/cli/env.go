@@ -42,6 +42,8 @@ type Env struct {
 	Zone *time.Location
 	// Version is the program's own version.
 	Version string
+	// Command is the words of the command.
+	Command string
 }
 
 func (a *app) newEnv(g *globalOptions, conf *config.Config, n need) (*Env, error) {
@@ -50,6 +52,7 @@ func (a *app) newEnv(g *globalOptions, conf *config.Config, n need) (*Env, error
 		Wait: g.Wait, AllowRollback: g.AllowRollback, Adopt: g.Adopt, Unattended: g.Unattended,
 		Now: a.now, Zone: a.zone, Version: a.version, Reserve: int(g.PoolReserve), archives: archiveNames(conf),
 	}
+	_, env.Command = a.tree.active()
 	env.Secret.Prompt, env.Secret.Warn = a.ui.ReadSecret, a.ui.Warn
 	if n == needNothing {
 		return env, nil

@@ -29,7 +29,7 @@ func (e *Env) archiveOptions(lock protocol.LockMode) (archive.Options, error) {
 	}
 	return archive.Options{
 		Store: reach,
-		State: dir, CacheDir: e.CacheDir, Lock: lock,
+		State: dir, CacheDir: e.CacheDir, Lock: lock, Command: e.Command,
 		Wait: e.Wait, AllowRollback: e.AllowRollback, Adopt: e.Adopt,
 		Secret: func(ctx context.Context) (crypt.Secret, error) {
 			s, err := e.Secret.Get(ctx, fmt.Sprintf("Passphrase of %s", e.Dest))

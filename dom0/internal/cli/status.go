@@ -51,12 +51,14 @@ func statusOfStore(err error, badState *state.DamagedError) (status exit.Status,
 	switch {
 	case errors.As(err, &qube) && qube.Hint != "":
 		return exit.Failed, qube.Hint
-	case errors.Is(err, store.ErrLocked), errors.Is(err, store.ErrConflict):
+	case errors.Is(err, store.ErrLocked):
+		return exit.Locked, "--wait waits for it"
+	case errors.Is(err, store.ErrConflict):
 		return exit.Locked, "another command is using the archive; --wait waits for it"
 	case errors.Is(err, store.ErrNoSpace):
 		return exit.StoreFull, "make room in the store; the next run sends nothing twice that had arrived"
 	case errors.Is(err, store.ErrReadOnly):
-		return exit.Failed, "the store can be read but not written here"
+		return exit.Failed, "commands that only read work; to write, look at the mount, the directory's owner, and read-only in the helper's configuration"
 	case errors.Is(err, store.ErrTimeout):
 		return exit.Failed, "see whether the store's disk and machine still work, then run the same command again"
 	case errors.Is(err, store.ErrProtocol), errors.Is(err, store.ErrGone):
