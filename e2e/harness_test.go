@@ -250,7 +250,35 @@ type running struct {
 	memory         *atomic.Int64 // the most that it had so far, in bytes
 	args           []string
 	began          time.Time
-	stdout, stderr bytes.Buffer
+	stdout, stderr spoken
+}
+
+// spoken is what a program has written so far.
+type spoken struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (s *spoken) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.Write(b)
+}
+
+func (s *spoken) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
+}
+
+// untilSays waits until a run has written a text on standard error.
+func (w *world) untilSays(r *running, text string) {
+	w.t.Helper()
+	for end := time.Now().Add(patience); !strings.Contains(r.stderr.String(), text); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			w.t.Fatalf("pinion %s: was to say %q, and says %q", strings.Join(r.args, " "), text, &r.stderr)
+		}
+	}
 }
 
 // patience is after how long a run counts as hung.

@@ -35,6 +35,7 @@ var (
 	lists    = []protocol.Type{protocol.TypeList}
 	puts     = []protocol.Type{protocol.TypePut}
 	swaps    = []protocol.Type{protocol.TypeSwap}
+	notes    = []protocol.Type{protocol.TypeNote}
 	listing  = []string{"list"}
 	reading  = []string{"list", "restore", "in-place", "verify", "check"}
 	restores = []string{"restore", "verify"}
@@ -80,7 +81,8 @@ var wireRows = []wireRow{
 	{fault: "flip", n: 3, at: 2, types: gets, commands: []string{"restore", "verify", "check"}, codes: []int{0, 13}},
 	{fault: "flip", n: 100, types: wholes, commands: reading, codes: []int{13}},
 	{fault: "flip", n: 100, at: 2, types: wholes, commands: reading, codes: []int{13}, says: "root"},
-	{fault: "flip", n: 100, at: 3, types: wholes, commands: restores, codes: []int{13}, says: "index/"},
+	{fault: "flip", n: 100, at: 3, types: wholes, commands: reading, codes: []int{13}, says: "root"},
+	{fault: "flip", n: 100, at: 4, types: wholes, commands: restores, codes: []int{13}, says: "index/"},
 	{fault: "flip-ok", n: 5, types: []protocol.Type{protocol.TypeGet, protocol.TypeGetWhole, protocol.TypeHello}, commands: listing, codes: []int{0, 1}},
 	{fault: "flip-ok", n: 1, types: lists, commands: checking, codes: []int{1, 13}},
 	{fault: "repeat-last", types: gets, commands: restores, codes: []int{13}},
@@ -128,6 +130,16 @@ var wireRows = []wireRow{
 	{fault: "refuse-rude", n: int(protocol.CodeIO), types: answered[1:], commands: restores, codes: []int{1, 13}},
 	{fault: "refuse-rude", n: int(protocol.CodeNoSpace), types: puts, commands: writing, codes: []int{15}},
 	{fault: "refuse-long", types: answered[1:], commands: listing, codes: []int{1}, says: broke},
+
+	// Notes, which are nothing that a backup needs.
+	{fault: "refuse", n: int(protocol.CodeNoSpace), types: notes, commands: writing, codes: []int{0}},
+	{fault: "refuse-rude", n: int(protocol.CodeIO), types: notes, commands: writing, codes: []int{0}},
+	{fault: "refuse", n: 200, types: notes, commands: writing, codes: []int{0}},
+	{fault: "garbage", types: notes, commands: writing, codes: []int{1}, says: broke},
+	{fault: "huge-ok", types: notes, commands: writing, codes: []int{1}, says: broke},
+	{fault: "too-much", types: notes, commands: writing, codes: []int{1}, says: broke},
+	{fault: "end", types: notes, commands: writing, codes: []int{1}, says: ended},
+	{fault: "drop", types: notes, commands: writing, codes: []int{1}, says: silent},
 
 	// Lists.
 	{fault: "list-order", types: lists, commands: checking, codes: []int{1, 13}},

@@ -241,7 +241,7 @@ func (m *model) backUpAll() {
 func (m *model) killedBackup() {
 	names, args := m.sources()
 	row := killRows[m.random.IntN(len(killRows))]
-	plan := proxyPlan{Fault: "kill-" + row.victim + "-" + row.when, At: 1 + m.random.IntN(14)}
+	plan := proxyPlan{Fault: "kill-" + row.victim + "-" + row.when, At: 1 + m.random.IntN(16)}
 	if row.when == "half" {
 		plan.Type, plan.At = protocol.TypePut, 1+m.random.IntN(3)
 	}

@@ -172,6 +172,7 @@ var proxyFaults = map[string]proxyFault{
 	"hello-large": helloReply(func(r *protocol.HelloReply) {
 		r.MaxObject, r.MaxOutstanding, r.MaxRanges, r.Free, r.Total, r.Capabilities = 1<<64-1, 65535, 65535, 1<<64-1, 1<<64-1, 0xfffffff3
 	}),
+	"hello-plain": helloReply(func(r *protocol.HelloReply) { r.Capabilities &^= protocol.LockNotes }),
 	"hello-twice": {reply: func(p *proxy, _ *proxyRequest, h protocol.Header, payload []byte) {
 		p.send(h, payload)
 		if h.Type == protocol.TypeHelloReply {
@@ -210,6 +211,8 @@ var proxyFaults = map[string]proxyFault{
 		}
 	}},
 
+	"held": holderFault(),
+
 	// Lists.
 	"list-order":   {reply: listed(func(n int, e *protocol.Entry) { e.Name = reversed(e.Name) })},
 	"list-twice":   {reply: listed(func(n int, e *protocol.Entry) { e.Name = "packs/00/00000000000000000000000000000000" })},
@@ -220,6 +223,55 @@ var proxyFaults = map[string]proxyFault{
 	"list-flood":   {request: floodList},
 	"list-more":    {request: func(p *proxy, r *proxyRequest) bool { p.answer(r, protocol.ListDone{More: true}); return false }},
 	"list-nothing": {request: func(p *proxy, r *proxyRequest) bool { p.answer(r, protocol.ListDone{}); return false }},
+}
+
+// holderFault refuses the lock, and answers to who holds it with the N-th of
+// oddHolders.
+func holderFault() proxyFault {
+	return proxyFault{request: func(p *proxy, r *proxyRequest) bool {
+		answer := protocol.Header{ID: r.h.ID, Type: protocol.TypeError}
+		payload := protocol.ErrorReply{Code: protocol.CodeLocked, Text: "somebody has it"}.Append(nil)
+		switch r.h.Type {
+		default:
+			return true
+		case protocol.TypeLock:
+		case protocol.TypeHolder:
+			answer.Type, payload = protocol.TypeOK, oddHolders[p.plan.N].payload
+			if oddHolders[p.plan.N].refused {
+				answer.Type = protocol.TypeError
+			}
+		}
+		p.mu.Lock()
+		r.answered = true
+		p.mu.Unlock()
+		p.send(answer, payload)
+		return false
+	}}
+}
+
+// oddHolders are answers to a holder.
+var oddHolders = []struct {
+	payload []byte
+	refused bool // it is an error's
+	broken  bool // it isn't one that the protocol allows
+}{
+	{payload: nil, broken: true},
+	{payload: make([]byte, 10), broken: true},
+	{payload: make([]byte, 12), broken: true},
+	{payload: make([]byte, protocol.MaxPayload), broken: true},
+	{payload: protocol.Holder{Held: 9}.Append(nil), broken: true},
+	{payload: protocol.Holder{Held: protocol.HeldByReaders, Note: []byte("x")}.Append(nil), broken: true},
+	{payload: protocol.Holder{Held: protocol.HeldByNobody, Seconds: 1}.Append(nil), broken: true},
+	{payload: protocol.Holder{Held: protocol.HeldByWriter, Note: make([]byte, protocol.MaxNote+1)}.Append(nil), broken: true},
+	{payload: protocol.Holder{}.Append(nil)},
+	{payload: protocol.Holder{Held: protocol.HeldByReaders}.Append(nil)},
+	{payload: protocol.Holder{Held: protocol.HeldByWriter}.Append(nil)},
+	{payload: protocol.Holder{Held: protocol.HeldByWriter, Seconds: 1<<64 - 1, Note: []byte("\x1b[2J host \"dom0\"")}.Append(nil)},
+	{payload: protocol.Holder{Held: protocol.HeldByWriter, Seconds: 5, Note: bytes.Repeat([]byte{0xff}, protocol.MaxNote)}.Append(nil)},
+	{payload: protocol.Holder{Held: protocol.HeldByWriter, Note: append([]byte("PINIONL\x01"), make([]byte, protocol.MaxNote-8)...)}.Append(nil)},
+	{payload: protocol.ErrorReply{Code: protocol.CodeIO, Text: "\x1b[2J\xff"}.Append(nil), refused: true},
+	{payload: protocol.ErrorReply{Code: 200}.Append(nil), refused: true},
+	{payload: nil, refused: true, broken: true},
 }
 
 func killBefore(kill func(*proxy)) proxyFault {
