@@ -7,6 +7,7 @@ import (
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/damage"
 	"pinion/dom0/internal/exit"
+	"pinion/dom0/internal/store"
 	"pinion/dom0/internal/ui"
 	"pinion/dom0/internal/verify"
 	"pinion/protocol"
@@ -71,7 +72,11 @@ func (e *Env) restoreRoot(ctx context.Context, bad *archive.RootError) (*archive
 	if err != nil {
 		return nil, err
 	}
-	if err := archive.RestoreRoot(ctx, e.Dest, opts, bad); err != nil {
+	err = archive.RestoreRoot(ctx, e.Dest, opts, bad)
+	if errors.Is(err, store.ErrLocked) {
+		return nil, err // whoever that is may be putting it back
+	}
+	if err != nil {
 		e.UI.Warn("the root can't be put back: %v", err)
 		return nil, bad
 	}
