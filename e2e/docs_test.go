@@ -184,6 +184,7 @@ func TestJSONOfTheDocs(t *testing.T) {
 	take(0, "diff", "work.img", "--full")
 	take(0, "forget-local", "--all")
 	take(0, "version")
+	takeAs("roots", 0, "check", "--roots")
 	packs, err := filepath.Glob(w.store + "/packs/*/*")
 	if err != nil || len(packs) == 0 {
 		t.Fatalf("no packs: %v", err)

@@ -66,6 +66,7 @@ type Archive struct {
 	highest  uint64          // the highest generation ever seen of this branch
 	branch   format.ObjectID // that writes go to; zero: not decided yet
 	index    *index.Table
+	kept     *kept // read as of an older root; nil: as of the current one
 
 	freshIndex bool // every object of it was fetched in this run
 
@@ -81,6 +82,10 @@ const (
 	fetchWindow = 24 << 20
 )
 
+func newArchive(dest store.Destination, opts Options) *Archive {
+	return &Archive{dest: dest, opts: opts, window: semaphore.NewWeighted(fetchWindow)}
+}
+
 // Open connects to the store, unlocks the archive, takes the lock and checks
 // the root against what is known. LoadIndex makes the archive's blobs readable.
 //
@@ -88,7 +93,7 @@ const (
 // read without a lock, which shows that an archive is there, and gives the keys
 // that say who is in the way. The root that counts is read under the lock.
 func Open(ctx context.Context, dest store.Destination, opts Options) (_ *Archive, err error) {
-	a := &Archive{dest: dest, opts: opts, window: semaphore.NewWeighted(fetchWindow)}
+	a := newArchive(dest, opts)
 	if a.conn, err = store.Open(ctx, dest, opts.Store); err != nil {
 		if errors.Is(err, store.ErrNotFound) {
 			return nil, a.missing(ctx)
@@ -238,6 +243,9 @@ func (a *Archive) startOpeners() error {
 // LoadIndex makes the archive's blobs readable. Index objects that are not in
 // the cache are fetched.
 func (a *Archive) LoadIndex(ctx context.Context) error {
+	if a.kept != nil {
+		return a.loadKept(ctx)
+	}
 	return a.loadIndex(ctx, a.root.Index)
 }
 
@@ -255,7 +263,12 @@ func (a *Archive) loadIndex(ctx context.Context, refs []format.IndexRef) error {
 
 // openIndex opens the index objects that refs lists, through the cache.
 func (a *Archive) openIndex(ctx context.Context, refs []format.IndexRef) (*index.Table, error) {
-	t, err := index.Open(ctx, a.indexCache(), a.keys.Archive, refs, a.fetchIndex)
+	return a.openIndexIn(ctx, a.indexCache(), refs)
+}
+
+// openIndexIn is openIndex through the cache in another directory.
+func (a *Archive) openIndexIn(ctx context.Context, dir string, refs []format.IndexRef) (*index.Table, error) {
+	t, err := index.Open(ctx, dir, a.keys.Archive, refs, a.fetchIndex)
 	if errors.Is(err, index.ErrBadObject) {
 		err = &DamageError{Object: "index", Reason: err}
 	}
@@ -310,6 +323,7 @@ func (a *Archive) Close() error {
 	if a.index != nil {
 		a.index.Close()
 	}
+	a.kept.close()
 	if a.openers != nil {
 		for range cap(a.openers) {
 			select {

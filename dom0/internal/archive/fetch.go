@@ -60,9 +60,13 @@ type request struct {
 // or of the index. The connection lives on if deliver ends the fetch, and not
 // if ctx does.
 func (a *Archive) Fetch(ctx context.Context, wants []Want, deliver Deliver) error {
+	if a.kept != nil {
+		plainly := deliver
+		deliver = func(i int, plain []byte, err error) error { return plainly(i, plain, a.kept.explain(a.root, err)) }
+	}
 	found := make([]located, 0, len(wants))
 	for i, w := range wants {
-		e, ok, err := a.index.Lookup(ctx, w.ID)
+		e, ok, err := a.find(ctx, w.ID)
 		if err != nil {
 			return fmt.Errorf("look up %s %s: %w", w.Type, w.ID, err)
 		}

@@ -38,8 +38,18 @@ func (a *Archive) CheckSlots(ctx context.Context, bad func(error)) error {
 // LoadGoodIndex reads every index object from the store, gives the damaged
 // ones to bad, and makes blobs readable through the others.
 func (a *Archive) LoadGoodIndex(ctx context.Context, bad func(error)) error {
-	good := make([]format.IndexRef, 0, len(a.root.Index))
-	for _, ref := range a.root.Index {
+	good, err := a.goodIndexRefs(ctx, a.root.Index, bad)
+	if err != nil {
+		return err
+	}
+	return a.loadIndex(ctx, good)
+}
+
+// goodIndexRefs reads index objects from the store and returns those that are
+// whole; the others go to bad.
+func (a *Archive) goodIndexRefs(ctx context.Context, refs []format.IndexRef, bad func(error)) ([]format.IndexRef, error) {
+	good := make([]format.IndexRef, 0, len(refs))
+	for _, ref := range refs {
 		body, err := a.fetchIndex(ctx, ref)
 		if err == nil {
 			err = checkBody(ref, body)
@@ -50,10 +60,10 @@ func (a *Archive) LoadGoodIndex(ctx context.Context, bad func(error)) error {
 		case isDamage(err) && !errors.Is(err, format.ErrNewer):
 			bad(err)
 		default:
-			return err
+			return nil, err
 		}
 	}
-	return a.loadIndex(ctx, good)
+	return good, nil
 }
 
 // checkBody checks that an index object is the one that the root means.

@@ -90,7 +90,7 @@ type surveyed struct {
 func (a *Archive) survey(ctx context.Context) (*surveyed, error) {
 	s := &surveyed{sessions: map[format.BlobID]*format.Session{}, names: map[format.ObjectID]string{}}
 	var wants []Want
-	err := a.index.Each(ctx, func(e index.Entry) error {
+	err := a.eachBlob(ctx, func(e index.Entry) error {
 		if e.Type == format.BlobSession || e.Type == format.BlobVolumeTable {
 			wants = append(wants, Want{e.Type, e.ID})
 		}

@@ -30,17 +30,14 @@ func (a *Archive) recognise(before memory) error {
 			return err
 		}
 	}
-	pin, pinned := before.pin, before.pinned
+	pin := before.pin
 	branch, ok := known.Branches[a.root.Branch.String()]
 	a.fresh = !ok
 	a.highest = max(branch.Highest, a.root.Generation)
-	if a.opts.AllowRollback {
-		return nil
+	if err := a.isPinned(before); err != nil || a.opts.AllowRollback {
+		return err
 	}
-	if pinned && pin.Archive != a.keys.Archive.String() {
-		return fmt.Errorf("%s held archive %s and now shows %s: %w", a.dest, short(pin.Archive), short(a.keys.Archive.String()), ErrRolledBack)
-	}
-	if pinned && pin.Branch != a.root.Branch.String() {
+	if before.pinned && pin.Branch != a.root.Branch.String() {
 		// Somebody adopted the archive: its root must still follow the last one
 		// seen here. That this host knows the other branch is no excuse: it may
 		// be the one that was left.
@@ -50,6 +47,14 @@ func (a *Archive) recognise(before memory) error {
 	}
 	if ok {
 		return a.descends(branch)
+	}
+	return nil
+}
+
+// isPinned checks that the archive is the one that was seen at its place.
+func (a *Archive) isPinned(before memory) error {
+	if seen := before.pin.Archive; before.pinned && seen != a.keys.Archive.String() && !a.opts.AllowRollback {
+		return fmt.Errorf("%s held archive %s and now shows %s: %w", a.dest, short(seen), short(a.keys.Archive.String()), ErrRolledBack)
 	}
 	return nil
 }
@@ -196,6 +201,9 @@ func (a *Archive) Branch() (format.ObjectID, error) {
 }
 
 func (a *Archive) mayWrite() (branch format.ObjectID, err error) {
+	if a.kept != nil {
+		return branch, fmt.Errorf("%s: %w", a.kept.name, ErrKept)
+	}
 	host, _ := Host()
 	memory, err := a.opts.State.Memory(a.keys.Archive)
 	if err != nil {

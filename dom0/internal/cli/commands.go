@@ -149,6 +149,7 @@ type restoreCommand struct {
 	Salvage       bool   `long:"salvage" no-ini:"true" description:"write what is whole where data is damaged"`
 	Yes           bool   `long:"yes" no-ini:"true" description:"overwrite a device, or a qube, without asking"`
 	qubeRestoreOptions
+	rootOption
 	Args struct {
 		Names []string `positional-arg-name:"NAME" description:"a qube of the archive; with --to, a volume or all of a qube's"`
 	} `positional-args:"yes"`
@@ -177,6 +178,9 @@ func (o *restoreCommand) validate(c check) (err error) {
 	}
 	if given := o.given(); given != "" {
 		return exit.Usagef("restore: %s is of use for qubes, without --to, only", given)
+	}
+	if o.FromSnapshot && o.older() {
+		return exit.Usagef("restore: --from-snapshot and --root exclude each other")
 	}
 	if o.TrustSnapshot && !o.FromSnapshot {
 		return exit.Usagef("restore: --trust-snapshot is of use with --from-snapshot only")
@@ -218,10 +222,13 @@ func (o *restoreCommand) afterInterrupt() string {
 	return "files are as they were before; what was being written in place is unfinished until the restore is run again"
 }
 
-func (o *restoreCommand) run(ctx context.Context, env *Env) error { return runRestore(ctx, env, o) }
+func (o *restoreCommand) run(ctx context.Context, env *Env) error {
+	return o.explain(runRestore(ctx, env, o))
+}
 
 type listCommand struct {
 	aboutArchive
+	rootOption
 	Session string `long:"session" value-name:"SESSION" no-ini:"true" unquote:"false" description:"only this session: latest, an id's beginning, #N, ^tag, or a time"`
 	Args    struct {
 		Names []string `positional-arg-name:"NAME" description:"only sessions with these volumes"`
@@ -237,10 +244,13 @@ func (o *listCommand) validate(c check) (err error) {
 	return checkNames("list", o.Args.Names)
 }
 
-func (o *listCommand) run(ctx context.Context, env *Env) error { return runList(ctx, env, o) }
+func (o *listCommand) run(ctx context.Context, env *Env) error {
+	return o.explain(runList(ctx, env, o))
+}
 
 type verifyCommand struct {
 	aboutArchive
+	rootOption
 	Session     string `long:"session" value-name:"SESSION" no-ini:"true" unquote:"false" description:"which session, by default the latest: an id's beginning, #N, ^tag, or a time"`
 	AllSessions bool   `long:"all-sessions" no-ini:"true" description:"every session; what they share is read once"`
 	Args        struct {
@@ -260,19 +270,32 @@ func (o *verifyCommand) validate(c check) (err error) {
 	return checkNames("verify", o.Args.Names)
 }
 
-func (o *verifyCommand) run(ctx context.Context, env *Env) error { return runVerify(ctx, env, o) }
+func (o *verifyCommand) run(ctx context.Context, env *Env) error {
+	return o.explain(runVerify(ctx, env, o))
+}
 
 type checkCommand struct {
 	aboutArchive
 	ReadData percent `long:"read-data" value-name:"PERCENT" optional:"true" optional-value:"100" no-ini:"true" description:"read data too: all, or with =PERCENT a sample of it"`
 	Repair   bool    `long:"repair" no-ini:"true" description:"mend what can be mended from what is whole"`
+	Roots    bool    `long:"roots" no-ini:"true" description:"only list the roots that the store keeps, older ones too"`
 }
 
-func (o *checkCommand) validate(check) error { return nil }
+func (o *checkCommand) validate(check) error {
+	if o.Roots && (o.Repair || o.ReadData > 0) {
+		return exit.Usagef("check: --roots only lists: it excludes --repair and --read-data")
+	}
+	return nil
+}
 
 func (o *checkCommand) afterInterrupt() string { return "run the same check again" }
 
-func (o *checkCommand) run(ctx context.Context, env *Env) error { return runCheck(ctx, env, o) }
+func (o *checkCommand) run(ctx context.Context, env *Env) error {
+	if o.Roots {
+		return runRoots(ctx, env)
+	}
+	return runCheck(ctx, env, o)
+}
 
 type versionCommand struct{}
 

@@ -97,8 +97,8 @@ func (q *restoringQubes) openImport(ctx context.Context, j restoreJob, imp admin
 
 // pairImport notes that the volume, once it has its name, holds the session, so that its next backup is a difference.
 func (q *restoringQubes) pairImport(ctx context.Context, j restoreJob, t *restoreTarget, s *recreate.Step, volume, path string) {
-	if s.Name != s.Wanted.Name {
-		return // a volume of its own from now on, of which the archive has no session yet
+	if s.Name != s.Wanted.Name || q.o.older() {
+		return // a volume of its own from now on, of which the archive has no session yet, or one that it has no more
 	}
 	finder := q.env.finder() // one that has not seen what was there before
 	now, err := finder.Locator(ctx, find.SchemeFile+path)

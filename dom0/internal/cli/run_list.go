@@ -9,7 +9,6 @@ import (
 	"pinion/dom0/internal/exit"
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/ui"
-	"pinion/protocol"
 )
 
 // listJSON is the document of "pinion list --json".
@@ -56,7 +55,7 @@ func archiveDocument(r *format.Root) archiveJSON {
 }
 
 func runList(ctx context.Context, env *Env, o *listCommand) error {
-	a, err := env.open(ctx, protocol.LockRead)
+	a, err := env.openAsOf(ctx, o.Root)
 	if err != nil {
 		return err
 	}

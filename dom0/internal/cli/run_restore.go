@@ -22,7 +22,6 @@ import (
 	"pinion/dom0/internal/target"
 	"pinion/dom0/internal/tracker"
 	"pinion/dom0/internal/ui"
-	"pinion/protocol"
 )
 
 // restoreJSON is the document of "pinion restore --json".
@@ -68,7 +67,7 @@ func runRestore(ctx context.Context, env *Env, o *restoreCommand) error {
 	if err != nil {
 		return err
 	}
-	a, err := env.open(ctx, protocol.LockRead)
+	a, err := env.openAsOf(ctx, o.Root)
 	if err != nil {
 		return err
 	}
@@ -339,7 +338,7 @@ func (r *restoring) one(ctx context.Context, j restoreJob) (err error) {
 	res, err := run(ctx, r.a, j.name, j.entry.Seq, j.record, t.Target, opts)
 	path := ""
 	if err == nil {
-		if whole, more := res.Damage.Ranges(); len(whole)+more == 0 {
+		if whole, more := res.Damage.Ranges(); len(whole)+more == 0 && !r.o.older() {
 			t.Written = func(path string) { r.pair(ctx, j, t, path) }
 		}
 		path, err = r.finish(ctx, t)

@@ -12,7 +12,6 @@ import (
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/ui"
 	"pinion/dom0/internal/verify"
-	"pinion/protocol"
 )
 
 // damageJSON is the document of "pinion verify --json" and "pinion check --json".
@@ -22,7 +21,7 @@ type damageJSON struct {
 }
 
 func runVerify(ctx context.Context, env *Env, o *verifyCommand) error {
-	a, err := env.open(ctx, protocol.LockRead)
+	a, err := env.openAsOf(ctx, o.Root)
 	if err != nil {
 		return err
 	}

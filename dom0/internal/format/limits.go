@@ -49,6 +49,10 @@ const (
 	// MaxRoot bounds the root, sealed, in bytes; the store keeps it to that.
 	MaxRoot = 64 << 10
 
+	// MaxKeptRoots bounds the replaced roots that a store may list, 8 bytes of
+	// memory each: a backup every five minutes for twenty years.
+	MaxKeptRoots = 2 << 20
+
 	// MaxIndexObjects bounds the index objects that a root lists: 29 bytes
 	// each, so that with everything else the root stays under MaxRoot. With
 	// 186,000 entries in each this is 20 TiB of 128 KiB chunks.
