@@ -139,6 +139,8 @@ type world struct {
 	key, state, cache, config string
 	// env is added to the environment of every run.
 	env []string
+	// prefix, if set, is a program with arguments that starts pinion.
+	prefix []string
 	// cred, if set, is who pinion runs as.
 	cred *syscall.SysProcAttr
 
@@ -212,7 +214,9 @@ func (w *world) args(args []string) []string {
 
 // command is a run that was not started.
 func (w *world) command(args ...string) *exec.Cmd {
-	cmd := exec.Command(filepath.Join(w.bin, "pinion"), w.args(args)...)
+	words := append(append([]string{}, w.prefix...), filepath.Join(w.bin, "pinion"))
+	words = append(words, w.args(args)...)
+	cmd := exec.Command(words[0], words[1:]...)
 	cmd.Dir = w.dir
 	cmd.Env = append([]string{
 		"PATH=" + w.bin + ":/usr/bin:/bin:/usr/sbin:/sbin", "HOME=" + w.dir, "TZ=UTC", "GORACE=" + goRace,
