@@ -66,6 +66,7 @@ type Archive struct {
 	highest  uint64          // the highest generation ever seen of this branch
 	branch   format.ObjectID // that writes go to; zero: not decided yet
 	index    *index.Table
+	spare    bool  // the cache of the index isn't the usual one: what that has may be of use yet
 	kept     *kept // read as of an older root; nil: as of the current one
 
 	freshIndex bool // every object of it was fetched in this run
@@ -263,11 +264,16 @@ func (a *Archive) loadIndex(ctx context.Context, refs []format.IndexRef) error {
 
 // openIndex opens the index objects that refs lists, through the cache.
 func (a *Archive) openIndex(ctx context.Context, refs []format.IndexRef) (*index.Table, error) {
-	return a.openIndexIn(ctx, a.indexCache(), refs)
+	return a.openIndexIn(ctx, a.spare, refs)
 }
 
-// openIndexIn is openIndex through the cache in another directory.
-func (a *Archive) openIndexIn(ctx context.Context, dir string, refs []format.IndexRef) (*index.Table, error) {
+// openIndexIn is openIndex through the one cache or the other. A cache keeps
+// what the last list that it was opened with names.
+func (a *Archive) openIndexIn(ctx context.Context, spare bool, refs []format.IndexRef) (*index.Table, error) {
+	dir := a.indexCache()
+	if spare {
+		dir = filepath.Join(dir, "spare")
+	}
 	t, err := index.Open(ctx, dir, a.keys.Archive, refs, a.fetchIndex)
 	if errors.Is(err, index.ErrBadObject) {
 		err = &DamageError{Object: "index", Reason: err}

@@ -42,6 +42,9 @@ func (a *Archive) LoadGoodIndex(ctx context.Context, bad func(error)) error {
 	if err != nil {
 		return err
 	}
+	// What is lost in the store and still in the cache stays there: commands
+	// that read go on by it until the index is made anew.
+	a.spare = len(good) < len(a.root.Index)
 	return a.loadIndex(ctx, good)
 }
 

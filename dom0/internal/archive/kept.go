@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/index"
@@ -39,13 +38,11 @@ func (a *Archive) AsOf() (name string, newest uint64) {
 func (a *Archive) loadKept(ctx context.Context) (err error) {
 	var lost []error
 	bad := func(err error) { lost = append(lost, err) }
-	dir := filepath.Join(a.opts.CacheDir, a.keys.Archive.String())
-	if a.kept.index, err = a.openGoodIndex(ctx, dir, a.kept.newest.Index, bad); err != nil {
+	if a.kept.index, err = a.openGoodIndex(ctx, false, a.kept.newest.Index, bad); err != nil {
 		return err
 	}
 	whole := len(lost) == 0
-	// A directory of its own: the cache of the newest root's stays as it is.
-	if a.index, err = a.openGoodIndex(ctx, filepath.Join(dir, "kept"), a.root.Index, bad); err != nil {
+	if a.index, err = a.openGoodIndex(ctx, true, a.root.Index, bad); err != nil {
 		return err
 	}
 	if !whole {
@@ -57,8 +54,8 @@ func (a *Archive) loadKept(ctx context.Context) (err error) {
 }
 
 // openGoodIndex opens those of the index objects that are there and whole.
-func (a *Archive) openGoodIndex(ctx context.Context, dir string, refs []format.IndexRef, bad func(error)) (*index.Table, error) {
-	t, err := a.openIndexIn(ctx, dir, refs)
+func (a *Archive) openGoodIndex(ctx context.Context, spare bool, refs []format.IndexRef, bad func(error)) (*index.Table, error) {
+	t, err := a.openIndexIn(ctx, spare, refs)
 	if err == nil || !isDamage(err) || errors.Is(err, format.ErrNewer) {
 		return t, err
 	}
@@ -66,7 +63,7 @@ func (a *Archive) openGoodIndex(ctx context.Context, dir string, refs []format.I
 	if err != nil {
 		return nil, err
 	}
-	return a.openIndexIn(ctx, dir, good)
+	return a.openIndexIn(ctx, spare, good)
 }
 
 // find looks a blob up.
