@@ -43,26 +43,32 @@ func (w *Writer) adopt(ctx context.Context, tryAll bool) error {
 		if err != nil || toc.Generation < w.a.root.PrunedAt {
 			return nil // not whole, not ours, or about to be swept
 		}
-		w.stored += size
-		w.packs = append(w.packs, newPack{id, size})
-		w.adopted[id] = true
 		bad, err := w.a.unreadable(ctx, id, toc, func(format.BlobID) bool { return tryAll })
 		if err != nil {
 			return err
 		}
-		return w.adoptPack(ctx, id, toc, bad)
+		entered, err := w.adoptPack(ctx, id, toc, bad)
+		if err == nil && entered > 0 {
+			w.stored += size
+			w.packs = append(w.packs, newPack{id, size})
+			w.adopted[id] = true
+		}
+		return err
 	})
 }
 
-// adoptPack enters the blobs of a pack that are neither bad nor known yet.
-func (w *Writer) adoptPack(ctx context.Context, id format.ObjectID, toc *format.TOC, bad map[format.BlobID]bool) error {
-	return pack.Locations(id, toc, func(b format.TOCBlob, at format.Location) error {
+// adoptPack enters the blobs of a pack that are neither bad nor known yet, and
+// returns how many.
+func (w *Writer) adoptPack(ctx context.Context, id format.ObjectID, toc *format.TOC, bad map[format.BlobID]bool) (entered int, err error) {
+	err = pack.Locations(id, toc, func(b format.TOCBlob, at format.Location) error {
 		known, err := w.Known(ctx, b.ID)
 		if err != nil || known || bad[b.ID] {
 			return err
 		}
+		entered++
 		return w.a.index.Add(index.Entry{ID: b.ID, Type: b.Type, Pack: at.Pack, Offset: at.Offset, Length: at.Length})
 	})
+	return entered, err
 }
 
 // eachPack lists the packs in the store, in order of their ids.

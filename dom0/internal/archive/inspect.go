@@ -91,9 +91,10 @@ type PackState struct {
 }
 
 // CheckPacks reads the table of contents of every pack that the index names,
-// and compares the two. What is wrong goes to bad. The result takes some 100
-// bytes of memory a pack.
-func (a *Archive) CheckPacks(ctx context.Context, begin, step func(bytes int64), bad func(error)) (map[format.ObjectID]*PackState, error) {
+// and compares the two. What is wrong goes to bad. Packs that it doesn't name are
+// counted. The result takes some 100 bytes of memory a pack.
+func (a *Archive) CheckPacks(ctx context.Context, begin, step func(bytes int64), bad func(error)) (map[format.ObjectID]*PackState, Strays, error) {
+	var strays Strays
 	states := map[format.ObjectID]*PackState{}
 	err := a.index.Each(ctx, func(e index.Entry) error {
 		s := states[e.Pack]
@@ -105,16 +106,19 @@ func (a *Archive) CheckPacks(ctx context.Context, begin, step func(bytes int64),
 		return nil
 	})
 	if err != nil {
-		return nil, err
+		return nil, strays, err
 	}
 	err = a.eachPack(ctx, func(id format.ObjectID, size int64) error {
 		if s := states[id]; s != nil {
 			s.Missing, s.Size = false, size
+		} else {
+			strays.Packs++
+			strays.Bytes += size
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, err
+		return nil, strays, err
 	}
 	total := int64(0)
 	for _, s := range states {
@@ -125,13 +129,13 @@ func (a *Archive) CheckPacks(ctx context.Context, begin, step func(bytes int64),
 		if s.Missing {
 			bad(&DamageError{Object: protocol.PackName(id), Reason: errors.New("is missing")})
 		} else if err := a.checkPack(ctx, id, s); err != nil {
-			return nil, err
+			return nil, strays, err
 		} else if s.TOC != nil {
 			bad(s.TOC)
 		}
 		step(s.Size)
 	}
-	return states, nil
+	return states, strays, nil
 }
 
 // checkPack reads one table of contents; damage goes to s.TOC.

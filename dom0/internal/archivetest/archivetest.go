@@ -219,6 +219,20 @@ func (p *Place) OpenBare(t testing.TB, lock protocol.LockMode) *archive.Archive 
 	return a
 }
 
+// OpenBareWithCopies is OpenBare where the store lost key slots: those that this
+// host has copies of do.
+func (p *Place) OpenBareWithCopies(t testing.TB, lock protocol.LockMode) *archive.Archive {
+	t.Helper()
+	o := p.Options(lock)
+	o.SlotCopies = true
+	a, err := archive.Open(context.Background(), p.Dest, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.Close() })
+	return a
+}
+
 // Path is where an object is in the store's directory.
 func (p *Place) Path(object string) string { return filepath.Join(p.Dir, filepath.FromSlash(object)) }
 

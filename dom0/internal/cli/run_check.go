@@ -27,16 +27,17 @@ func runCheck(ctx context.Context, env *Env, o *checkCommand) error {
 		Begin: m.begin, Bytes: m.add,
 		Warn: func(text string) { env.UI.Warn("%s", text) },
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, verify.ErrTooMuch) {
 		return err
 	}
 	m.done()
 	if report.Repaired {
 		env.UI.Notice("the index was made anew from what is in the store")
 	}
-	if err := reportDamage(env, a, &list); err != nil {
+	if err := reportDamage(env, a, &list, report.Damaged, err); err != nil {
 		return err
 	}
+	sayStrays(env, report)
 	if !env.UI.Quiet() {
 		env.UI.Printf("%s, %s: the structure is whole, %s read.",
 			count(report.Sessions, "session"), count(report.Packs, "pack"), ui.Bytes(a.Store().Received()))

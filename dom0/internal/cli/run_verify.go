@@ -17,7 +17,17 @@ import (
 // damageJSON is the document of "pinion verify --json" and "pinion check --json".
 type damageJSON struct {
 	Damage    []damage.Range `json:"damage"`
+	Sessions  []damagedJSON  `json:"sessions"`
 	ReadBytes int64          `json:"read_bytes"` // from the store
+}
+
+// damagedJSON is what damage means for a session. Whole are the volumes of it, and qubes with their settings, that were
+// looked at and can be had.
+type damagedJSON struct {
+	Seq     uint64   `json:"seq"`
+	Lost    bool     `json:"lost"` // it can't be read, and so nothing is known of what it holds
+	Damaged []string `json:"damaged"`
+	Whole   []string `json:"whole"`
 }
 
 func runVerify(ctx context.Context, env *Env, o *verifyCommand) error {
@@ -58,11 +68,15 @@ func runVerify(ctx context.Context, env *Env, o *verifyCommand) error {
 	err = verify.Run(ctx, a, subjects, &list, verify.Options{
 		Probe: verify.ReadAll(a, m.add), Bad: func(format.BlobID) {}, Begin: m.begin,
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, verify.ErrTooMuch) {
 		return err
 	}
 	m.done()
-	if err := reportDamage(env, a, &list); err != nil {
+	var states []verify.SessionState
+	if ranges, more := list.Ranges(); more == 0 && err == nil {
+		states = verify.Summarize(subjects, configs, ranges)
+	}
+	if err := reportDamage(env, a, &list, states, err); err != nil {
 		return err
 	}
 	if !env.UI.Quiet() {
@@ -175,16 +189,25 @@ func (c *catalog) latest(names []string, o *verifyCommand) ([]verify.Subject, er
 	return subjects, nil
 }
 
-// reportDamage prints all damage. If there is some, it is the error too.
-func reportDamage(env *Env, a *archive.Archive, list *damage.List) error {
+// reportDamage prints all damage, and what it means for sessions. If there is some, it is the error too. incomplete, if
+// set, is why there may be more.
+func reportDamage(env *Env, a *archive.Archive, list *damage.List, states []verify.SessionState, incomplete error) error {
 	ranges, more := list.Ranges()
-	if err := env.UI.Result(damageJSON{Damage: ranges, ReadBytes: a.Store().Received()}); err != nil {
+	doc := damageJSON{Damage: ranges, Sessions: []damagedJSON{}, ReadBytes: a.Store().Received()}
+	for _, s := range states {
+		doc.Sessions = append(doc.Sessions, damagedJSON{s.Seq, s.Lost, append([]string{}, s.Damaged...), append([]string{}, s.Whole...)})
+	}
+	if err := env.UI.Result(doc); err != nil {
 		return err
 	}
 	if len(ranges) == 0 {
 		return nil
 	}
 	printDamage(env, ranges, more)
+	printStates(env, states)
+	if incomplete != nil {
+		env.UI.Warn("%v", incomplete)
+	}
 	return exit.With(exit.Damaged, errors.New(count(len(ranges)+more, "part")+" of the archive can't be had"),
 		"pinion check --repair --read-data mends what can be mended; then the next backup sends again what was lost and is still here")
 }

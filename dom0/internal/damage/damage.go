@@ -65,6 +65,22 @@ func (l *List) AddRange(r Range) {
 	}
 }
 
+// AddAll enters what another list has, and counts what that left out.
+func (l *List) AddAll(o *List) {
+	ranges, more := o.Ranges()
+	for _, r := range ranges {
+		l.AddRange(r)
+	}
+	l.AddMore(more)
+}
+
+// AddMore counts ranges that are not in the list.
+func (l *List) AddMore(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.more += n
+}
+
 // extend makes r longer by next if that lies right behind it and has the same
 // cause.
 func (r *Range) extend(next Range) bool {

@@ -110,3 +110,16 @@ func TestExplain(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+// TestOneListIntoAnother: what the one left out is counted in the other.
+func TestOneListIntoAnother(t *testing.T) {
+	var one, all damage.List
+	one.AddRange(damage.Range{Volume: "v", Session: 2, Offset: 0, Length: 5, Object: "o", Reason: "r"})
+	one.AddMore(7)
+	all.AddRange(damage.Range{Volume: "v", Session: 1, Offset: 0, Length: 5, Object: "o", Reason: "r"})
+	all.AddAll(&one)
+	ranges, more := all.Ranges()
+	if len(ranges) != 2 || ranges[1].Session != 2 || more != 7 {
+		t.Errorf("%+v and %d more", ranges, more)
+	}
+}

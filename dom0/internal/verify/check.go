@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/damage"
 	"pinion/dom0/internal/format"
+	"pinion/protocol"
 )
 
 // CheckOptions say how deep to look.
@@ -27,51 +29,69 @@ type CheckOptions struct {
 type Report struct {
 	Sessions int
 	Packs    int
+	Strays   archive.Strays // that are in no index; none where the index is damaged
 	Repaired bool
+	Adopted  int            // strays that a repair entered into the index
+	Damaged  []SessionState // sessions with damage; nil if not all of it is listed
 }
 
 // check is one run.
 type check struct {
-	a      *archive.Archive
-	o      CheckOptions
-	list   *damage.List
-	report Report
-	packs  map[format.ObjectID]*archive.PackState
-	broken []error                // damage to the structure itself
-	bad    map[format.BlobID]bool // blobs that can't be had
+	a        *archive.Archive
+	o        CheckOptions
+	list     *damage.List
+	report   Report
+	packs    map[format.ObjectID]*archive.PackState
+	broken   []error // damage to the structure itself
+	subjects []Subject
+	configs  []Config
+	bad      map[format.BlobID]bool // blobs that can't be had
 }
 
 // Check looks at the archive's structure: key slots, index objects, packs,
 // sessions and trees; and at data, as far as it is asked to. With Repair it
-// mends what it can, and then what it reports is what is left.
+// mends what it can, and then what it reports is what is left. With ErrTooMuch
+// there is a report, and the list isn't all.
 func Check(ctx context.Context, a *archive.Archive, list *damage.List, o CheckOptions) (*Report, error) {
 	c := &check{a: a, o: o, list: list, bad: map[format.BlobID]bool{}}
 	if err := c.structure(ctx, func(err error) { c.broken = append(c.broken, err) }); err != nil {
 		return nil, err
 	}
 	found := &damage.List{}
-	if err := c.sessions(ctx, found); err != nil {
-		return nil, err
+	tooMuch := c.sessions(ctx, found)
+	if tooMuch != nil && !errors.Is(tooMuch, ErrTooMuch) {
+		return nil, tooMuch
 	}
 	if o.Repair && (len(c.broken) > 0 || !found.Empty()) {
 		return c.repair(ctx, !found.Empty())
 	}
-	if o.Repair && !o.KeepAll {
-		if err := a.SweepIndex(ctx); err != nil {
+	if o.Repair {
+		if err := c.tidy(ctx); err != nil {
 			return nil, err
 		}
 	}
 	for _, err := range c.broken {
 		list.Add(damage.Range{}, err)
 	}
-	ranges, more := found.Ranges()
-	for _, r := range ranges {
-		list.AddRange(r)
+	list.AddAll(found)
+	if ranges, more := list.Ranges(); more == 0 && tooMuch == nil {
+		c.report.Damaged = Summarize(c.subjects, c.configs, ranges)
 	}
-	if more > 0 {
-		return nil, ErrTooMuch
+	return &c.report, tooMuch
+}
+
+// tidy is what a repair does where nothing is damaged.
+func (c *check) tidy(ctx context.Context) (err error) {
+	if c.report.Strays.Packs > 0 {
+		c.report.Adopted, err = c.a.AdoptStrays(ctx, c.a.Root().Params.Compression)
+		if errors.Is(err, archive.ErrAdopt) {
+			err = nil // nothing is wrong, so it is no reason to fail either
+		}
 	}
-	return &c.report, nil
+	if err == nil && !c.o.KeepAll {
+		err = c.a.SweepIndex(ctx)
+	}
+	return err
 }
 
 // structure looks at slots, index and packs.
@@ -82,82 +102,73 @@ func (c *check) structure(ctx context.Context, bad func(error)) error {
 	if err := c.a.LoadGoodIndex(ctx, bad); err != nil {
 		return err
 	}
+	whole := len(c.broken) == 0
 	begin := func(total int64) { c.o.Begin("checking packs", total) }
-	packs, err := c.a.CheckPacks(ctx, begin, c.o.Bytes, bad)
+	packs, strays, err := c.a.CheckPacks(ctx, begin, c.o.Bytes, bad)
 	if err != nil {
 		return err
 	}
 	c.packs, c.report.Packs = packs, len(packs)
+	if whole {
+		c.report.Strays = strays
+	}
 	return nil
 }
 
-// sessions walks all sessions and their trees and lists what can't be had.
+// sessions walks all sessions and their trees and lists what can't be had. Where
+// the session list or the volume table is damaged, sessions and names come from
+// the session blobs themselves: no damage hides another.
 func (c *check) sessions(ctx context.Context, found *damage.List) error {
-	entries, err := c.a.Sessions(ctx, func(first, last uint64, err error) error {
-		if errors.Is(err, format.ErrNewer) {
-			return err
-		}
-		object, reason := damage.Explain(err)
-		first, last = max(first, 1), min(last, c.a.Root().NextSeq-1)
-		found.AddRange(damage.Range{Object: object, Reason: fmt.Sprintf("sessions #%d to #%d can't be listed: %s", first, last, reason)})
-		return nil
-	})
+	l, err := c.a.Listing(ctx)
 	if err != nil {
 		return err
 	}
-	c.report.Sessions = len(entries)
-	if n := int(c.a.Root().Sessions); len(entries) != n && found.Empty() {
-		found.Add(damage.Range{}, &archive.DamageError{Object: "session list", Reason: fmt.Errorf("has %d sessions where the root says %d", len(entries), n)})
+	for _, g := range l.ListDamage {
+		object, reason := damage.Explain(g.Err)
+		found.AddRange(damage.Range{Object: object, Reason: fmt.Sprintf("sessions #%d to #%d can't be listed: %s", g.First, g.Last, reason)})
 	}
-	subjects, err := c.subjects(ctx, entries, found)
-	if err != nil {
+	c.report.Sessions = len(l.Entries)
+	if n := int(c.a.Root().Sessions); len(l.Entries) != n && found.Empty() {
+		found.Add(damage.Range{}, &archive.DamageError{Object: "session list", Reason: fmt.Errorf("has %d sessions where the root says %d", len(l.Entries), n)})
+	}
+	if l.TableDamage != nil {
+		c.markBad(c.a.Root().VolumeTable)
+		found.Add(damage.Range{}, l.TableDamage)
+	}
+	if err := c.contents(ctx, l, found); err != nil {
 		return err
 	}
-	return Run(ctx, c.a, subjects, found, Options{Probe: c.probe(), Bad: c.markBad, Begin: c.begin})
+	if err := Configs(ctx, c.a, c.configs, found, c.markBad); err != nil {
+		return err
+	}
+	return Run(ctx, c.a, c.subjects, found, Options{Probe: c.probe(), Bad: c.markBad, Begin: c.begin})
 }
 
-// subjects lists every volume of every session that can be read.
-func (c *check) subjects(ctx context.Context, entries []format.SessionEntry, found *damage.List) ([]Subject, error) {
+// contents collects what all sessions that can be read hold.
+func (c *check) contents(ctx context.Context, l *archive.Listing, found *damage.List) error {
 	names := map[format.ObjectID]string{}
-	table, err := c.a.Volumes(ctx)
-	var d *archive.DamageError
-	switch {
-	case errors.As(err, &d):
-		c.markBad(c.a.Root().VolumeTable)
-		found.Add(damage.Range{}, err)
-	case err != nil:
-		return nil, err
-	default:
-		for _, v := range slices.Concat(table.Volumes, table.Qubes) {
-			names[v.ID] = v.Name
-		}
+	for _, v := range slices.Concat(l.Table.Volumes, l.Table.Qubes) {
+		names[v.ID] = v.Name
 	}
-	sessions, errs, err := c.a.ReadSessions(ctx, entries)
+	nameOf := func(id format.ObjectID) string { return cmp.Or(names[id], id.String()) }
+	sessions, errs, err := c.a.ReadSessions(ctx, l.Entries)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	nameOf := func(id format.ObjectID) string {
-		if name, ok := names[id]; ok {
-			return name
-		}
-		return id.String()
-	}
-	var subjects []Subject
-	var configs []Config
 	for i, s := range sessions {
 		if errs[i] != nil {
-			c.markBad(entries[i].Blob)
-			found.Add(damage.Range{Session: entries[i].Seq}, errs[i])
+			c.markBad(l.Entries[i].Blob)
+			found.Add(damage.Range{Session: l.Entries[i].Seq}, errs[i])
 			continue
 		}
 		for _, v := range s.Volumes {
-			subjects = append(subjects, Subject{Name: nameOf(v.Volume), Seq: s.Seq, Record: v.Record, Size: v.Size})
+			c.subjects = append(c.subjects, Subject{Name: nameOf(v.Volume), Seq: s.Seq, Record: v.Record, Size: v.Size})
 		}
 		for _, q := range s.Qubes {
-			configs = append(configs, Config{Name: nameOf(q.Qube), Seq: s.Seq, Blob: q.Config})
+			c.configs = append(c.configs, Config{Name: nameOf(q.Qube), Seq: s.Seq, Blob: q.Config})
 		}
 	}
-	return subjects, Configs(ctx, c.a, configs, found, c.markBad)
+	return nil
 }
 
 // begin shows what the survey is at: without reading data it has no bytes.
@@ -187,7 +198,7 @@ func (c *check) probe() Probe {
 			case !ok:
 				err = bad(id, &archive.DamageError{Object: "chunk " + id.String()[:8], Reason: errors.New("is in no index")})
 			case s == nil || s.Missing:
-				err = bad(id, &archive.DamageError{Object: "pack " + pack.String(), Reason: errors.New("is missing")})
+				err = bad(id, &archive.DamageError{Object: protocol.PackName(pack), Reason: errors.New("is missing")})
 			case sampled(pack, salt, c.o.ReadData):
 				read = append(read, id)
 			}

@@ -61,7 +61,8 @@ const maxBad = 1 << 20
 // ErrTooMuch says that so much is damaged that not all of it is listed.
 var ErrTooMuch = errors.New("too much is damaged to list it all")
 
-// Run verifies the subjects and adds what is wrong to list.
+// Run verifies the subjects and adds what is wrong to list. ErrTooMuch says that
+// it gave up looking; what it found until then is in the list.
 func Run(ctx context.Context, a *archive.Archive, subjects []Subject, list *damage.List, o Options) error {
 	s := &survey{a: a, o: o, bad: map[format.BlobID]error{}, records: map[format.BlobID]*format.VolumeRecord{}}
 	if err := s.readRecords(ctx, subjects); err != nil {
@@ -72,12 +73,19 @@ func Run(ctx context.Context, a *archive.Archive, subjects []Subject, list *dama
 		entries += uint64(ref.Entries)
 	}
 	shares := entries/probeBatch + 1
-	for share := range shares {
-		if err := s.pass(ctx, share, shares); err != nil {
+	var tooMuch error
+	for share := uint64(0); share < shares && tooMuch == nil; share++ {
+		err := s.pass(ctx, share, shares)
+		if errors.Is(err, ErrTooMuch) {
+			tooMuch = err
+		} else if err != nil {
 			return err
 		}
 	}
-	return s.list(ctx, subjects, list)
+	if err := s.list(ctx, subjects, list); err != nil {
+		return err
+	}
+	return tooMuch
 }
 
 // readRecords reads every distinct volume record.
@@ -168,21 +176,23 @@ func (s *survey) list(ctx context.Context, subjects []Subject, list *damage.List
 	if len(s.bad) == 0 {
 		return nil
 	}
-	ranges := map[format.BlobID][]damage.Range{}
+	lists := map[format.BlobID]*damage.List{}
 	for _, x := range subjects {
 		r := s.records[x.Record]
 		if r == nil {
 			list.Add(damage.Range{Volume: x.Name, Session: x.Seq, Length: x.Size}, s.bad[x.Record])
 			continue
 		}
-		found, ok := ranges[x.Record]
-		if !ok {
+		one := lists[x.Record]
+		if one == nil {
 			var err error
-			if found, err = s.rangesOf(ctx, r); err != nil {
+			if one, err = s.rangesOf(ctx, r); err != nil {
 				return err
 			}
-			ranges[x.Record] = found
+			lists[x.Record] = one
 		}
+		found, more := one.Ranges()
+		list.AddMore(more)
 		for _, f := range found {
 			f.Volume, f.Session = x.Name, x.Seq
 			list.AddRange(f)
@@ -197,8 +207,8 @@ func (s *survey) list(ctx context.Context, subjects []Subject, list *damage.List
 }
 
 // rangesOf lists the ranges of one volume record that can't be had.
-func (s *survey) rangesOf(ctx context.Context, r *format.VolumeRecord) ([]damage.Range, error) {
-	var one damage.List
+func (s *survey) rangesOf(ctx context.Context, r *format.VolumeRecord) (*damage.List, error) {
+	one := &damage.List{}
 	note := func(it tree.Item, err error) error {
 		off, length := restore.Extent(it, r.Size, s.a.ChunkSize())
 		one.Add(damage.Range{Offset: off, Length: length}, err)
@@ -225,14 +235,7 @@ func (s *survey) rangesOf(ctx context.Context, r *format.VolumeRecord) ([]damage
 		}
 		return nil
 	}
-	if err := s.a.WalkVolume(ctx, r, w); err != nil {
-		return nil, err
-	}
-	ranges, more := one.Ranges()
-	if more > 0 {
-		return nil, ErrTooMuch
-	}
-	return ranges, nil
+	return one, s.a.WalkVolume(ctx, r, w)
 }
 
 // ReadAll is the Probe that reads every chunk and opens it.
