@@ -28,7 +28,7 @@ func statusOf(err error) (status exit.Status, hint string) {
 	case errors.Is(err, archive.ErrUnmounted):
 		return exit.NoArchive, "if it was removed on purpose, pinion init --allow-rollback makes a new one"
 	case errors.Is(err, archive.ErrNoArchive) && errors.Is(err, archive.ErrNotEmpty):
-		return exit.NoArchive, "its root may be lost: see \"the root is missing\" in docs/operation.md"
+		return exit.NoArchive, "its root may be lost: pinion check --roots lists the older ones; see \"the root is missing\" in docs/operation.md"
 	case errors.Is(err, archive.ErrNoArchive):
 		return exit.NoArchive, "to create one: pinion init"
 	case errors.Is(err, archive.ErrWrongKey):
