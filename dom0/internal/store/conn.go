@@ -140,11 +140,12 @@ func (c *Conn) reply(p *Pending, err error) {
 	c.settle(p)
 }
 
-// settle makes p done if nothing of it is under way. c.mu is held.
+// settle makes p done if nothing of it is under way. c.mu is held. The caller's
+// context is let go of first: whoever sees that p is done may end it.
 func (c *Conn) settle(p *Pending) {
 	if p.replied && p.sent && c.reading != p {
-		close(p.done)
 		p.stop()
+		close(p.done)
 		<-c.window
 	}
 }
