@@ -183,6 +183,15 @@ func TestJSONOfTheDocs(t *testing.T) {
 	take(0, "status")
 	take(0, "diff", "work.img", "--full")
 	take(0, "forget-local", "--all")
+	cut := w.store + "/packs/ab/" + strings.Repeat("ab", 16)
+	if err := os.MkdirAll(filepath.Dir(cut), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, cut, nil)
+	take(13, "copy", "--to", "file:"+w.path("copy"))
+	if err := os.Remove(cut); err != nil {
+		t.Fatal(err)
+	}
 	take(0, "version")
 	takeAs("roots", 0, "check", "--roots")
 	packs, err := filepath.Glob(w.store + "/packs/*/*")

@@ -63,6 +63,7 @@ type Archive struct {
 	root     *format.Root
 	rootHash [32]byte        // SHA-256 of the sealed root: what a swap expects
 	fresh    bool            // nothing was known of this branch before
+	oldCopy  bool            // a copy, older than what is known of the original
 	highest  uint64          // the highest generation ever seen of this branch
 	branch   format.ObjectID // that writes go to; zero: not decided yet
 	index    *index.Table

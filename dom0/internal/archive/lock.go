@@ -80,25 +80,37 @@ func (a *Archive) checkWritable() error {
 // lock takes the lock, trying again while somebody else holds it, and leaves a
 // note for others. Without keys there is no note, and nobody else's is read.
 func (a *Archive) lock(ctx context.Context) error {
+	if err := takeLock(ctx, a.conn, a.opts.Lock, a.opts.Wait, a.opts.Warn, a.whoLocked); err != nil {
+		return err
+	}
+	return a.leaveNote(ctx)
+}
+
+// TakeLock takes a store's lock without an archive's keys, trying again while
+// somebody else holds it: for a moment, or with wait as long as it takes, which
+// warn is then told. The error for a refused lock is a LockedError.
+func TakeLock(ctx context.Context, conn *store.Conn, mode protocol.LockMode, wait bool, warn func(string)) error {
+	return takeLock(ctx, conn, mode, wait, warn, func(context.Context) error { return &LockedError{} })
+}
+
+// takeLock is TakeLock; who makes the error for a lock that was refused.
+func takeLock(ctx context.Context, conn *store.Conn, mode protocol.LockMode, wait bool, warn func(string), who func(context.Context) error) error {
 	deadline := time.Now().Add(lockPatience)
 	for try := 1; ; try++ {
-		err := a.conn.Lock(ctx, a.opts.Lock)
-		if err == nil {
-			return a.leaveNote(ctx)
-		}
+		err := conn.Lock(ctx, mode)
 		if !errors.Is(err, store.ErrLocked) {
 			return err
 		}
-		if !a.opts.Wait && time.Now().After(deadline) {
-			return a.whoLocked(ctx)
+		if !wait && time.Now().After(deadline) {
+			return who(ctx)
 		}
 		// By the second try whoever took the lock just now has left its note.
-		if a.opts.Wait && try == 2 {
-			err := a.whoLocked(ctx)
+		if wait && try == 2 {
+			err := who(ctx)
 			if !errors.Is(err, store.ErrLocked) {
 				return err
 			}
-			a.opts.Warn("waiting: " + err.Error())
+			warn("waiting: " + err.Error())
 		}
 		select {
 		case <-ctx.Done():

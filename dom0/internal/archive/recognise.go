@@ -18,7 +18,8 @@ import (
 
 // recognise compares the root with what is known of the destination and of
 // the archive. A store that shows another archive, an older root, or one that
-// isn't descended from the last one seen, is refused.
+// isn't descended from the last one seen, is refused. A copy that this host made
+// may be older than the original: it has to be what was copied.
 //
 // The memory that counts is that from before the root was read: another command
 // of this host may have committed since.
@@ -34,7 +35,16 @@ func (a *Archive) recognise(before memory) error {
 	branch, ok := known.Branches[a.root.Branch.String()]
 	a.fresh = !ok
 	a.highest = max(branch.Highest, a.root.Generation)
-	if err := a.isPinned(before); err != nil || a.opts.AllowRollback {
+	if a.opts.AllowRollback {
+		return nil
+	}
+	// What was copied when it was the newest root seen is as old as its copy: the
+	// store hides nothing.
+	if c, copied, err := a.copied(); err != nil || copied && c.Newest {
+		a.oldCopy = copied && branch.Generation > a.root.Generation
+		return err
+	}
+	if err := a.isPinned(before); err != nil {
 		return err
 	}
 	if before.pinned && pin.Branch != a.root.Branch.String() {
@@ -211,6 +221,11 @@ func (a *Archive) mayWrite() (branch format.ObjectID, err error) {
 	}
 	written := memory.Branches[a.root.Branch.String()].Written
 	elsewhere := written != "" && written != a.dest.String()
+	if c, copied, err := a.copied(); err != nil {
+		return branch, err
+	} else if copied {
+		written, elsewhere = c.Source, true
+	}
 	if a.root.HostID == host && !elsewhere {
 		return a.root.Branch, nil
 	}
@@ -218,7 +233,7 @@ func (a *Archive) mayWrite() (branch format.ObjectID, err error) {
 		return format.NewObjectID(), nil
 	}
 	if elsewhere {
-		return branch, fmt.Errorf("%s is a copy of the archive that this host writes to at %s: %w", a.dest, written, ErrAdopt)
+		return branch, fmt.Errorf("%s is a copy of the archive at %s: %w", a.dest, written, ErrAdopt)
 	}
 	return branch, fmt.Errorf("host %q wrote to this archive last: %w", a.root.Host, ErrAdopt)
 }

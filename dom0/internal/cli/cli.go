@@ -130,7 +130,7 @@ func (a *app) prepare(args []string) (help string, command command, env *Env, er
 	}
 	a.ui = a.newUI(*global)
 	if err = global.validate(); err == nil {
-		err = command.validate(check{now: a.now(), zone: a.zone})
+		err = command.validate(check{now: a.now(), zone: a.zone, conf: conf})
 	}
 	if err != nil {
 		return "", nil, nil, err

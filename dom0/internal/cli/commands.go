@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"pinion/dom0/internal/config"
 	"pinion/dom0/internal/exit"
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/source/find"
@@ -27,6 +28,7 @@ type command interface {
 type check struct {
 	now  time.Time
 	zone *time.Location
+	conf *config.Config
 }
 
 // session reads --session; without the option the result is nil.

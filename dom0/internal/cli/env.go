@@ -59,7 +59,7 @@ func (a *app) newEnv(g *globalOptions, conf *config.Config, n need) (*Env, error
 	}
 	var err error
 	if n == needArchive {
-		if env.Dest, err = destination(g.Dest, conf); err != nil {
+		if env.Dest, err = destination("dest", g.Dest, conf); err != nil {
 			return nil, err
 		}
 		if env.policy, err = policyOf(g.Dest, env.Dest.String(), conf); err != nil {
@@ -84,23 +84,26 @@ func archiveNames(conf *config.Config) map[string]string {
 	return names
 }
 
-// destination reads --dest, a URL or the name of an archive in the configuration.
-func destination(word string, conf *config.Config) (store.Destination, error) {
+// destination reads the value of an option that says where an archive is: a URL or the name of one in the configuration.
+func destination(option, word string, conf *config.Config) (store.Destination, error) {
 	if word == "" {
-		return store.Destination{}, exit.UsageHint(
-			"say where with --dest file:/path or qubes:QUBE/ARCHIVE, with PINION_DEST, or with dest in the configuration", "no archive given: --dest is missing")
+		hint := ""
+		if option == "dest" {
+			hint = "say where with --dest file:/path or qubes:QUBE/ARCHIVE, with PINION_DEST, or with dest in the configuration"
+		}
+		return store.Destination{}, exit.UsageHint(hint, "no archive given: --%s is missing", option)
 	}
 	if config.IsArchiveName(word) {
 		a, ok := conf.Archives[word]
 		if !ok {
 			return store.Destination{}, exit.UsageHint(
-				"a destination is file:/path, qubes:QUBE/ARCHIVE, or NAME of a section [archive NAME] there", "--dest: no archive is called %q in %s", word, conf.Path)
+				"a destination is file:/path, qubes:QUBE/ARCHIVE, or NAME of a section [archive NAME] there", "--%s: no archive is called %q in %s", option, word, conf.Path)
 		}
 		word = a.Dest.Value
 	}
 	d, err := store.ParseDestination(word)
 	if err != nil {
-		return store.Destination{}, exit.Usagef("--dest: %w", err)
+		return store.Destination{}, exit.Usagef("--%s: %w", option, err)
 	}
 	return d, nil
 }

@@ -89,6 +89,9 @@ func (e *Env) openWith(ctx context.Context, o archive.Options) (*archive.Archive
 		e.UI.Notice("first use of this archive here: generation %d, last written %s by host %q",
 			r.Generation, e.showTime(r.Written), r.Host)
 	}
+	if a.OldCopy() {
+		e.UI.Notice("a copy, as the archive was on %s; that was written to since", e.showTime(a.Root().Written))
+	}
 	return a, nil
 }
 

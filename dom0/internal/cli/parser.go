@@ -83,6 +83,7 @@ func newTree() (*tree, error) {
 			"It needs no archive.", &statusCommand{}},
 		{"diff", "Show what changed since a session", "Shows which parts of a volume may differ from its last session, as its storage tells; with --full, which do.", &diffCommand{}},
 		{"forget-local", "Drop base snapshots", "Drops base snapshots of volumes, and what is known of changes. Nothing is lost but speed: the next backup reads these volumes whole.", &forgetCommand{}},
+		{"copy", "Copy an archive to another place", "Copies an archive as it is to another place, or brings a copy up to date. It needs no passphrase: nothing is opened.", &copyCommand{}},
 		{"version", "Show versions", "Shows the versions of the program, the protocol and the archive format.", &versionCommand{}},
 	} {
 		if err := t.add(c.name, c.short, c.long, c.command); err != nil {

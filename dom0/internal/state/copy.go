@@ -1,0 +1,47 @@
+package state
+
+import (
+	"fmt"
+	"path/filepath"
+)
+
+// A Copy says what was last copied to a destination, and from where.
+type Copy struct {
+	Version     int    `json:"version"`
+	Destination string `json:"destination"`
+	Source      string `json:"source"`
+	RootHash    string `json:"root_hash"` // SHA-256 of the root that is there since, hex
+	// Kept is the highest number that a replaced root had in the source: the copied one gets the next.
+	Kept uint64 `json:"kept"`
+	// Newest says that the root was the newest one that this host had seen, and so no old state.
+	Newest bool `json:"newest"`
+}
+
+func (d *Dir) copyPath(destination string) string {
+	return filepath.Join(d.path, "copies", fileName(destination)+".json")
+}
+
+// Copy returns what was last copied to a destination; ok is false if nothing is known.
+func (d *Dir) Copy(destination string) (c Copy, ok bool, err error) {
+	if ok, err = readJSON(d.copyPath(destination), &c); err != nil {
+		return Copy{}, false, err
+	}
+	if ok && c.Destination != destination {
+		return Copy{}, false, fmt.Errorf("state file %s is of %q", d.copyPath(destination), c.Destination)
+	}
+	return c, ok, nil
+}
+
+// SetCopy remembers what was copied to a destination.
+func (d *Dir) SetCopy(c Copy) error {
+	c.Version = version
+	if old, ok, err := d.Copy(c.Destination); err == nil && ok && old == c {
+		return nil
+	}
+	unlock, err := d.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return writeJSON(d.copyPath(c.Destination), c)
+}
