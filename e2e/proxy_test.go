@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -27,6 +28,7 @@ type proxyPlan struct {
 	Type  protocol.Type // the requests that Fault is about; 0: all
 	At    int           // which of these, from 1; 0: every one
 	N     int           // what the fault makes of it
+	Of    string        // the archive's directory whose connections Fault is about; empty: all
 }
 
 // A proxyEvent is a line of the log. Events of one connection are in order.
@@ -50,6 +52,9 @@ func standInProxy(args []string) int {
 		if p.fault, ok = proxyFaults[plan.Fault]; !ok {
 			err = fmt.Errorf("no fault is called %q", plan.Fault)
 		}
+	}
+	if plan.Of != "" && !slices.Contains(args, plan.Of) {
+		p.fault = proxyFault{}
 	}
 	if err == nil {
 		err = p.start(args)
