@@ -392,6 +392,9 @@ func listed(change func(n int, e *protocol.Entry)) func(*proxy, *proxyRequest, p
 // reversed makes names come in descending order: its digits are complements.
 func reversed(name string) string {
 	at := len(name) - 32
+	if at < 0 {
+		return name // a root's
+	}
 	const digits = "0123456789abcdef"
 	id := []byte(name[at:])
 	for i := range id {

@@ -187,7 +187,9 @@ func (p *proxy) upFrame(h protocol.Header, payload []byte) bool {
 	}
 	p.mu.Unlock()
 	if r == nil {
-		return true // the body of a request that has its answer
+		// The body of a request that has its answer already: it goes on to its end.
+		_, err := p.toHelper.Write(append(protocol.AppendHeader(nil, h), payload...))
+		return err == nil
 	}
 	if h.Type != protocol.TypeData {
 		if r.hit && p.fault.request != nil && !p.fault.request(p, r) {
