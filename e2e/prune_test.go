@@ -52,8 +52,8 @@ func (w *world) seqs() (seqs []uint64) {
 	return seqs
 }
 
-// at is the world at another time; the programs know about that.
-func (w *world) at(now time.Time) *world {
+// when is the world at another time; the programs know about that.
+func (w *world) when(now time.Time) *world {
 	o := *w
 	o.env = append(slices.Clone(w.env), clockEnv+"="+now.Format(time.RFC3339Nano))
 	return &o
@@ -71,7 +71,7 @@ func clockWorld(t *testing.T) (*world, time.Time) {
 	t.Helper()
 	w := newWorldOf(t, build{static: true, clock: true})
 	now := time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
-	w.at(now.AddDate(-5, 0, 0)).ok("init", "--chunk-size", "64K")
+	w.when(now.AddDate(-5, 0, 0)).ok("init", "--chunk-size", "64K")
 	return w, now
 }
 
@@ -92,7 +92,7 @@ func TestPruneRowS14KeepRules(t *testing.T) {
 		if i == 33 {
 			args = append(args, "--tag", "release,before the move")
 		}
-		w.at(at).ok(args...)
+		w.when(at).ok(args...)
 	}
 	keep := map[uint64]bool{400: true, 34: true}
 	for _, rule := range []struct {
@@ -117,7 +117,7 @@ func TestPruneRowS14KeepRules(t *testing.T) {
 			keep[last[s]] = true
 		}
 	}
-	w = w.at(now)
+	w = w.when(now)
 	rules := []string{"--keep-daily", "7", "--keep-weekly", "4", "--keep-monthly", "12", "--keep-tag", "release"}
 	said := w.prune(append(rules, "--dry-run")...)
 	var stay []uint64
@@ -259,12 +259,12 @@ func TestPruneB3B4TagsAndZones(t *testing.T) {
 			at = times[3] // two in one instant
 		}
 		times = append(times, at)
-		r := w.at(at).in(zones[i%len(zones)]).ok("backup", "v=file:"+image, "--tag", fmt.Sprintf("t%d", i))
+		r := w.when(at).in(zones[i%len(zones)]).ok("backup", "v=file:"+image, "--tag", fmt.Sprintf("t%d", i))
 		if i == 7 {
 			r.says("the clock went back")
 		}
 	}
-	w = w.at(now.Add(time.Hour))
+	w = w.when(now.Add(time.Hour))
 	for i, s := range w.list().Sessions {
 		if s.Seq != uint64(i+1) || s.Time != times[i].Format("2006-01-02T15:04:05.999999999Z07:00") && !strings.HasPrefix(s.Time, times[i].Format("2006-01-02T15:04")) {
 			t.Errorf("%d: %+v, made %s", i, s, times[i])
