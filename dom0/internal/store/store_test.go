@@ -484,18 +484,3 @@ func TestOwnMistakes(t *testing.T) {
 		t.Errorf("%d bytes were sent, %v", c.Sent()-before, c.sticky())
 	}
 }
-
-// A context that ends when its requests have ended is of no concern to the
-// connection.
-func TestContextEndsAfterItsRequest(t *testing.T) {
-	c := openFake(t, "good get", short)
-	for i := range 3000 {
-		ctx, cancel := context.WithCancel(context.Background())
-		p := c.Get(ctx, packName(1), []protocol.Range{{Len: 10}}, make([]byte, 10))
-		err := p.Wait()
-		cancel()
-		if err != nil {
-			t.Fatalf("request %d: %v", i, err)
-		}
-	}
-}
