@@ -45,6 +45,10 @@ func helps(t *testing.T, w *world) map[string]string {
 	}
 	for _, m := range helpedCommand.FindAllStringSubmatch(list, -1) {
 		all[m[1]] = w.ok(m[1], "--help").stdout
+		_, own, _ := strings.Cut(all[m[1]], "Available commands:")
+		for _, of := range helpedCommand.FindAllStringSubmatch(own, -1) {
+			all[m[1]] += w.ok(m[1], of[1], "--help").stdout
+		}
 	}
 	return all
 }
@@ -173,7 +177,7 @@ func TestJSONOfTheDocs(t *testing.T) {
 	}
 	take := func(code int, args ...string) { takeAs(args[0], code, args...) }
 	take(0, "init")
-	take(3, "backup", "work", "file:"+image, "file:"+w.path("gone.img"), "--tag", "weekly")
+	take(3, "backup", "work", "file:"+image, "extra=file:"+w.image("extra.img", "random:1M:9"), "file:"+w.path("gone.img"), "--tag", "weekly")
 	take(0, "list")
 	defer q.api.Inject(qubesd.Fault{Method: "admin.vm.property.Set", Dest: "other", Arg: "maxmem", Effect: qubesd.Raise, Type: "QubesValueError"})()
 	take(3, "restore", "work", "--as", "other")
@@ -192,6 +196,11 @@ func TestJSONOfTheDocs(t *testing.T) {
 	if err := os.Remove(cut); err != nil {
 		t.Fatal(err)
 	}
+	takeAs("tag", 0, "tag", "add", "weekly")
+	take(0, "rename", "work.img", "image")
+	take(0, "rename", "image", "work.img")
+	take(0, "delete", "extra", "--yes")
+	take(0, "prune", "--keep-last", "1", "--dry-run")
 	take(0, "version")
 	takeAs("roots", 0, "check", "--roots")
 	packs, err := filepath.Glob(w.store + "/packs/*/*")
