@@ -278,12 +278,16 @@ func (o *verifyCommand) run(ctx context.Context, env *Env) error {
 
 type checkCommand struct {
 	aboutArchive
-	ReadData percent `long:"read-data" value-name:"PERCENT" optional:"true" optional-value:"100" no-ini:"true" description:"read data too: all, or with =PERCENT a sample of it"`
-	Repair   bool    `long:"repair" no-ini:"true" description:"mend what can be mended from what is whole"`
-	Roots    bool    `long:"roots" no-ini:"true" description:"only list the roots that the store keeps, older ones too"`
+	ReadData    percent `long:"read-data" value-name:"PERCENT" optional:"true" optional-value:"100" no-ini:"true" description:"read data too: all, or with =PERCENT a sample of it"`
+	Repair      bool    `long:"repair" no-ini:"true" description:"mend what can be mended from what is whole"`
+	DropDamaged bool    `long:"drop-damaged" no-ini:"true" description:"with --repair: remove from sessions what can't be mended"`
+	Roots       bool    `long:"roots" no-ini:"true" description:"only list the roots that the store keeps, older ones too"`
 }
 
 func (o *checkCommand) validate(check) error {
+	if o.DropDamaged && !o.Repair {
+		return exit.Usagef("check: --drop-damaged is of use with --repair only")
+	}
 	if o.Roots && (o.Repair || o.ReadData > 0) {
 		return exit.Usagef("check: --roots only lists: it excludes --repair and --read-data")
 	}

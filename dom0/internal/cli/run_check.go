@@ -22,19 +22,34 @@ func runCheck(ctx context.Context, env *Env, o *checkCommand) error {
 	m := &meter{ui: env.UI}
 	defer m.stop()
 	var list damage.List
-	report, err := verify.Check(ctx, a, &list, verify.CheckOptions{
+	options := verify.CheckOptions{
 		ReadData: int(o.ReadData), Repair: o.Repair, KeepAll: restored,
 		Begin: m.begin, Bytes: m.add,
 		Warn: func(text string) { env.UI.Warn("%s", text) },
-	})
+	}
+	report, err := verify.Check(ctx, a, &list, options)
 	if err != nil && !errors.Is(err, verify.ErrTooMuch) {
 		return err
 	}
 	m.done()
+	dropped := []droppedJSON{}
+	if o.DropDamaged && restored {
+		env.UI.Warn("nothing is dropped this time: the root was put back, and may be an old one; look at pinion list first")
+	} else if o.DropDamaged && !list.Empty() {
+		repaired := report.Repaired
+		if dropped, err = env.dropDamaged(ctx, a, &list, m); err != nil {
+			return err
+		}
+		if report, err = checkAgain(ctx, a, &list, options); err != nil && !errors.Is(err, verify.ErrTooMuch) {
+			return err
+		}
+		report.Repaired = repaired
+		m.done()
+	}
 	if report.Repaired {
 		env.UI.Notice("the index was made anew from what is in the store")
 	}
-	if err := reportDamage(env, a, &list, report.Damaged, err); err != nil {
+	if err := reportDamage(env, a, &list, report.Damaged, dropped, err); err != nil {
 		return err
 	}
 	sayStrays(env, report)

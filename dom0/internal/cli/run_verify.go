@@ -18,6 +18,7 @@ import (
 type damageJSON struct {
 	Damage    []damage.Range `json:"damage"`
 	Sessions  []damagedJSON  `json:"sessions"`
+	Dropped   []droppedJSON  `json:"dropped"`    // by check --drop-damaged
 	ReadBytes int64          `json:"read_bytes"` // from the store
 }
 
@@ -76,7 +77,7 @@ func runVerify(ctx context.Context, env *Env, o *verifyCommand) error {
 	if ranges, more := list.Ranges(); more == 0 && err == nil {
 		states = verify.Summarize(subjects, configs, ranges)
 	}
-	if err := reportDamage(env, a, &list, states, err); err != nil {
+	if err := reportDamage(env, a, &list, states, []droppedJSON{}, err); err != nil {
 		return err
 	}
 	if !env.UI.Quiet() {
@@ -191,9 +192,9 @@ func (c *catalog) latest(names []string, o *verifyCommand) ([]verify.Subject, er
 
 // reportDamage prints all damage, and what it means for sessions. If there is some, it is the error too. incomplete, if
 // set, is why there may be more.
-func reportDamage(env *Env, a *archive.Archive, list *damage.List, states []verify.SessionState, incomplete error) error {
+func reportDamage(env *Env, a *archive.Archive, list *damage.List, states []verify.SessionState, dropped []droppedJSON, incomplete error) error {
 	ranges, more := list.Ranges()
-	doc := damageJSON{Damage: ranges, Sessions: []damagedJSON{}, ReadBytes: a.Store().Received()}
+	doc := damageJSON{Damage: ranges, Sessions: []damagedJSON{}, Dropped: dropped, ReadBytes: a.Store().Received()}
 	for _, s := range states {
 		doc.Sessions = append(doc.Sessions, damagedJSON{s.Seq, s.Lost, append([]string{}, s.Damaged...), append([]string{}, s.Whole...)})
 	}
@@ -209,7 +210,7 @@ func reportDamage(env *Env, a *archive.Archive, list *damage.List, states []veri
 		env.UI.Warn("%v", incomplete)
 	}
 	return exit.With(exit.Damaged, errors.New(count(len(ranges)+more, "part")+" of the archive can't be had"),
-		"pinion check --repair --read-data mends what can be mended; then the next backup sends again what was lost and is still here")
+		"pinion check --repair --read-data mends what can be mended; then the next backup sends again what was lost and is still here, and --drop-damaged gives the rest up")
 }
 
 // printDamage shows a line for each range.

@@ -1,0 +1,93 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+
+	"pinion/dom0/internal/archive"
+	"pinion/dom0/internal/damage"
+	"pinion/dom0/internal/exit"
+	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/prune"
+	"pinion/dom0/internal/ui"
+	"pinion/dom0/internal/verify"
+)
+
+// droppedJSON is what check --drop-damaged took out of a session; an empty volume is the whole session.
+type droppedJSON struct {
+	Volume  string `json:"volume"`
+	Session uint64 `json:"session"`
+}
+
+// dropDamaged takes out of sessions what a repair couldn't mend: volumes of which a part is gone, qubes whose settings
+// are, and sessions that can't be read. Everything else stays, and is what it was.
+func (e *Env) dropDamaged(ctx context.Context, a *archive.Archive, list *damage.List, m *meter) ([]droppedJSON, error) {
+	if err := a.Limited(); err != nil {
+		return nil, exit.With(exit.Failed, fmt.Errorf("what is damaged can't be dropped: %w", err), "drop it where the archive's disk can be written to and isn't append-only")
+	}
+	p := &pruning{env: e, a: a, m: m, cuts: prune.Cuts{}}
+	if err := p.read(ctx); err != nil {
+		return nil, err
+	}
+	ranges, _ := list.Ranges()
+	dropped := p.cutDamaged(ranges)
+	if len(dropped) == 0 {
+		return nil, nil
+	}
+	res, err := p.prune(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range dropped {
+		what := "all of it"
+		if d.Volume != "" {
+			what = ui.Quote(d.Volume)
+		}
+		e.UI.Warn("dropped from session #%d: %s", d.Session, what)
+	}
+	e.UI.Notice("%s", p.summary(res, false))
+	return dropped, nil
+}
+
+// cutDamaged makes cuts of damage.
+func (p *pruning) cutDamaged(ranges []damage.Range) (dropped []droppedJSON) {
+	seen := map[droppedJSON]bool{}
+	for _, r := range ranges {
+		d := droppedJSON{r.Volume, r.Session}
+		if r.Session == 0 || seen[d] {
+			continue
+		}
+		seen[d] = true
+		cut := p.cuts[r.Session]
+		if cut == nil {
+			cut = &prune.Cut{Volumes: map[format.ObjectID]bool{}, Qubes: map[format.ObjectID]bool{}}
+			p.cuts[r.Session] = cut
+		}
+		switch {
+		case r.Volume == "":
+			cut.Whole = true
+		case r.Length == 0:
+			cut.Qubes[idOf(p.c.qubeIDs, r.Volume)] = true
+		default:
+			cut.Volumes[idOf(p.c.ids, r.Volume)] = true
+		}
+		dropped = append(dropped, d)
+	}
+	return dropped
+}
+
+// idOf finds what is called so; what has no name is called by its id.
+func idOf(ids map[string]format.ObjectID, name string) format.ObjectID {
+	if id, ok := ids[name]; ok {
+		return id
+	}
+	id, _ := format.ParseObjectID(name)
+	return id
+}
+
+// checkAgain is the check after something was dropped.
+func checkAgain(ctx context.Context, a *archive.Archive, list *damage.List, o verify.CheckOptions) (*verify.Report, error) {
+	*list = damage.List{}
+	o.Repair = false
+	return verify.Check(ctx, a, list, o)
+}

@@ -1,0 +1,88 @@
+package e2e
+
+import (
+	"os"
+	"slices"
+	"testing"
+)
+
+// What can't be saved goes when that is asked for, and not before; all else
+// stays, and the archive is whole and can be pruned and written to.
+func TestCheckDropsDamagedOnlyWhenAsked(t *testing.T) {
+	w := archive(t, "--chunk-size", "64K")
+	a, b := w.image("a.img", "random:3M:1"), w.image("b.img", "random:1M:2")
+	w.backup("a=file:"+a, "b=file:"+b)
+	first := copyFile(t, a, w.path("a.1"))
+	known := w.under("packs/")
+	overwrite(t, a, 1<<20, "random:512K:3")
+	w.backup("a=file:"+a, "b=file:"+b)
+	var lost string // the pack of data that is new in session #2
+	for _, path := range w.under("packs/") {
+		if !slices.Contains(known, path) && onDisk(t, path) > 256<<10 {
+			lost = path
+		}
+	}
+	if err := os.Remove(lost); err != nil {
+		t.Fatal(err)
+	}
+	overwrite(t, a, 1<<20, "random:512K:4") // it isn't here any more, either
+	w.backup("a=file:"+a, "b=file:"+b)
+	w.exits(13, "check").says("--drop-damaged")
+	w.exits(2, "check", "--drop-damaged").says("with --repair only")
+	w.exits(13, "check", "--repair")
+	// Given up, but there: the other volume, and the rest of this one.
+	w.exits(13, "restore", "a", "--session", "#2", "--to", w.path("x"))
+	w.restores("b", "#2", b)
+	// A prune is not stopped by what is known to be lost.
+	w.prune("--keep-last", "3")
+	doc := document[struct {
+		Damage  []damageRange
+		Dropped []struct {
+			Volume  string
+			Session uint64
+		}
+	}](w.ok("check", "--repair", "--drop-damaged", "--json"))
+	if len(doc.Damage) != 0 || len(doc.Dropped) != 1 || doc.Dropped[0].Volume != "a" || doc.Dropped[0].Session != 2 {
+		t.Errorf("%+v", doc)
+	}
+	w.ok("check", "--read-data")
+	w.ok("verify", "--all-sessions")
+	w.restores("a", "#1", first)
+	w.restores("a", "#3", a)
+	w.restores("b", "#2", b)
+	if d := w.backup("a=file:"+a, "b=file:"+b); d.Volumes[0].NewChunks != 0 {
+		t.Errorf("%+v", d)
+	}
+}
+
+// Before a repair, nobody knows what a session with an unreadable node needs:
+// nothing is removed.
+func TestPruneStopsAtUnreadableMetadata(t *testing.T) {
+	w := archive(t, "--chunk-size", "64K")
+	a := w.image("a.img", "random:4M:1")
+	w.backup("a=file:" + a)
+	known := w.under("packs/")
+	overwrite(t, a, 1<<20, "random:64K:3")
+	w.backup("a=file:" + a)
+	overwrite(t, a, 1<<20, "random:64K:4")
+	w.backup("a=file:" + a)
+	var bad string // metadata of session #2: a small pack
+	for _, path := range w.under("packs/") {
+		if !slices.Contains(known, path) && onDisk(t, path) < 64<<10 {
+			bad = path
+			break
+		}
+	}
+	before := w.disk("packs")
+	replaceByte(t, bad, 100)
+	replaceByte(t, bad, 1500)
+	w.exits(13, "prune", "--session", "#1").says("nothing is removed")
+	if w.disk("packs") != before || len(w.seqs()) == 2 {
+		t.Error("something was removed")
+	}
+	w.run("check", "--repair", "--read-data")
+	w.run("check", "--repair", "--drop-damaged", "--read-data").expect(0)
+	w.ok("prune", "--keep-last", "1")
+	w.ok("check", "--read-data")
+	w.ok("verify", "--all-sessions")
+}
