@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -101,5 +102,13 @@ func forEverybody(t testing.TB, dir string) {
 		if err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// flockShared takes a shared lock of a file, as a reader's helper does.
+func flockShared(t testing.TB, f *os.File) {
+	t.Helper()
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_SH); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -239,15 +239,11 @@ func (a *Archive) BlobsEnd(ctx context.Context, id format.ObjectID, size int64) 
 	return size - format.TrailerSize - int64(format.SealedTOCSize(len(toc.Blobs))), nil
 }
 
-// Exclusively makes the lock that is held exclusive, trying again as Open does.
+// Exclusively makes the append lock exclusive. Nobody else writes, so what may
+// be in the way are readers; it tries for a moment and doesn't wait for them.
 func (a *Archive) Exclusively(ctx context.Context) error {
-	was := a.opts.Lock
-	a.opts.Lock = protocol.LockExclusive
-	err := a.lock(ctx)
-	if err != nil {
-		a.opts.Lock = was
-	}
-	return err
+	readers := func(context.Context) error { return &LockedError{Readers: true} }
+	return takeLock(ctx, a.conn, protocol.LockExclusive, false, a.opts.Warn, readers)
 }
 
 // Limited reports why nothing can be removed from the store, or nil.
