@@ -1,7 +1,8 @@
 // Command bench measures pinion: speed and peak memory of a first backup, a
 // backup of an unchanged and of a slightly changed image, a verify and a
 // restore, each beside the limit that this machine sets, measured in the same
-// run with the same packages on the same chunks. Then what a difference costs
+// run with the same packages on the same chunks. What it costs to remove
+// sessions, beside rewriting the packs that have them. Then what a difference costs
 // where the storage tells what changed: on btrfs and XFS, mounted from files,
 // and in a thin pool, which it has the tests of this package make in User Mode
 // Linux; there thin_delta does the same beside it.
@@ -33,6 +34,7 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 3, "how often each measurement is repeated; the best counts")
 	flag.BoolVar(&o.speed, "speed", true, "measure first backup, verify and restore beside what the machine could do")
 	flag.BoolVar(&o.sparse, "sparse", true, "back up huge sparse files")
+	flag.BoolVar(&o.prune, "prune", true, "remove sessions; 3 GiB are needed")
 	flag.BoolVar(&o.mounts, "mounts", true, "measure differences on btrfs and XFS; needs root")
 	flag.BoolVar(&o.thin, "thin", true, "measure differences in a thin pool, in User Mode Linux")
 	flag.Parse()
@@ -51,6 +53,7 @@ type options struct {
 	size            int64
 	rounds          int
 	speed, sparse   bool // parts
+	prune           bool
 	mounts, thin    bool
 }
 
@@ -71,6 +74,7 @@ func run(ctx context.Context, o options) (err error) {
 	}{
 		{o.speed, func() error { return b.speed(o) }},
 		{o.sparse, b.sparseFiles},
+		{o.prune, b.pruning},
 		{o.mounts, b.fileSystems},
 		{o.thin, b.thinPools},
 	} {

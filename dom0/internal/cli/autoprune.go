@@ -45,7 +45,7 @@ func (b *backingUp) autoprune(ctx context.Context, a *archive.Archive) error {
 	if err != nil {
 		return err
 	}
-	p := &pruning{env: b.env, a: a, m: &meter{ui: b.env.UI}}
+	p := &pruning{env: b.env, a: a, m: &meter{ui: b.env.UI}, sent: a.Store().Sent(), received: a.Store().Received()}
 	defer p.m.stop()
 	if err := p.read(ctx); err != nil {
 		return err

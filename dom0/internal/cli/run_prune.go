@@ -21,6 +21,9 @@ type pruneJSON struct {
 	// HeldBytes are packs that an interrupted backup left and the next one uses.
 	HeldBytes int64         `json:"held_bytes"`
 	Packs     prunePackJSON `json:"packs"`
+	// SentBytes and ReadBytes went to the helper and came from it.
+	SentBytes int64 `json:"sent_bytes"`
+	ReadBytes int64 `json:"read_bytes"`
 }
 
 type prunePackJSON struct {
@@ -55,6 +58,8 @@ type pruning struct {
 	cuts   prune.Cuts
 	dryRun bool
 	m      *meter
+	// sent and received are what went through the connection before.
+	sent, received int64
 }
 
 func runPrune(ctx context.Context, env *Env, o *pruneCommand) error {
@@ -171,7 +176,8 @@ func (p *pruning) run(ctx context.Context) error {
 func (p *pruning) document(res *prune.Result) pruneJSON {
 	doc := pruneJSON{
 		DryRun: p.dryRun, Sessions: []pruneSessionJSON{}, FreedBytes: res.Freed, HeldBytes: res.Held,
-		Packs: prunePackJSON{res.Deleted, res.Punched, res.Composed, res.Made},
+		Packs:     prunePackJSON{res.Deleted, res.Punched, res.Composed, res.Made},
+		SentBytes: p.a.Store().Sent() - p.sent, ReadBytes: p.a.Store().Received() - p.received,
 	}
 	in := make([][]pruneUnitJSON, len(p.c.entries))
 	for _, u := range p.units {
