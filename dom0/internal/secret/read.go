@@ -117,18 +117,18 @@ func onlyFirstLine(text []byte, from string) ([]byte, error) {
 	return line, nil
 }
 
-// runPassCmd runs the command in pinion's own process group, so that it can ask on the terminal itself.
-func runPassCmd(ctx context.Context, command string) ([]byte, error) {
+// runPassCmd runs the command of an option in pinion's own process group, so that it can ask on the terminal itself.
+func runPassCmd(ctx context.Context, option, command string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", command)
 	cmd.WaitDelay = killGrace
 	stderr := &head{}
 	cmd.Stderr = stderr
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
-		return nil, fmt.Errorf("run --passcmd: %w", err)
+		return nil, fmt.Errorf("run %s: %w", option, err)
 	}
 	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("run --passcmd: %w", err)
+		return nil, fmt.Errorf("run %s: %w", option, err)
 	}
 	// The first line is all that counts, but a command that still writes must be able to end.
 	text, readErr := readUpTo(stdout, make([]byte, MaxPassphrase+3))
@@ -147,16 +147,16 @@ func runPassCmd(ctx context.Context, command string) ([]byte, error) {
 	case ctx.Err() != nil:
 		err = ctx.Err()
 	case waitErr != nil:
-		err = exit.With(exit.Failed, fmt.Errorf("--passcmd failed: %w%s", waitErr, stderr.suffix()),
+		err = exit.With(exit.Failed, fmt.Errorf("%s failed: %w%s", option, waitErr, stderr.suffix()),
 			"its first line on standard output has to be the passphrase, and its status 0")
 	case readErr != nil:
-		err = fmt.Errorf("read the output of --passcmd: %w", readErr)
+		err = fmt.Errorf("read the output of %s: %w", option, readErr)
 	}
 	if err != nil {
 		clear(text)
 		return nil, err
 	}
-	return onlyFirstLine(text, "--passcmd")
+	return onlyFirstLine(text, option)
 }
 
 // head keeps the beginning of what is written to it.

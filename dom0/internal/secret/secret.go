@@ -49,6 +49,23 @@ type Secret struct {
 	Bytes []byte
 }
 
+// Recovery makes a recovery key of a passphrase that is the text of one; other secrets stay as they are. A passphrase
+// that looks like a recovery key and isn't one stays, too, and is a MistypedError: somebody may have such a passphrase.
+func (s *Secret) Recovery() error {
+	if s.Kind != Passphrase {
+		return nil
+	}
+	key, err := ParseRecovery(s.Bytes)
+	if errors.Is(err, ErrNotRecovery) {
+		return nil
+	}
+	if err == nil {
+		s.Clear()
+		s.Kind, s.Bytes = KeyFile, key
+	}
+	return err
+}
+
 // Clear overwrites the secret.
 func (s *Secret) Clear() { clear(s.Bytes) }
 
@@ -61,6 +78,8 @@ type Source struct {
 	PassFile string
 	// KeyFile is the path of a file whose whole content is the key.
 	KeyFile string
+	// ForNew says that the options which these came from are those for a new secret: --new-passfile for --passfile.
+	ForNew bool
 	// Unattended forbids to ask the terminal.
 	Unattended bool
 	// Prompt asks the terminal for one line, without echo. It returns a buffer that becomes this package's, and
@@ -70,17 +89,27 @@ type Source struct {
 	Warn func(format string, args ...any)
 }
 
-// sourcesHint names the ways that need no terminal.
-const sourcesHint = "give the passphrase with --passcmd or --passfile, or a key with --keyfile"
+// option is how an option for the source is written.
+func (s Source) option(name string) string {
+	if s.ForNew {
+		return "--new-" + name
+	}
+	return "--" + name
+}
+
+// hint names the ways that need no terminal.
+func (s Source) hint() string {
+	return fmt.Sprintf("give the passphrase with %s or %s, or a key with %s", s.option("passcmd"), s.option("passfile"), s.option("keyfile"))
+}
 
 // Check refuses contradictory sources. It reads nothing.
 func (s Source) Check() error {
 	var given []string
 	for _, o := range []struct{ name, value string }{
-		{"--passcmd", s.PassCmd}, {"--passfile", s.PassFile}, {"--keyfile", s.KeyFile},
+		{"passcmd", s.PassCmd}, {"passfile", s.PassFile}, {"keyfile", s.KeyFile},
 	} {
 		if o.value != "" {
-			given = append(given, o.name)
+			given = append(given, s.option(o.name))
 		}
 	}
 	if len(given) > 1 {
@@ -103,7 +132,7 @@ func (s Source) Get(ctx context.Context, prompt string) (Secret, error) {
 		pass, err := readPassFile(ctx, s.PassFile, s.Warn)
 		return result(Passphrase, pass, err)
 	case s.PassCmd != "":
-		pass, err := runPassCmd(ctx, s.PassCmd)
+		pass, err := runPassCmd(ctx, s.option("passcmd"), s.PassCmd)
 		return result(Passphrase, pass, err)
 	}
 	pass, err := s.ask(ctx, prompt)
@@ -170,7 +199,7 @@ func (s Source) askTwice(ctx context.Context, prompt string) ([]byte, error) {
 
 func (s Source) ask(ctx context.Context, prompt string) ([]byte, error) {
 	if s.Unattended {
-		return nil, exit.With(exit.Failed, errors.New("no passphrase given, and --unattended forbids to ask for it"), sourcesHint)
+		return nil, exit.With(exit.Failed, errors.New("no passphrase given, and --unattended forbids to ask for it"), s.hint())
 	}
 	pass, err := s.Prompt(ctx, prompt)
 	if err == nil {
@@ -184,7 +213,7 @@ func (s Source) ask(ctx context.Context, prompt string) ([]byte, error) {
 	}
 	clear(pass)
 	if ctx.Err() == nil && !errors.Is(err, errTyped) {
-		err = exit.With(exit.Failed, fmt.Errorf("ask for the passphrase: %w", err), sourcesHint)
+		err = exit.With(exit.Failed, fmt.Errorf("ask for the passphrase: %w", err), s.hint())
 	}
 	return nil, err
 }
@@ -193,6 +222,11 @@ func checkNew(pass []byte) error {
 	if utf8.RuneCount(pass) < MinLength {
 		return exit.With(exit.Failed, fmt.Errorf("%w: a new one has at least %d characters", errTyped, MinLength),
 			"a few random words are easier to remember than a few random characters")
+	}
+	// It would be taken for that key wherever it is asked for.
+	if key, err := ParseRecovery(pass); err == nil {
+		clear(key)
+		return exit.With(exit.Failed, fmt.Errorf("%w: it is a recovery key", errTyped), "choose another passphrase; pinion key recovery makes recovery keys")
 	}
 	return nil
 }
