@@ -39,10 +39,19 @@ type Options struct {
 	Secret func(ctx context.Context) (crypt.Secret, error)
 
 	Lock          protocol.LockMode
-	Wait          bool // for the lock, as long as it takes
-	AllowRollback bool // accept an older, forked or other root
-	Adopt         bool // write to a copy, or where another host wrote last
-	SlotCopies    bool // where the store lost key slots, open with this host's copies
+	Wait          bool            // for the lock, as long as it takes
+	AllowRollback bool            // accept an older, forked or other root
+	Adopt         bool            // write to a copy, or where another host wrote last
+	SlotCopies    bool            // where the store lost key slots, open with this host's copies
+	Slot          *format.KeySlot // open with this one, whatever the store has; nil: with what the store has
+
+	// Remembered gives what opened the archive in an earlier run, if anybody
+	// kept it; then no secret is asked for. It is cleared. After a secret
+	// opened the archive, Remember gets what may be kept, and copies it. What
+	// came from a slot that was removed is given to Forget. Each may be nil.
+	Remembered func() *Unlocked
+	Remember   func(*Unlocked)
+	Forget     func()
 
 	// Command is the words of the command, for others that find the archive
 	// locked; without, they are told nothing.
@@ -58,7 +67,10 @@ type Archive struct {
 	dest store.Destination
 	opts Options
 	keys *crypt.Keys
-	slot format.ObjectID // the key slot that they came from
+
+	unlocked   Unlocked // what opened it
+	remembered bool     // an earlier run's, and no secret
+	try        tryList
 
 	root     *format.Root
 	rootHash [32]byte        // SHA-256 of the sealed root: what a swap expects
@@ -110,7 +122,11 @@ func Open(ctx context.Context, dest store.Destination, opts Options) (_ *Archive
 	if err := a.checkWritable(); err != nil {
 		return nil, err
 	}
-	slots, err := a.slotsToOpen(ctx)
+	known, err := a.recall()
+	if err != nil {
+		return nil, err
+	}
+	slots, err := a.slotsToOpen(ctx, known.slots)
 	if err != nil {
 		return nil, err
 	}
@@ -149,17 +165,7 @@ func (a *Archive) settle(ctx context.Context, slots map[string][]byte) error {
 	if err := a.recognise(before); err != nil {
 		return err
 	}
-	for _, ref := range a.root.Slots {
-		name := protocol.KeyName(ref.ID)
-		if _, err := parseSlot(name, slots[name]); err != nil {
-			// It may have been made since.
-			if slots, err = a.slotsToOpen(ctx); err != nil {
-				return err
-			}
-			break
-		}
-	}
-	return a.remember(slots, sealedRoot)
+	return a.remember(ctx, slots, sealedRoot)
 }
 
 // readRoot fetches the sealed root.
@@ -198,35 +204,14 @@ func (a *Archive) missing(ctx context.Context) error {
 	return fmt.Errorf("no archive at %s: %w", a.dest, ErrNoArchive)
 }
 
-// slotsToOpen is readSlots where, if the options say so, this host's copies
-// stand in for what the store doesn't have, or not whole.
-func (a *Archive) slotsToOpen(ctx context.Context) (map[string][]byte, error) {
-	slots, err := a.readSlots(ctx)
+// slotsToOpen are the key slots that a secret is tried on; where the options say
+// so, this host's copies stand in for what the store doesn't have, or not whole.
+func (a *Archive) slotsToOpen(ctx context.Context, known []format.ObjectID) (map[string][]byte, error) {
+	slots, err := a.candidates(ctx, known)
 	if err == nil && a.opts.SlotCopies {
 		err = a.fillSlots(slots)
 	}
 	return slots, err
-}
-
-// readSlots fetches the key slots, damaged ones included: slots[i] is what
-// object names[i] holds.
-func (a *Archive) readSlots(ctx context.Context) (map[string][]byte, error) {
-	entries, more, err := a.conn.List(ctx, protocol.PrefixKeys, "", format.MaxKeySlots)
-	if err != nil {
-		return nil, fmt.Errorf("list key slots: %w", err)
-	}
-	if more {
-		return nil, &DamageError{Object: "keys", Reason: fmt.Errorf("there are more than %d key slots", format.MaxKeySlots)}
-	}
-	slots := make(map[string][]byte, len(entries))
-	for _, e := range entries {
-		b, err := a.conn.GetWhole(ctx, e.Name, format.MaxKeySlot)
-		if err != nil && !isObjectError(err) {
-			return nil, readError(e.Name, err)
-		}
-		slots[e.Name] = b // nil where it can't be read: a damaged slot
-	}
-	return slots, nil
 }
 
 // startOpeners makes one opener for each core.
@@ -327,6 +312,7 @@ func (a *Archive) KDFTime() time.Duration { return a.kdf }
 
 // Close ends the connection and releases the lock.
 func (a *Archive) Close() error {
+	a.unlocked.Clear()
 	if a.index != nil {
 		a.index.Close()
 	}

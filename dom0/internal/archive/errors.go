@@ -32,8 +32,8 @@ var ErrNotEmpty = errors.New("something is stored there already")
 // ErrNoSession says that the session list has no session of that number.
 var ErrNoSession = errors.New("there is no such session")
 
-// ErrAppendOnly says that the store takes nothing away.
-var ErrAppendOnly = errors.New("the store only appends: nothing there can be removed")
+// ErrAppendOnly says that a store takes nothing away.
+var ErrAppendOnly = errors.New("it only appends")
 
 // ErrUnindexed says that no index has a blob: it was lost before, and a repair
 // has given it up.

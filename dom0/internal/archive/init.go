@@ -53,7 +53,13 @@ func Init(ctx context.Context, dest store.Destination, params format.Params, arg
 		return nil, err
 	}
 	a.root = newRoot(archive, params, slot, opts)
-	return a.root, a.create(ctx, slot)
+	if err := a.create(ctx, slot); err != nil {
+		return nil, err
+	}
+	if opts.Remember != nil {
+		opts.Remember(&Unlocked{Master: *master, Archive: archive, Slot: slot.ID})
+	}
+	return a.root, nil
 }
 
 // newRoot is the first root of an archive.

@@ -15,7 +15,7 @@ import (
 // as below, what a newer version of pinion wrote is not damage, which a repair
 // would take away, but ends the check.
 func (a *Archive) CheckSlots(ctx context.Context, bad func(error)) error {
-	slots, err := a.readSlots(ctx)
+	slots, err := a.liveSlots(ctx)
 	if err != nil {
 		return err
 	}

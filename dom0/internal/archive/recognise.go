@@ -3,11 +3,13 @@ package archive
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"strings"
 
@@ -73,7 +75,8 @@ func (a *Archive) isPinned(before memory) error {
 type memory struct {
 	pin     state.Pin
 	pinned  bool
-	archive *state.Memory // of the pinned archive; nil without a pin
+	archive *state.Memory     // of the pinned archive; nil without a pin
+	slots   []format.ObjectID // of which there are copies: those that were live
 }
 
 // recall reads what is known of the destination and of the archive that stood
@@ -86,7 +89,10 @@ func (a *Archive) recall() (m memory, err error) {
 	if err != nil {
 		return m, fmt.Errorf("state of %s: %w", a.dest, err)
 	}
-	m.archive, err = a.opts.State.Memory(id)
+	if m.archive, err = a.opts.State.Memory(id); err != nil {
+		return m, err
+	}
+	m.slots, err = a.opts.State.Slots(id)
 	return m, err
 }
 
@@ -124,8 +130,9 @@ func (a *Archive) descends(known state.Branch) error {
 }
 
 // remember notes the root as the newest seen, and keeps copies of what a store
-// could lose: the root and the live key slots.
-func (a *Archive) remember(slots map[string][]byte, sealedRoot []byte) error {
+// could lose: the root and the live key slots. slots are those that the secret
+// was tried on.
+func (a *Archive) remember(ctx context.Context, slots map[string][]byte, sealedRoot []byte) error {
 	if a.fresh {
 		// What a backup before this memory left behind is for the next one to
 		// find; this may not be it.
@@ -136,13 +143,59 @@ func (a *Archive) remember(slots map[string][]byte, sealedRoot []byte) error {
 	if err := a.rememberRoot(sealedRoot, nil); err != nil {
 		return err
 	}
+	live := slots
+	if !a.hasLive(slots) { // there are more, or one was made since
+		var err error
+		if live, err = a.liveSlots(ctx); err != nil {
+			return err
+		}
+		maps.Copy(live, slots)
+	}
 	for _, ref := range a.root.Slots {
 		name := protocol.KeyName(ref.ID)
-		if _, err := parseSlot(name, slots[name]); err != nil {
+		if _, err := parseSlot(name, live[name]); err != nil {
 			a.opts.Warn(fmt.Sprintf("key slot %s is damaged or missing in the store", ref.ID))
 			continue
 		}
-		if err := a.opts.State.SaveSlot(a.keys.Archive, ref.ID, slots[name]); err != nil {
+		if err := a.opts.State.SaveSlot(a.keys.Archive, ref.ID, live[name]); err != nil {
+			return err
+		}
+	}
+	if a.opts.Remember != nil && !a.remembered {
+		a.opts.Remember(&a.unlocked)
+	}
+	return a.forgetRemoved()
+}
+
+// hasLive reports whether all key slots that the root lists are among slots, and
+// whole.
+func (a *Archive) hasLive(slots map[string][]byte) bool {
+	for _, ref := range a.root.Slots {
+		name := protocol.KeyName(ref.ID)
+		if _, err := parseSlot(name, slots[name]); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// forgetRemoved drops this host's copies of key slots that were removed
+// elsewhere. Where another branch of the archive is known they stay: it may list
+// them.
+func (a *Archive) forgetRemoved() error {
+	m, err := a.opts.State.Memory(a.keys.Archive)
+	if err != nil || len(m.Branches) != 1 || a.root.Generation < a.highest {
+		return err
+	}
+	ids, err := a.opts.State.Slots(a.keys.Archive)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if _, err := a.findLive(id); err == nil {
+			continue
+		}
+		if err := a.opts.State.RemoveSlot(a.keys.Archive, id); err != nil {
 			return err
 		}
 	}

@@ -126,7 +126,7 @@ func (a *Archive) fillSlots(slots map[string][]byte) error {
 
 // repairSlots puts key slots back that the store lost.
 func (a *Archive) repairSlots(ctx context.Context, r Repair) error {
-	slots, err := a.readSlots(ctx)
+	slots, err := a.liveSlots(ctx)
 	if err != nil {
 		return err
 	}

@@ -70,7 +70,11 @@ func view(ctx context.Context, dest store.Destination, opts Options) (_ *viewer,
 			a.Close()
 		}
 	}()
-	if v.slots, err = a.readSlots(ctx); err != nil {
+	known, err := a.recall()
+	if err != nil {
+		return nil, err
+	}
+	if v.slots, err = a.candidates(ctx, known.slots); err != nil {
 		return nil, err
 	}
 	if err = v.openNewest(ctx); err != nil {

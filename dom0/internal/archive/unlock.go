@@ -66,6 +66,10 @@ func (a *Archive) unlock(ctx context.Context, slots map[string][]byte, sealedRoo
 	if err := format.CheckHeader(sealedRoot, format.KindRoot); err != nil {
 		return &DamageError{Object: protocol.RootName, Reason: err}
 	}
+	if a.unlockRemembered(sealedRoot) {
+		a.rootHash = hashRoot(sealedRoot)
+		return a.startOpeners()
+	}
 	secret, err := a.opts.Secret(ctx)
 	if err != nil {
 		return err
@@ -92,8 +96,8 @@ func (a *Archive) unlock(ctx context.Context, slots map[string][]byte, sealedRoo
 func (a *Archive) openAnySlot(ctx context.Context, secret crypt.Secret, slots map[string][]byte, sealedRoot []byte) error {
 	var badRoot, damage, removed error
 	wrong := ErrWrongKey
-	fits := false
-	for _, name := range sortedNames(slots) {
+	fits, sawLive := false, false
+	for _, name := range a.try.order(slots) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -108,6 +112,7 @@ func (a *Archive) openAnySlot(ctx context.Context, secret crypt.Secret, slots ma
 		fits = true
 		master, archive, err := crypt.UnlockMaster(secret, slot)
 		if errors.Is(err, crypt.ErrWrongSecret) {
+			sawLive = sawLive || a.try.first[name]
 			continue
 		}
 		if err != nil {
@@ -132,7 +137,26 @@ func (a *Archive) openAnySlot(ctx context.Context, secret crypt.Secret, slots ma
 		}
 		wrong = fmt.Errorf("the archive has no key slot for a %s: %w", kind, ErrWrongKey)
 	}
-	return cmp.Or(badRoot, damage, removed, wrong)
+	return cmp.Or(badRoot, damage, removed, a.try.verdict(wrong, sawLive))
+}
+
+// unlockRemembered opens the root with what an earlier run of the host kept. If
+// that fails the secret is asked for, which then says what the matter is.
+func (a *Archive) unlockRemembered(sealedRoot []byte) bool {
+	if a.opts.Remembered == nil {
+		return false
+	}
+	u := a.opts.Remembered()
+	if u == nil {
+		return false
+	}
+	defer u.Clear()
+	err := a.openWith(&u.Master, u.Archive, u.Slot, sealedRoot)
+	a.remembered = err == nil
+	if errors.Is(err, ErrWrongKey) && a.opts.Forget != nil {
+		a.opts.Forget()
+	}
+	return a.remembered
 }
 
 // openWith opens the root with the keys that a slot held, and accepts it if it
@@ -148,7 +172,8 @@ func (a *Archive) openWith(master *crypt.Master, archive format.ArchiveID, slot 
 	}
 	for _, live := range root.Slots {
 		if live.ID == slot {
-			a.keys, a.root, a.slot = keys, root, slot
+			a.keys, a.root = keys, root
+			a.unlocked = Unlocked{Master: *master, Archive: archive, Slot: slot}
 			return nil
 		}
 	}
@@ -170,12 +195,12 @@ func (a *Archive) reopen(sealedRoot []byte) error {
 		return err
 	}
 	for _, live := range root.Slots {
-		if live.ID == a.slot {
+		if live.ID == a.unlocked.Slot {
 			a.root, a.rootHash = root, hash
 			return nil
 		}
 	}
-	return fmt.Errorf("key slot %s was removed: %w", a.slot, ErrWrongKey)
+	return fmt.Errorf("key slot %s was removed: %w", a.unlocked.Slot, ErrWrongKey)
 }
 
 // openRoot opens and decodes a sealed root of the archive that the keys are of.

@@ -132,12 +132,6 @@ func TestRemovedSlot(t *testing.T) {
 	if err == nil {
 		t.Error("the slot of another archive opened this one")
 	}
-	for range format.MaxKeySlots {
-		addSlot(t, p, crypt.Secret{KeyFile: foreign}, crypt.NewMaster(), format.NewObjectID())
-	}
-	if _, err := p.Try(t, protocol.LockRead, nil); !isDamage(err) {
-		t.Errorf("more slots than there may be: %v", err)
-	}
 }
 
 // TestCopyOfASlotHidesNoDamage: an archive that is opened with this host's copy

@@ -123,6 +123,18 @@ func ParseKeySlot(untrusted []byte, id ObjectID) (*KeySlot, error) {
 	return s, nil
 }
 
+// KeySlotID is the id that a key slot's object carries. Nothing else of it is
+// looked at.
+func KeySlotID(untrusted []byte) (ObjectID, error) {
+	const at = HeaderSize + 1 + 1 + 2 + 4 + 4
+	var id ObjectID
+	if len(untrusted) < at+len(id) {
+		return id, fmt.Errorf("%d bytes where %d belong: %w", len(untrusted), KeySlotSize, ErrSlotDamaged)
+	}
+	copy(id[:], untrusted[at:])
+	return id, nil
+}
+
 // checkKDF bounds what a store can make the derivation cost, and how cheap it
 // can make it.
 func (s *KeySlot) checkKDF() error {

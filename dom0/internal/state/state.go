@@ -177,6 +177,22 @@ func (d *Dir) Slots(archive format.ArchiveID) ([]format.ObjectID, error) {
 	return slots, nil
 }
 
+// RemoveSlot drops the copy of a key slot, if there is one.
+func (d *Dir) RemoveSlot(archive format.ArchiveID, slot format.ObjectID) error {
+	unlock, err := d.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	path := d.slotPath(archive, slot)
+	if err := os.Remove(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("drop the copy of a key slot: %w", err)
+	}
+	return durable.SyncDir(filepath.Dir(path))
+}
+
 // SaveRoot keeps a copy of the newest root of a branch. Branches are apart:
 // packs that the root of one names need not be where another is.
 func (d *Dir) SaveRoot(archive format.ArchiveID, branch format.ObjectID, object []byte) error {

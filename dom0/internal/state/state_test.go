@@ -125,6 +125,14 @@ func TestRemembered(t *testing.T) {
 	if unclean, suspect, err := again.Unclean(archive, "file:/a"); !unclean || suspect || err != nil {
 		t.Errorf("unclean %v, %v, %v", unclean, suspect, err)
 	}
+	for range 2 { // one that isn't there is no error
+		if err := again.RemoveSlot(archive, ft.ID(1)); err != nil {
+			t.Errorf("remove a slot: %v", err)
+		}
+	}
+	if b, err := d.Slot(archive, ft.ID(1)); b != nil || err != nil {
+		t.Errorf("a removed slot %q, %v", b, err)
+	}
 	err = filepath.WalkDir(path, func(name string, e os.DirEntry, err error) error {
 		if err != nil {
 			return err

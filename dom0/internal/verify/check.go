@@ -46,6 +46,9 @@ type check struct {
 	subjects []Subject
 	configs  []Config
 	bad      map[format.BlobID]bool // blobs that can't be had
+
+	unlisted     []format.ObjectID // key slots that the root doesn't list
+	moreUnlisted bool
 }
 
 // Check looks at the archive's structure: key slots, index objects, packs,
@@ -70,6 +73,7 @@ func Check(ctx context.Context, a *archive.Archive, list *damage.List, o CheckOp
 			return nil, err
 		}
 	}
+	c.sayUnlisted()
 	for _, err := range c.broken {
 		list.Add(damage.Range{}, err)
 	}
@@ -89,14 +93,53 @@ func (c *check) tidy(ctx context.Context) (err error) {
 		}
 	}
 	if err == nil && !c.o.KeepAll {
-		err = c.a.SweepIndex(ctx)
+		err = c.sweep(ctx)
 	}
 	return err
+}
+
+// sweep deletes what the root doesn't name any more.
+func (c *check) sweep(ctx context.Context) error {
+	if err := c.a.SweepIndex(ctx); err != nil {
+		return err
+	}
+	n, err := c.a.SweepSlots(ctx)
+	if n > 0 {
+		c.unlisted = nil
+		c.o.Warn(fmt.Sprintf("removed %d key slots from the store that the root doesn't list", n))
+	}
+	return err
+}
+
+// namedSlots is how many unlisted key slots are called by their ids.
+const namedSlots = 8
+
+// sayUnlisted names the key slots that open nothing. They are no damage: a
+// store that only appends keeps what was removed.
+func (c *check) sayUnlisted() {
+	ids := c.unlisted
+	if len(ids) == 0 {
+		return
+	}
+	text, most := "", ids[:min(len(ids), namedSlots)]
+	for _, id := range most {
+		text += " " + id.String()[:8]
+	}
+	if rest := len(ids) - len(most); c.moreUnlisted {
+		text += fmt.Sprintf(", and more than %d others", rest)
+	} else if rest > 0 {
+		text += fmt.Sprintf(", and %d others", rest)
+	}
+	c.o.Warn("the store has key slots that the root doesn't list, and that open nothing:" + text)
 }
 
 // structure looks at slots, index and packs.
 func (c *check) structure(ctx context.Context, bad func(error)) error {
 	if err := c.a.CheckSlots(ctx, bad); err != nil {
+		return err
+	}
+	var err error
+	if c.unlisted, c.moreUnlisted, err = c.a.UnlistedSlots(ctx); err != nil {
 		return err
 	}
 	if err := c.a.LoadGoodIndex(ctx, bad); err != nil {
@@ -225,7 +268,7 @@ func (c *check) repair(ctx context.Context, lost bool) (*Report, error) {
 		return nil, fmt.Errorf("repair: %w", err)
 	}
 	if !c.o.KeepAll {
-		if err := c.a.SweepIndex(ctx); err != nil {
+		if err := c.sweep(ctx); err != nil {
 			return nil, fmt.Errorf("repair: %w", err)
 		}
 	}
