@@ -45,9 +45,11 @@ func helps(t *testing.T, w *world) map[string]string {
 	}
 	for _, m := range helpedCommand.FindAllStringSubmatch(list, -1) {
 		all[m[1]] = w.ok(m[1], "--help").stdout
-		_, own, _ := strings.Cut(all[m[1]], "Available commands:")
-		for _, of := range helpedCommand.FindAllStringSubmatch(own, -1) {
-			all[m[1]] += w.ok(m[1], of[1], "--help").stdout
+		// Of a group of commands the help is that of all of them.
+		if _, group, ok := strings.Cut(all[m[1]], "Available commands:"); ok {
+			for _, of := range helpedCommand.FindAllStringSubmatch(group, -1) {
+				all[m[1]] += w.ok(m[1], of[1], "--help").stdout
+			}
 		}
 	}
 	return all
@@ -201,6 +203,14 @@ func TestJSONOfTheDocs(t *testing.T) {
 	take(0, "rename", "image", "work.img")
 	take(0, "delete", "extra", "--yes")
 	take(0, "prune", "--keep-last", "1", "--dry-run")
+	second, third, exported := w.keyFile("second", 2), w.keyFile("third", 3), w.path("exported")
+	takeAs("key-add", 0, "key", "add", "--new-keyfile", second)
+	takeAs("key-list", 0, "key", "list")
+	takeAs("key-change", 0, "key", "change", "--keyfile", second, "--new-keyfile", third)
+	takeAs("key-export", 0, "key", "export", exported)
+	takeAs("key-import", 0, "key", "import", exported)
+	takeAs("key-remove", 0, "key", "remove", w.keys(third)[1].ID, "--keyfile", third)
+	takeAs("key-forget", 0, "key", "forget")
 	take(0, "version")
 	takeAs("roots", 0, "check", "--roots")
 	packs, err := filepath.Glob(w.store + "/packs/*/*")

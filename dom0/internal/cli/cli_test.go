@@ -475,7 +475,7 @@ func TestHelperIsFoundInPath(t *testing.T) {
 func TestCompletion(t *testing.T) {
 	alone(t, "")
 	t.Setenv("GO_FLAGS_COMPLETION", "1")
-	if status, out, errs := runMain("check", "--re"); status != 0 || out != "--read-data\n--repair\n" || errs != "" {
+	if status, out, errs := runMain("check", "--re"); status != 0 || out != "--read-data\n--remember\n--repair\n" || errs != "" {
 		t.Errorf("status %d, %q, %q", status, out, errs)
 	}
 	if status, out, errs := runMain("check", "--nothing"); status != 0 || out != "" || errs != "" {

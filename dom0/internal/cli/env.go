@@ -35,6 +35,12 @@ type Env struct {
 	archives map[string]string
 	// Secret is where the passphrase or key comes from. Nothing was read yet.
 	Secret secret.Source
+	// secretGiven says that the command line names it, and not just the configuration.
+	secretGiven bool
+	// remember is how long the kernel is to keep a key that was given; 0: not at all.
+	remember time.Duration
+	// mistyped is why the secret may be a recovery key after all; nil: it isn't.
+	mistyped error
 	// The switches of the same names.
 	Wait, AllowRollback, Adopt, Unattended bool
 	// Now is the clock, Zone the zone that times are shown in.
@@ -48,8 +54,9 @@ type Env struct {
 
 func (a *app) newEnv(g *globalOptions, conf *config.Config, n need) (*Env, error) {
 	env := &Env{
-		UI: a.ui, Secret: g.secret(),
-		Wait: g.Wait, AllowRollback: g.AllowRollback, Adopt: g.Adopt, Unattended: g.Unattended,
+		UI: a.ui, Secret: g.secret(), remember: time.Duration(g.Remember),
+		secretGiven: a.tree.given("passcmd") || a.tree.given("passfile") || a.tree.given("keyfile"),
+		Wait:        g.Wait, AllowRollback: g.AllowRollback, Adopt: g.Adopt, Unattended: g.Unattended,
 		Now: a.now, Zone: a.zone, Version: a.version, Reserve: int(g.PoolReserve), archives: archiveNames(conf),
 	}
 	_, env.Command = a.tree.active()

@@ -33,8 +33,12 @@ func (e *Env) archiveOptions(lock protocol.LockMode) (archive.Options, error) {
 		Wait: e.Wait, AllowRollback: e.AllowRollback, Adopt: e.Adopt,
 		Secret: func(ctx context.Context) (crypt.Secret, error) {
 			s, err := e.Secret.Get(ctx, fmt.Sprintf("Passphrase of %s", e.Dest))
+			if err == nil {
+				e.mistyped = s.Recovery()
+			}
 			return cryptSecret(s), err
 		},
+		Remembered: e.recall, Remember: e.keep, Forget: e.forgetKey,
 		Warn: func(text string) { e.UI.Warn("%s", text) },
 		Now:  e.Now,
 	}, nil
@@ -81,6 +85,9 @@ func (e *Env) openToRepair(ctx context.Context) (*archive.Archive, error) {
 
 func (e *Env) openWith(ctx context.Context, o archive.Options) (*archive.Archive, error) {
 	a, err := archive.Open(ctx, e.Dest, o)
+	if errors.Is(err, archive.ErrWrongKey) && e.mistyped != nil {
+		return nil, exit.With(exit.WrongKey, err, e.mistyped.Error())
+	}
 	if err != nil {
 		return nil, err
 	}

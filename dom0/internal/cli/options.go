@@ -17,21 +17,22 @@ import (
 // globalOptions stand anywhere on the command line. What is marked no-ini can't be set in the configuration: it is
 // for one run only.
 type globalOptions struct {
-	Dest          string  `long:"dest" value-name:"DEST" env:"PINION_DEST" unquote:"false" description:"where the archive is: file:/path, qubes:QUBE/ARCHIVE, or a name from the configuration"`
-	Config        string  `long:"config" value-name:"FILE" default:"/etc/pinion/pinion.conf" no-ini:"true" unquote:"false" description:"the configuration"`
-	PassCmd       string  `long:"passcmd" value-name:"COMMAND" unquote:"false" description:"a shell command whose first line of output is the passphrase"`
-	PassFile      string  `long:"passfile" value-name:"FILE" unquote:"false" description:"a file whose first line is the passphrase"`
-	KeyFile       string  `long:"keyfile" value-name:"FILE" unquote:"false" description:"a file whose content is the key, 32 bytes to 64 KiB"`
-	CacheDir      string  `long:"cache-dir" value-name:"DIR" unquote:"false" description:"what can be fetched again; may be deleted at any time"`
-	StateDir      string  `long:"state-dir" value-name:"DIR" unquote:"false" description:"what this host remembers of its archives"`
-	PoolReserve   reserve `long:"pool-reserve" value-name:"PERCENT" default:"5" description:"how much of a pool or file system snapshots leave free, 0 to 50"`
-	Wait          bool    `long:"wait" description:"wait for an archive that another command holds, as long as it takes"`
-	AllowRollback bool    `long:"allow-rollback" no-ini:"true" description:"accept an archive that is older than what was seen before, or no descendant of it"`
-	Adopt         bool    `long:"adopt" no-ini:"true" description:"write to an archive that is a copy, or that another host wrote to last"`
-	JSON          bool    `long:"json" description:"print one JSON document, and messages as JSON lines"`
-	Quiet         bool    `short:"q" long:"quiet" description:"print neither progress nor notices nor hints"`
-	Verbose       bool    `short:"v" long:"verbose" description:"print details"`
-	Unattended    bool    `long:"unattended" description:"never ask anything; questions are answered with no"`
+	Dest          string   `long:"dest" value-name:"DEST" env:"PINION_DEST" unquote:"false" description:"where the archive is: file:/path, qubes:QUBE/ARCHIVE, or a name from the configuration"`
+	Config        string   `long:"config" value-name:"FILE" default:"/etc/pinion/pinion.conf" no-ini:"true" unquote:"false" description:"the configuration"`
+	PassCmd       string   `long:"passcmd" value-name:"COMMAND" unquote:"false" description:"a shell command whose first line of output is the passphrase"`
+	PassFile      string   `long:"passfile" value-name:"FILE" unquote:"false" description:"a file whose first line is the passphrase"`
+	KeyFile       string   `long:"keyfile" value-name:"FILE" unquote:"false" description:"a file whose content is the key, 32 bytes to 64 KiB"`
+	Remember      remember `long:"remember" value-name:"TIME" description:"let the kernel keep the key for that long, from 1m to 24h, so that nobody is asked again"`
+	CacheDir      string   `long:"cache-dir" value-name:"DIR" unquote:"false" description:"what can be fetched again; may be deleted at any time"`
+	StateDir      string   `long:"state-dir" value-name:"DIR" unquote:"false" description:"what this host remembers of its archives"`
+	PoolReserve   reserve  `long:"pool-reserve" value-name:"PERCENT" default:"5" description:"how much of a pool or file system snapshots leave free, 0 to 50"`
+	Wait          bool     `long:"wait" description:"wait for an archive that another command holds, as long as it takes"`
+	AllowRollback bool     `long:"allow-rollback" no-ini:"true" description:"accept an archive that is older than what was seen before, or no descendant of it"`
+	Adopt         bool     `long:"adopt" no-ini:"true" description:"write to an archive that is a copy, or that another host wrote to last"`
+	JSON          bool     `long:"json" description:"print one JSON document, and messages as JSON lines"`
+	Quiet         bool     `short:"q" long:"quiet" description:"print neither progress nor notices nor hints"`
+	Verbose       bool     `short:"v" long:"verbose" description:"print details"`
+	Unattended    bool     `long:"unattended" description:"never ask anything; questions are answered with no"`
 }
 
 func (g *globalOptions) validate() error {

@@ -84,6 +84,15 @@ func newTree() (*tree, error) {
 		{"diff", "Show what changed since a session", "Shows which parts of a volume may differ from its last session, as its storage tells; with --full, which do.", &diffCommand{}},
 		{"forget-local", "Drop base snapshots", "Drops base snapshots of volumes, and what is known of changes. Nothing is lost but speed: the next backup reads these volumes whole.", &forgetCommand{}},
 		{"copy", "Copy an archive to another place", "Copies an archive as it is to another place, or brings a copy up to date. It needs no passphrase: nothing is opened.", &copyCommand{}},
+		{"key", "List and change keys", "Lists and changes the keys of an archive: passphrases, key files and recovery keys, each of which opens it.", nil},
+		{"key list", "Show the keys", "Shows the keys of an archive, and what else the store has that looks like one.", &keyListCommand{}},
+		{"key add", "Add a key", "Gives the archive one more key. Without an option for it, the terminal is asked for a new passphrase.", &keyAddCommand{}},
+		{"key change", "Replace the key that is used", "Puts a new key in the place of the one that this command is given. Whenever it is interrupted, one of the two opens the archive.", &keyChangeCommand{}},
+		{"key remove", "Remove a key", "Removes a key from the archive. Who kept a copy of its slot, as the store may, can still open what they have with it.", &keyRemoveCommand{}},
+		{"key recovery", "Add a key for paper", "Makes a random key and shows it, once, on the terminal, to be written down. It is taken wherever a passphrase is asked for.", &keyRecoveryCommand{}},
+		{"key export", "Write a key's slot to a file", "Writes the sealed slot of the key that is used to a new file, so that an archive whose store lost it can be opened.", &keyExportCommand{}},
+		{"key import", "Put a key's slot back", "Puts the slot that key export has written back into a store that lost it.", &keyImportCommand{}},
+		{"key forget", "Forget remembered keys", "Drops the key that --remember has left with the kernel. It needs no passphrase.", &keyForgetCommand{}},
 		{"version", "Show versions", "Shows the versions of the program, the protocol and the archive format.", &versionCommand{}},
 	} {
 		if err := t.add(c.name, c.short, c.long, c.command); err != nil {

@@ -368,3 +368,36 @@ func TestManyMakeOneDirectory(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// TestWriteNew: a file appears whole and readable by its owner only, and what is
+// there stays, whatever it is.
+func TestWriteNew(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "new")
+	if err := durable.WriteNew(path, []byte("first")); err != nil {
+		t.Fatal(err)
+	}
+	if err := durable.WriteNew(path, []byte("second")); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("over a file: %v", err)
+	}
+	info, err := os.Stat(path)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the file is %v, %v", info, err)
+	}
+	if b, err := os.ReadFile(path); err != nil || string(b) != "first" {
+		t.Errorf("it holds %q, %v", b, err)
+	}
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink("nowhere", link); err != nil {
+		t.Fatal(err)
+	}
+	if err := durable.WriteNew(link, nil); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("over a link: %v", err)
+	}
+	if err := durable.WriteNew(filepath.Join(dir, "no", "dir"), nil); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("in no directory: %v", err)
+	}
+	if there, err := os.ReadDir(dir); err != nil || len(there) != 2 {
+		t.Errorf("the directory has %v, %v", there, err)
+	}
+}

@@ -30,6 +30,8 @@ import (
 	"strings"
 	"sync"
 	"text/tabwriter"
+
+	"golang.org/x/term"
 )
 
 const (
@@ -88,6 +90,12 @@ func (u *UI) Quiet() bool { return u.o.Quiet }
 
 // Verbose says whether details are wanted.
 func (u *UI) Verbose() bool { return u.o.Verbose }
+
+// OnTerminal reports whether results go to a terminal, and so to a person only.
+func (u *UI) OnTerminal() bool {
+	f, ok := u.o.Out.(*os.File)
+	return ok && !u.o.JSON && term.IsTerminal(int(f.Fd()))
+}
 
 // Failure is what Finish reports.
 type Failure struct {
