@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -126,7 +125,7 @@ func runKeyRecovery(ctx context.Context, env *Env) error {
 	defer clear(key)
 	text := secret.RecoveryText(key)
 	defer clear(text)
-	added, err := a.AddKey(ctx, crypt.Secret{KeyFile: bytes.Clone(key)}, 0)
+	added, err := a.AddKey(ctx, crypt.Secret{KeyFile: key}, 0)
 	if err != nil {
 		return err
 	}
