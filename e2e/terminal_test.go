@@ -102,6 +102,7 @@ func answering(t *testing.T, cmd *exec.Cmd, asked func(text string, m unix.Termi
 	defer their.Close()
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = their, their, their
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	before := modes(t, their)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +126,6 @@ func answering(t *testing.T, cmd *exec.Cmd, asked func(text string, m unix.Termi
 			s.mu.Unlock()
 		}
 	}()
-	before := modes(t, their)
 	seen := 0
 	for _, answer := range answers {
 		for {
