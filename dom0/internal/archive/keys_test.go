@@ -305,6 +305,21 @@ func TestTenThousandSlots(t *testing.T) {
 	if err := opensWith(t, p, crypt.Secret{KeyFile: p.Key}); !errors.Is(err, archive.ErrManySlots) || !isDamage(err) {
 		t.Errorf("where it isn't: %v", err)
 	}
+	// Junk that is no key slot at all is no other case, and nobody is asked.
+	for i := range format.MaxKeySlots {
+		var id format.ObjectID
+		binary.BigEndian.PutUint32(id[4:], uint32(i+1))
+		p.Damage(t, protocol.KeyName(id), func([]byte) []byte { return []byte("junk") })
+	}
+	_, err := openBare(t, p, protocol.LockRead, func(o *archive.Options) {
+		o.Secret = func(context.Context) (crypt.Secret, error) {
+			t.Error("a secret was asked for")
+			return crypt.Secret{}, nil
+		}
+	})
+	if !errors.Is(err, archive.ErrManySlots) {
+		t.Errorf("with junk: %v", err)
+	}
 	p.State = known
 	a := must[*archive.Archive](t)(openBare(t, p, protocol.LockExclusive, nil))
 	ids, more, err := a.UnlistedSlots(ctx)

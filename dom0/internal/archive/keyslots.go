@@ -108,7 +108,7 @@ func (t tryList) order(slots map[string][]byte) []string {
 // this host knows a live slot of the secret's sort that it doesn't open, the
 // secret is taken to be wrong all the same.
 func (t tryList) verdict(err error, sawLive bool) error {
-	if !t.untried || sawLive || !errors.Is(err, ErrWrongKey) {
+	if !t.untried || sawLive {
 		return err
 	}
 	return &DamageError{Object: "keys", Reason: ErrManySlots}

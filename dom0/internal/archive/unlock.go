@@ -61,7 +61,7 @@ func sortedNames(slots map[string][]byte) []string {
 // is in it.
 func (a *Archive) unlock(ctx context.Context, slots map[string][]byte, sealedRoot []byte) error {
 	if err := checkSlotsReadable(slots); err != nil {
-		return err
+		return a.try.verdict(err, false)
 	}
 	if err := format.CheckHeader(sealedRoot, format.KindRoot); err != nil {
 		return &DamageError{Object: protocol.RootName, Reason: err}
@@ -137,7 +137,10 @@ func (a *Archive) openAnySlot(ctx context.Context, secret crypt.Secret, slots ma
 		}
 		wrong = fmt.Errorf("the archive has no key slot for a %s: %w", kind, ErrWrongKey)
 	}
-	return cmp.Or(badRoot, damage, removed, a.try.verdict(wrong, sawLive))
+	if removed == nil {
+		damage = a.try.verdict(cmp.Or(damage, wrong), sawLive)
+	}
+	return cmp.Or(badRoot, damage, removed)
 }
 
 // unlockRemembered opens the root with what an earlier run of the host kept. If
