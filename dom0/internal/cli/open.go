@@ -89,7 +89,7 @@ func (e *Env) openWith(ctx context.Context, o archive.Options) (*archive.Archive
 		return nil, exit.With(exit.WrongKey, err, e.mistyped.Error())
 	}
 	if err != nil {
-		return nil, err
+		return nil, e.nameForeign(err)
 	}
 	if a.Fresh() {
 		r := a.Root()
