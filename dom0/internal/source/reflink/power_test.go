@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"os/exec"
 	"testing"
 
 	"pinion/dom0/internal/source"
@@ -70,7 +71,22 @@ func checkAfter(t *testing.T, im *image, older, newer *source.Base, want []byte)
 	}
 }
 
+// copyDisk copies a disk that is in use, as it was at one moment: it is copied
+// until nothing was written to it meanwhile.
 func copyDisk(t *testing.T, from, to string) {
 	t.Helper()
-	testenv.Run(t, testenv.Tool(t, "cp", "coreutils"), "--sparse=always", from, to)
+	cp := testenv.Tool(t, "cp", "coreutils")
+	testenv.Run(t, cp, "--sparse=always", from, to)
+	for range 20 {
+		again := to + ".again"
+		testenv.Run(t, cp, "--sparse=always", from, again)
+		same := exec.Command(testenv.Tool(t, "cmp", "diffutils"), "-s", to, again).Run() == nil
+		if err := os.Rename(again, to); err != nil {
+			t.Fatal(err)
+		}
+		if same {
+			return
+		}
+	}
+	t.Fatalf("%s never stands still", from)
 }
