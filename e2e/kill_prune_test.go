@@ -199,3 +199,56 @@ func TestPruneOnAFullStore(t *testing.T) {
 		}
 	}
 }
+
+// A repair after a prune reads what is in doubt, and not the whole archive; and
+// what it takes in again of what was removed, the next prune removes for good.
+func TestRepairAfterAPrune(t *testing.T) {
+	w, like := pruneWorld(t)
+	w.prune("--session", "#1,#2")
+	least := w.disk("packs")
+	var large, bad string
+	for _, path := range w.under("packs/") {
+		if onDisk(t, path) > 2<<20 {
+			large = path
+		} else {
+			bad = path
+		}
+	}
+	if large == "" || bad == "" {
+		t.Fatalf("packs %v", w.under("packs/"))
+	}
+	replaceByte(t, bad, -40) // its table of contents
+	d := document[damageDoc](w.ok("check", "--repair", "--json"))
+	if d.ReadBytes > 3<<20 {
+		t.Errorf("a repair read %d bytes", d.ReadBytes)
+	}
+	w.ok("check", "--read-data")
+	w.verifies(killedState{"v", "#4", like[4]})
+	w.prune("--session", "#3")
+	if now := w.disk("packs"); now > least+128<<10 {
+		t.Errorf("%d bytes are left, %d were before", now, least)
+	}
+	w.ok("check", "--read-data")
+	w.ok("verify", "--all-sessions")
+}
+
+// What another host's prune had not yet freed when it died, this host's frees.
+func TestPruneFreesWhatAnotherHostLeft(t *testing.T) {
+	w, _ := pruneWorld(t)
+	before := w.saveApart()
+	w.prune("--session", "#1,#2")
+	least := w.disk("packs")
+	w.rewindApart(before)
+	other := w.onHost("other")
+	other.ok("list")
+	w.ok("list")
+	w.proxied(proxyPlan{Fault: "kill-pinion-before", Type: protocol.TypePunch, At: 1}).run("prune", "--session", "#1,#2").expect(137)
+	if w.disk("packs") <= least {
+		t.Fatal("nothing was left to free")
+	}
+	other.ok("prune", "--keep-last", "99", "--adopt")
+	if now := w.disk("packs"); now > least+64<<10 {
+		t.Errorf("%d bytes are left, %d after an undisturbed prune", now, least)
+	}
+	other.ok("check", "--read-data")
+}

@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -243,9 +244,9 @@ func TestPruneSomeVolumes(t *testing.T) {
 	w.restores("a", "latest", a)
 }
 
-// B3, B4: rules with tags work, and zones and clocks that change make no rule
-// remove what it shouldn't.
-func TestPruneB3B4TagsAndZones(t *testing.T) {
+// Rules with tags work, and zones and clocks that change make no rule remove what
+// it shouldn't.
+func TestPruneRowS38TagsAndZones_B3_B4(t *testing.T) {
 	w, now := clockWorld(t)
 	image := w.image("v.img", "random:192K:1")
 	zones := []string{"UTC", "Asia/Tokyo", "America/Los_Angeles", "UTC", "Europe/Berlin"}
@@ -299,6 +300,31 @@ func TestPruneB3B4TagsAndZones(t *testing.T) {
 	if got := len(w.seqs()); got != 10 {
 		t.Errorf("%d sessions are left", got)
 	}
+}
+
+// What a prune removes is decided by index objects that were fetched and
+// authenticated in its run: pages of the cached index that are damaged mean
+// nothing to it.
+func TestPruneWithAFlippedPageOfTheCachedIndex(t *testing.T) {
+	w, like := pruneWorld(t)
+	random := rand.New(rand.NewPCG(3, 3))
+	flipped := 0
+	for _, path := range under(t, w.cache) {
+		if b := readFile(t, path); len(b) > 4096 {
+			for range 8 {
+				b[4096+random.IntN(len(b)-4096)] ^= 1 << random.IntN(8)
+			}
+			writeFile(t, path, b)
+			flipped++
+		}
+	}
+	if flipped == 0 {
+		t.Fatal("no index is cached")
+	}
+	w.prune("--session", "#1,#2")
+	w.ok("check", "--read-data")
+	w.ok("verify", "--all-sessions")
+	w.verifies(killedState{"v", "#4", like[4]})
 }
 
 // onDisk is what a file takes up.

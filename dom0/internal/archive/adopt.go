@@ -43,7 +43,7 @@ func (w *Writer) adopt(ctx context.Context, tryAll bool) error {
 		if err != nil || toc.Generation < w.a.root.PrunedAt {
 			return nil // not whole, not ours, or about to be swept
 		}
-		bad, err := w.a.unreadable(ctx, id, toc, func(format.BlobID) bool { return tryAll })
+		bad, err := w.a.unreadable(ctx, id, toc, func(format.TOCBlob, format.Location) (bool, error) { return tryAll, nil })
 		if err != nil {
 			return err
 		}

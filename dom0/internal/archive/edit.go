@@ -292,5 +292,6 @@ func (a *Archive) Freeing(free func() error) error {
 // are still to be punched: a prune died at it, or another host may have.
 func (a *Archive) Unfreed() (bool, error) {
 	freeing, err := a.opts.State.Freeing(a.keys.Archive, a.dest.String())
-	return freeing || a.fresh, err
+	host, _ := Host()
+	return freeing || a.fresh || a.root.HostID != host, err
 }

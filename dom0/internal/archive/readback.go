@@ -89,11 +89,11 @@ func (a *Archive) tryBlobs(ctx context.Context, id format.ObjectID, toc *format.
 
 // unreadable tries the doubtful blobs of a pack and returns those that don't
 // open.
-func (a *Archive) unreadable(ctx context.Context, id format.ObjectID, toc *format.TOC, doubtful func(format.BlobID) bool) (map[format.BlobID]bool, error) {
+func (a *Archive) unreadable(ctx context.Context, id format.ObjectID, toc *format.TOC,
+	doubtful func(format.TOCBlob, format.Location) (bool, error)) (map[format.BlobID]bool, error) {
 	bad := map[format.BlobID]bool{}
 	var mu sync.Mutex
-	chosen := func(b format.TOCBlob, _ format.Location) (bool, error) { return doubtful(b.ID), nil }
-	err := a.tryBlobs(ctx, id, toc, chosen, func(b format.BlobID, err error) error {
+	err := a.tryBlobs(ctx, id, toc, doubtful, func(b format.BlobID, err error) error {
 		if err != nil {
 			mu.Lock()
 			bad[b] = true

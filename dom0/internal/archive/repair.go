@@ -231,10 +231,14 @@ func (x *rescue) adoptPack(ctx context.Context, p foundPack) error {
 	if err != nil {
 		return err
 	}
-	// A pack that a prune may have begun to free is in doubt as a whole, else
-	// only what was missed somewhere.
-	bad, err := a.unreadable(ctx, p.id, toc, func(b format.BlobID) bool {
-		return x.r.Bad[b] || toc.Generation < a.root.PrunedAt
+	// Of a pack that a prune may have begun to free, all is in doubt but what the
+	// old index says is there; else only what was missed somewhere.
+	bad, err := a.unreadable(ctx, p.id, toc, func(b format.TOCBlob, at format.Location) (bool, error) {
+		if x.r.Bad[b.ID] || toc.Generation >= a.root.PrunedAt {
+			return x.r.Bad[b.ID], nil
+		}
+		e, ok, err := x.old.Lookup(ctx, b.ID)
+		return !ok || e.Pack != at.Pack || e.Offset != at.Offset, err
 	})
 	if err != nil {
 		return err

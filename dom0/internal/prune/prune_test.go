@@ -21,6 +21,7 @@ import (
 	"pinion/dom0/internal/backup"
 	"pinion/dom0/internal/damage"
 	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/index"
 	"pinion/dom0/internal/tree"
 	"pinion/dom0/internal/verify"
 	"pinion/protocol"
@@ -344,6 +345,65 @@ func TestSmallPacks(t *testing.T) {
 	_, after := used(t, p)
 	if res.Made != 2 || res.Composed != before || after != 2 {
 		t.Errorf("%d packs became %d: %+v", before, after, *res)
+	}
+	expect(t, p, want)
+	check(t, p)
+}
+
+// TestSameBlobInTwoPacks: a blob that was stored again has one place after a
+// prune, the newer one, and the room of the other comes back.
+func TestSameBlobInTwoPacks(t *testing.T) {
+	p := archivetest.NewInMemory(t).Init(t)
+	want := map[uint64]map[string]string{}
+	for i := range 3 {
+		v := map[string]string{"disk": fmt.Sprintf("abcdefgh%c", 'A'+i)}
+		want[session(t, p, v)] = v
+	}
+	a := p.Open(t, protocol.LockAppend)
+	c := content(t, a)
+	w, err := a.NewWriter(ctx, archivetest.Params().Compression, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	renewed := map[format.BlobID]bool{}
+	for _, s := range c.Sessions {
+		id, _, err := w.RenewMetadata(ctx, format.BlobSession, s.Append(nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		renewed[id] = true
+	}
+	edit := archive.Edit{Entries: c.Entries, Table: c.Table}
+	next, err := edit.Apply(a.Root(), w.PutMetadata(ctx))
+	if err == nil {
+		err = w.CommitEdit(ctx, next)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Close()
+	count := func() (places, hidden int) {
+		a := p.Open(t, protocol.LockRead)
+		defer a.Close()
+		if err := a.Places(ctx, func(e index.Entry, counts bool) error {
+			if renewed[e.ID] {
+				places++
+			}
+			if !counts {
+				hidden++
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return places, hidden
+	}
+	if places, hidden := count(); places != 6 || hidden < 3 {
+		t.Fatalf("%d places, %d of them hidden", places, hidden)
+	}
+	prunes(t, p, nil, Options{})
+	if places, hidden := count(); places != 3 || hidden != 0 {
+		t.Errorf("%d places of 3 blobs, %d hidden", places, hidden)
 	}
 	expect(t, p, want)
 	check(t, p)
