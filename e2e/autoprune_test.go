@@ -85,3 +85,30 @@ func TestAutopruneWhenLow(t *testing.T) {
 	w.ok("verify", "--all-sessions")
 	w.ok("check", "--read-data")
 }
+
+// A store that a backup has filled to the last block is pruned all the same, and
+// then the backup has room.
+func TestPruneOfAFullDisk(t *testing.T) {
+	fs := mounted(t, "tmpfs", 32*mib)
+	w := newWorld(t)
+	w.store = filepath.Join(fs, "archive")
+	w.ok("init")
+	image := w.image("v.img", "random:6M:1")
+	for i := range 3 {
+		overwrite(t, image, 0, fmt.Sprintf("random:5M:%d", i+5))
+		w.backup("v=file:" + image)
+	}
+	kept := copyFile(t, image, w.path("kept"))
+	large := w.image("large.img", "random:18M:2")
+	w.exits(15, "backup", "large=file:"+large).says("pinion prune")
+	writeFile(t, filepath.Join(fs, "filler"), nil)
+	run(t, "sh", "-c", "cat /dev/zero > "+filepath.Join(fs, "filler")+" 2>/dev/null || true")
+	w.ok("prune", "--keep-last", "1").says("the store is full")
+	if err := os.Remove(filepath.Join(fs, "filler")); err != nil {
+		t.Fatal(err)
+	}
+	w.backup("large=file:" + large)
+	w.restores("v", "latest", kept)
+	w.restores("large", "latest", large)
+	w.ok("check", "--read-data")
+}

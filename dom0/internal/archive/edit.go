@@ -230,6 +230,32 @@ func (a *Archive) DeletePacks(ctx context.Context, ids []format.ObjectID) error 
 	return nil
 }
 
+// SweepUnnamed deletes the packs and index objects that the root doesn't name,
+// whatever they hold, and returns how many bytes they had. The index is loaded
+// anew before. It needs the exclusive lock.
+func (a *Archive) SweepUnnamed(ctx context.Context) (freed int64, err error) {
+	a.freshIndex = false
+	if err := a.LoadFreshIndex(ctx); err != nil {
+		return 0, err
+	}
+	var dead []format.ObjectID
+	err = a.eachPack(ctx, func(id format.ObjectID, size int64) error {
+		known, err := a.index.PackKnown(ctx, id)
+		if err == nil && !known {
+			dead, freed = append(dead, id), freed+size
+		}
+		return err
+	})
+	if err == nil {
+		err = a.DeletePacks(ctx, dead)
+	}
+	if err != nil {
+		return freed, err
+	}
+	index, err := a.sweepIndex(ctx)
+	return freed + index, err
+}
+
 // BlobsEnd is where the last blob of a pack of size bytes ends.
 func (a *Archive) BlobsEnd(ctx context.Context, id format.ObjectID, size int64) (int64, error) {
 	toc, err := a.ReadTOC(ctx, id, size)

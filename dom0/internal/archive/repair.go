@@ -283,8 +283,14 @@ func (x *rescue) resend(ctx context.Context, e index.Entry) error {
 // merged into others, and those of runs that didn't end. It needs the exclusive
 // lock. A store that only appends keeps them.
 func (a *Archive) SweepIndex(ctx context.Context) error {
+	_, err := a.sweepIndex(ctx)
+	return err
+}
+
+// sweepIndex is SweepIndex; it returns how many bytes the objects had.
+func (a *Archive) sweepIndex(ctx context.Context) (freed int64, err error) {
 	if info := a.conn.Info(); info.AppendOnly || info.ReadOnly {
-		return nil
+		return 0, nil
 	}
 	live := map[string]bool{}
 	for _, ref := range a.root.Index {
@@ -294,22 +300,22 @@ func (a *Archive) SweepIndex(ctx context.Context) error {
 	for {
 		entries, more, err := a.conn.List(ctx, protocol.PrefixIndex, after, protocol.MaxListed)
 		if err != nil {
-			return fmt.Errorf("list index objects: %w", err)
+			return freed, fmt.Errorf("list index objects: %w", err)
 		}
 		var dead []string
 		for _, e := range entries {
 			after = e.Name
 			if !live[e.Name] {
-				dead = append(dead, e.Name)
+				dead, freed = append(dead, e.Name), freed+int64(e.Size)
 			}
 		}
 		if len(dead) > 0 {
 			if err := a.conn.Delete(ctx, dead); err != nil {
-				return fmt.Errorf("delete superseded index objects: %w", err)
+				return freed, fmt.Errorf("delete superseded index objects: %w", err)
 			}
 		}
 		if !more || len(entries) == 0 {
-			return nil
+			return freed, nil
 		}
 	}
 }

@@ -58,7 +58,7 @@ func statusOfStore(err error, badState *state.DamagedError) (status exit.Status,
 	case errors.Is(err, store.ErrConflict):
 		return exit.Locked, "another command is using the archive; --wait waits for it"
 	case errors.Is(err, store.ErrNoSpace):
-		return exit.StoreFull, "make room in the store; the next run sends nothing twice that had arrived"
+		return exit.StoreFull, "make room in the store, for example with pinion prune; the next run sends nothing twice that had arrived"
 	case errors.Is(err, store.ErrReadOnly):
 		return exit.Failed, "commands that only read work; to write, look at the mount, the directory's owner, and read-only in the helper's configuration"
 	case errors.Is(err, store.ErrTimeout):

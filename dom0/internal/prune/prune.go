@@ -32,11 +32,13 @@ package prune
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/bigsort"
 	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/store"
 )
 
 // Options say how to prune.
@@ -77,10 +79,37 @@ type run struct {
 	noCompose bool // the store turned out to have no room for it
 }
 
-// Run prunes: cuts says what goes, and of the sessions that l lists everything
+// Run prunes: cuts says what goes, and of the sessions that c lists everything
 // else is kept. The archive's index is loaded anew. Without a dry run it needs
 // the exclusive lock, and a store that takes things away.
+//
+// A full store is when pruning is wanted most, and the new list and index need
+// some room: where there is none, what no root names is removed first, also what
+// an interrupted backup could have used.
 func Run(ctx context.Context, a *archive.Archive, c *Content, cuts Cuts, o Options) (*Result, error) {
+	res, err := runOnce(ctx, a, c, cuts, o)
+	var full *unroomy
+	if !errors.As(err, &full) || o.DryRun {
+		return res, err
+	}
+	freed, sweepErr := a.SweepUnnamed(ctx)
+	if sweepErr != nil {
+		return res, errors.Join(err, sweepErr)
+	}
+	if freed == 0 {
+		return res, err
+	}
+	o.Warn("the store is full: what no session needs is removed first, also what interrupted backups had sent")
+	return runOnce(ctx, a, c, cuts, o)
+}
+
+// unroomy is a prune that had no room to begin, and changed nothing.
+type unroomy struct{ err error }
+
+func (e *unroomy) Error() string { return e.err.Error() }
+func (e *unroomy) Unwrap() error { return e.err }
+
+func runOnce(ctx context.Context, a *archive.Archive, c *Content, cuts Cuts, o Options) (*Result, error) {
 	r := &run{a: a, o: o, res: &Result{}, packs: map[format.ObjectID]*packState{}}
 	if err := r.load(ctx); err != nil {
 		return nil, err
@@ -95,6 +124,9 @@ func Run(ctx context.Context, a *archive.Archive, c *Content, cuts Cuts, o Optio
 		put = r.w.PutMetadata(ctx)
 	}
 	next, err := r.prepare(ctx, c, cuts, put)
+	if errors.Is(err, store.ErrNoSpace) {
+		return r.res, &unroomy{err}
+	}
 	if err == nil && r.w != nil {
 		err = r.commit(ctx, next)
 	}
