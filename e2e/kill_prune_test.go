@@ -45,7 +45,7 @@ func pruneWorld(t *testing.T) (w *world, like map[uint64]string) {
 // A prune, delete, rename or tag that is killed at any request that changes the
 // store leaves the old sessions or the new ones, every one of them whole, for
 // whatever command comes next; and it can be run again.
-func TestKillRowS01EveryRequestOfAChange(t *testing.T) {
+func TestKillRowS01EveryRequestOfAChange_B5_B6(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		args  []string

@@ -355,3 +355,35 @@ func markUnclean(t testing.TB, w *world) {
 		writeFile(t, filepath.Join(dir, name), []byte("unclean\n"))
 	}
 }
+
+// A copy is brought up to date after a prune: without --delete it only grows,
+// and with it loses what the archive has lost. Its packs that were punched in the
+// archive may be whole.
+func TestCopyAfterAPrune(t *testing.T) {
+	w, like := pruneWorld(t)
+	to := w.path("copy")
+	w.ok("copy", "--to", "file:"+to)
+	w.prune("--session", "#1,#2")
+	w.backup("v=file:" + w.path("v.img"))
+	c := w.at(to)
+	w.ok("copy", "--to", "file:"+to)
+	if got := c.seqs(); !slices.Equal(got, append(without(1, 2), pruneSessions+1)) {
+		t.Errorf("sessions %v", got)
+	}
+	grown := c.disk("packs")
+	d := document[copyDoc](w.ok("copy", "--to", "file:"+to, "--delete", "--json"))
+	if now := c.disk("packs"); d.Deleted == 0 || now >= grown {
+		t.Errorf("%+v; %d bytes of %d", d, now, grown)
+	}
+	c.ok("check", "--read-data")
+	c.ok("verify", "--all-sessions")
+	c.verifies(killedState{"v", "#4", like[4]})
+	// The copy, adopted, can be pruned by itself: it frees what it still has.
+	o := w.other("elsewhere").at(to)
+	o.ok("prune", "--keep-last", "1", "--adopt", "--allow-rollback")
+	o.ok("check", "--read-data")
+	w.ok("check", "--read-data")
+	if got := w.seqs(); len(got) != pruneSessions-1 {
+		t.Errorf("the archive has the sessions %v", got)
+	}
+}
