@@ -75,7 +75,8 @@ func (c *catalog) namedUnits(names []string) ([]*unit, error) {
 			return nil, c.unknown("qube or volume", name)
 		}
 		for i := range c.entries {
-			if isVolume && c.volume(i, name) != nil || !isVolume && c.qube(i, name) != nil {
+			ofQube := !isVolume && (c.qube(i, name) != nil || len(c.qubeVolumes(i, name)) > 0)
+			if ofQube || isVolume && c.volume(i, name) != nil {
 				u.sessions = append(u.sessions, i)
 			}
 		}

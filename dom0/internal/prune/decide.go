@@ -194,7 +194,7 @@ func (r *run) changeOf(ctx context.Context, of []place) (*change, error) {
 		}
 	}
 	end := before.from
-	if r.again && c.state.live > 0 {
+	if r.again && c.state.live > 0 && !c.whole() {
 		to, err := r.a.BlobsEnd(ctx, id, c.state.size)
 		var damage *archive.DamageError
 		if err != nil && !errors.As(err, &damage) {
@@ -216,6 +216,15 @@ func (r *run) changeOf(ctx context.Context, of []place) (*change, error) {
 		}
 	}
 	return c, nil
+}
+
+// whole reports whether the pack has nothing but blobs that are needed.
+func (c *change) whole() bool {
+	n := int64(format.HeaderSize + format.SealedTOCSize(len(c.live)) + format.TrailerSize)
+	for _, p := range c.live {
+		n += int64(p.at.Length)
+	}
+	return n == c.state.size
 }
 
 // gaps are the stretches between places.
