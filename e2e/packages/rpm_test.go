@@ -58,7 +58,7 @@ func TestRPMForDom0(t *testing.T) {
 		t.Errorf("rpm -i says: %s", said)
 	}
 	added(t, before, tree(t, root), inDom0)
-	hasDocs(t, root, "pinion-dom0/README.md", "pinion-dom0/docs/operation.md", "pinion-dom0/LICENSES")
+	hasDocs(t, root, "pinion-dom0/README.md", "pinion-dom0/docs/operation.md", "pinion-dom0/recover.py", "pinion-dom0/LICENSES")
 	for _, program := range []string{"pinion", "pinion-store"} {
 		static(t, root, "usr/bin/"+program)
 		saysVersion(t, root, program, b.version)
