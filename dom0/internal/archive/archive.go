@@ -165,6 +165,9 @@ func (a *Archive) settle(ctx context.Context, slots map[string][]byte) error {
 	if err := a.recognise(before); err != nil {
 		return err
 	}
+	if err := a.doubt(ctx); err != nil {
+		return err
+	}
 	return a.remember(ctx, slots, sealedRoot)
 }
 

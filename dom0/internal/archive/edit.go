@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/index"
@@ -220,12 +221,14 @@ func (w *Writer) Discard(ctx context.Context) error {
 
 // DeletePacks deletes packs. It needs the exclusive lock.
 func (a *Archive) DeletePacks(ctx context.Context, ids []format.ObjectID) error {
-	names := make([]string, len(ids))
-	for i, id := range ids {
-		names[i] = protocol.PackName(id)
-	}
-	if err := a.conn.Delete(ctx, names); err != nil {
-		return fmt.Errorf("delete packs: %w", err)
+	for some := range slices.Chunk(ids, protocol.MaxDeletes) {
+		names := make([]string, len(some))
+		for i, id := range some {
+			names[i] = protocol.PackName(id)
+		}
+		if err := a.conn.Delete(ctx, names); err != nil {
+			return fmt.Errorf("delete packs: %w", err)
+		}
 	}
 	return nil
 }
@@ -288,8 +291,9 @@ func (a *Archive) Limited() error {
 func (a *Archive) Scratch() string { return a.indexCache() }
 
 // Adoptable reports whether a writer would adopt a pack of size bytes that no
-// index names: a backup from this host was interrupted, and may have left it.
-func (a *Archive) Adoptable(ctx context.Context, id format.ObjectID, size int64) (bool, error) {
+// index names: a backup from this host was interrupted, and may have left it,
+// and it has something that the index doesn't.
+func (a *Archive) Adoptable(ctx context.Context, id format.ObjectID, size int64) (adoptable bool, err error) {
 	unclean, _, err := a.opts.State.Unclean(a.keys.Archive, a.dest.String())
 	if err != nil || !unclean {
 		return false, err
@@ -298,26 +302,26 @@ func (a *Archive) Adoptable(ctx context.Context, id format.ObjectID, size int64)
 	if err != nil && !isDamage(err) {
 		return false, err
 	}
-	return err == nil && toc.Generation >= a.root.PrunedAt, nil
-}
-
-// Freeing runs what takes objects, or parts of them, away that the root no
-// longer needs. Dying in it is remembered, for Unfreed. A failure is no harm to
-// any session.
-func (a *Archive) Freeing(free func() error) error {
-	if err := a.opts.State.MarkFreeing(a.keys.Archive, a.dest.String()); err != nil {
-		return err
+	if err != nil || toc.Generation < a.root.PrunedAt {
+		return false, nil
 	}
-	if err := free(); err != nil {
-		return err
+	for _, b := range toc.Blobs {
+		if _, known, err := a.index.Lookup(ctx, b.ID); err != nil || !known {
+			return !known, err
+		}
 	}
-	return a.opts.State.MarkFreed(a.keys.Archive, a.dest.String())
+	return false, nil
 }
 
 // Unfreed reports whether packs may have stretches that nobody needs and that
-// are still to be punched: a prune died at it, or another host may have.
+// are still to be punched: the last prune died at it, or another host's was the
+// last.
 func (a *Archive) Unfreed() (bool, error) {
-	freeing, err := a.opts.State.Freeing(a.keys.Archive, a.dest.String())
-	host, _ := Host()
-	return freeing || a.fresh || a.root.HostID != host, err
+	freed, err := a.opts.State.Freed(a.keys.Archive, a.dest.String())
+	return a.root.PrunedAt != 0 && freed != a.root.PrunedAt, err
+}
+
+// SetFreed says that nothing is left to be punched.
+func (a *Archive) SetFreed() error {
+	return a.opts.State.SetFreed(a.keys.Archive, a.dest.String(), a.root.PrunedAt)
 }

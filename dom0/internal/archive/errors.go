@@ -35,10 +35,6 @@ var ErrNoSession = errors.New("there is no such session")
 // ErrAppendOnly says that a store takes nothing away.
 var ErrAppendOnly = errors.New("it only appends")
 
-// ErrUnindexed says that no index has a blob: it was lost before, and a repair
-// has given it up.
-var ErrUnindexed = errors.New("is in no index")
-
 // A DamageError says that an object of the archive is damaged, forged or gone.
 type DamageError struct {
 	Object string // name in the store, or what it is

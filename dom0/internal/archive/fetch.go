@@ -71,7 +71,7 @@ func (a *Archive) Fetch(ctx context.Context, wants []Want, deliver Deliver) erro
 			return fmt.Errorf("look up %s %s: %w", w.Type, w.ID, err)
 		}
 		if !ok || e.Type != w.Type {
-			lost := &DamageError{Object: w.Type.String() + " " + short(w.ID.String()), Reason: ErrUnindexed}
+			lost := &DamageError{Object: w.Type.String() + " " + short(w.ID.String()), Reason: errors.New("is in no index")}
 			if err := deliver(i, nil, lost); err != nil {
 				return err
 			}

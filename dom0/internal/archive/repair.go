@@ -67,6 +67,10 @@ func (a *Archive) Repair(ctx context.Context, r Repair, c format.Compression) er
 	w.data = packStream{w: w, kind: format.PackData, size: pack.Capacity(a.ChunkSize())}
 	w.meta = packStream{w: w, kind: format.PackMetadata}
 	rescued := &rescue{w: w, old: old, fresh: fresh, r: r}
+	if rescued.doubt, err = a.InDoubt(); err != nil {
+		fresh.Close()
+		return err
+	}
 	next := *a.root
 	if rescued.sealer, err = a.NewSealer(c); err == nil {
 		err = rescued.run(ctx)
@@ -90,7 +94,10 @@ func (a *Archive) Repair(ctx context.Context, r Repair, c format.Compression) er
 	if r.Lost || rescued.lost {
 		next.Heal = max(a.root.Generation, a.highest) + 1
 	}
-	return w.commit(ctx, &next, nil)
+	if err := w.commit(ctx, &next, nil); err != nil || !rescued.doubt {
+		return err
+	}
+	return a.opts.State.SetDoubt(a.keys.Archive, a.dest.String(), false)
 }
 
 // fillSlots enters this host's copies of slots that the store doesn't have, or
@@ -167,7 +174,8 @@ type rescue struct {
 	fresh  *index.Table
 	r      Repair
 	sealer *blob.Sealer // of chunks
-	stored int64        // bytes of the packs that the fresh index names
+	stored int64        // bytes of the packs that the fresh index names, without what was punched
+	doubt  bool         // nothing is believed that wasn't read and opened
 	lost   bool         // the old index has blobs that the fresh one doesn't
 }
 
@@ -234,6 +242,9 @@ func (x *rescue) adoptPack(ctx context.Context, p foundPack) error {
 	// Of a pack that a prune may have begun to free, all is in doubt but what the
 	// old index says is there; else only what was missed somewhere.
 	bad, err := a.unreadable(ctx, p.id, toc, func(b format.TOCBlob, at format.Location) (bool, error) {
+		if x.doubt {
+			return true, nil
+		}
 		if x.r.Bad[b.ID] || toc.Generation >= a.root.PrunedAt {
 			return x.r.Bad[b.ID], nil
 		}
@@ -245,8 +256,12 @@ func (x *rescue) adoptPack(ctx context.Context, p foundPack) error {
 	}
 	x.stored += p.size
 	return pack.Locations(p.id, toc, func(b format.TOCBlob, at format.Location) error {
+		if bad[b.ID] {
+			x.stored -= int64(b.Length)
+			return nil
+		}
 		known, err := x.w.Known(ctx, b.ID)
-		if err != nil || known || bad[b.ID] {
+		if err != nil || known {
 			return err
 		}
 		return x.fresh.Add(index.Entry{ID: b.ID, Type: b.Type, Pack: at.Pack, Offset: at.Offset, Length: at.Length})

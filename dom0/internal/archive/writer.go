@@ -3,6 +3,7 @@ package archive
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 
 	"pinion/dom0/internal/blob"
@@ -49,6 +50,9 @@ func (a *Archive) NewWriter(ctx context.Context, c format.Compression, tryAll bo
 	}
 	if a.conn.Info().ReadOnly {
 		return nil, fmt.Errorf("write to %s: %w", a.dest, store.ErrReadOnly)
+	}
+	if doubt, err := a.InDoubt(); err != nil || doubt {
+		return nil, errors.Join(err, fmt.Errorf("nothing is written to %s: %w", a.dest, ErrDoubt))
 	}
 	sealer, err := blob.NewSealer(a.keys, c, format.MaxMetadata)
 	if err != nil {

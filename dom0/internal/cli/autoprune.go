@@ -54,8 +54,10 @@ func (b *backingUp) autoprune(ctx context.Context, a *archive.Archive) error {
 		return err
 	}
 	p.c.judge(p.units, &b.env.policy.rules, b.env.Now(), b.env.Zone)
-	if p.cuts = p.c.cuts(p.units); len(p.cuts) == 0 {
-		return nil
+	p.cuts = p.c.cuts(p.units)
+	unfreed, err := a.Unfreed()
+	if err != nil || len(p.cuts) == 0 && !unfreed {
+		return err
 	}
 	res, err := p.prune(ctx, false)
 	if err != nil {

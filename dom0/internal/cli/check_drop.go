@@ -13,10 +13,12 @@ import (
 	"pinion/dom0/internal/verify"
 )
 
-// droppedJSON is what check --drop-damaged took out of a session; an empty volume is the whole session.
+// droppedJSON is what check --drop-damaged took out of a session: a volume, a qube's settings, or all of it, where the
+// volume is empty.
 type droppedJSON struct {
-	Volume  string `json:"volume"`
-	Session uint64 `json:"session"`
+	Volume   string `json:"volume"`
+	Session  uint64 `json:"session"`
+	Settings bool   `json:"settings"`
 }
 
 // dropDamaged takes out of sessions what a repair couldn't mend: volumes of which a part is gone, qubes whose settings
@@ -40,7 +42,10 @@ func (e *Env) dropDamaged(ctx context.Context, a *archive.Archive, list *damage.
 	}
 	for _, d := range dropped {
 		what := "all of it"
-		if d.Volume != "" {
+		switch {
+		case d.Settings:
+			what = "the settings of " + ui.Quote(d.Volume)
+		case d.Volume != "":
 			what = ui.Quote(d.Volume)
 		}
 		e.UI.Warn("dropped from session #%d: %s", d.Session, what)
@@ -53,7 +58,7 @@ func (e *Env) dropDamaged(ctx context.Context, a *archive.Archive, list *damage.
 func (p *pruning) cutDamaged(ranges []damage.Range) (dropped []droppedJSON) {
 	seen := map[droppedJSON]bool{}
 	for _, r := range ranges {
-		d := droppedJSON{r.Volume, r.Session}
+		d := droppedJSON{Volume: r.Volume, Session: r.Session, Settings: r.Settings}
 		if r.Session == 0 || seen[d] {
 			continue
 		}
@@ -63,13 +68,19 @@ func (p *pruning) cutDamaged(ranges []damage.Range) (dropped []droppedJSON) {
 			cut = &prune.Cut{Volumes: map[format.ObjectID]bool{}, Qubes: map[format.ObjectID]bool{}}
 			p.cuts[r.Session] = cut
 		}
+		id, known := idOf(p.c.ids, r.Volume)
+		if r.Settings {
+			id, known = idOf(p.c.qubeIDs, r.Volume)
+		}
 		switch {
 		case r.Volume == "":
 			cut.Whole = true
-		case r.Length == 0:
-			cut.Qubes[idOf(p.c.qubeIDs, r.Volume)] = true
+		case !known:
+			continue // the names have changed since: the next run sees it
+		case r.Settings:
+			cut.Qubes[id] = true
 		default:
-			cut.Volumes[idOf(p.c.ids, r.Volume)] = true
+			cut.Volumes[id] = true
 		}
 		dropped = append(dropped, d)
 	}
@@ -77,12 +88,12 @@ func (p *pruning) cutDamaged(ranges []damage.Range) (dropped []droppedJSON) {
 }
 
 // idOf finds what is called so; what has no name is called by its id.
-func idOf(ids map[string]format.ObjectID, name string) format.ObjectID {
+func idOf(ids map[string]format.ObjectID, name string) (id format.ObjectID, ok bool) {
 	if id, ok := ids[name]; ok {
-		return id
+		return id, true
 	}
-	id, _ := format.ParseObjectID(name)
-	return id
+	id, err := format.ParseObjectID(name)
+	return id, err == nil
 }
 
 // checkAgain is the check after something was dropped.

@@ -220,7 +220,7 @@ func printDamage(env *Env, ranges []damage.Range, more int) {
 		if r.Session > 0 {
 			where = fmt.Sprintf("#%d ", r.Session)
 		}
-		if r.Volume != "" && r.Length == 0 {
+		if r.Settings {
 			where += fmt.Sprintf("settings of %s: ", ui.Quote(r.Volume))
 		} else if r.Volume != "" {
 			where += fmt.Sprintf("%s bytes %d to %d: ", ui.Quote(r.Volume), r.Offset, r.Offset+r.Length)

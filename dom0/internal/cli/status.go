@@ -25,6 +25,8 @@ func statusOf(err error) (status exit.Status, hint string) {
 		return exit.Failed, "it needs a newer pinion"
 	case errors.Is(err, archive.ErrManySlots):
 		return exit.Damaged, "from a host that knows the archive, pinion check --repair removes what doesn't belong there; pinion key import opens it with a slot that was exported"
+	case errors.Is(err, archive.ErrDoubt):
+		return exit.Damaged, "pinion check --repair reads everything and finds out; then run this again"
 	case errors.As(err, &damage):
 		return exit.Damaged, "pinion check lists all damage, pinion check --repair --read-data mends what can be mended"
 	case errors.Is(err, archive.ErrUnmounted):

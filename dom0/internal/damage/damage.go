@@ -23,6 +23,9 @@ type Range struct {
 	Length  int64  `json:"length"`  // bytes
 	Object  string `json:"object"`  // in the store
 	Reason  string `json:"reason"`
+
+	// Settings says that the volume's name is a qube's, whose settings are meant.
+	Settings bool `json:"-"`
 }
 
 // MaxRanges bounds a list: a store that lost everything shall not fill dom0's
@@ -84,7 +87,7 @@ func (l *List) AddMore(n int) {
 // extend makes r longer by next if that lies right behind it and has the same
 // cause.
 func (r *Range) extend(next Range) bool {
-	if r.Volume != next.Volume || r.Session != next.Session || r.Object != next.Object || r.Reason != next.Reason ||
+	if r.Volume != next.Volume || r.Session != next.Session || r.Object != next.Object || r.Reason != next.Reason || r.Settings != next.Settings ||
 		r.Length == 0 || r.Offset+r.Length != next.Offset {
 		return false
 	}

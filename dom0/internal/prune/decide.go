@@ -48,9 +48,6 @@ func (r *run) decide(ctx context.Context) error {
 	for _, p := range r.packs {
 		if p.live == 0 && p.size > 0 {
 			p.fate, p.gone = goes, p.size
-			if p.dead == 0 && !p.counted {
-				p.gone = 0 // no root ever counted it, or it was taken off already
-			}
 		}
 	}
 	small := r.smallPacks()
@@ -85,9 +82,6 @@ func (r *run) decide(ctx context.Context) error {
 	}
 	for _, p := range r.packs {
 		switch {
-		case p.fate == goes && p.dead == 0: // nothing is known of its places
-			r.freed(onDisk(p.size))
-			r.res.Deleted++
 		case p.fate == goes:
 			r.res.Deleted++
 		case p.fate == punched:

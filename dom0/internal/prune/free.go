@@ -97,7 +97,7 @@ func (r *run) leave(ctx context.Context) error {
 		}
 	}
 	r.noCompose = true
-	*r.res = Result{Sessions: r.res.Sessions, Changed: r.res.Changed, Removed: r.res.Removed, Held: r.res.Held}
+	*r.res = Result{Sessions: r.res.Sessions, Changed: r.res.Changed, Removed: r.res.Removed, Held: r.res.Held, Freed: r.strayRoom, Deleted: len(r.strays)}
 	return r.decide(ctx)
 }
 
@@ -144,8 +144,11 @@ func (r *run) free(ctx context.Context) error {
 			dead = append(dead, id)
 		}
 	}
-	if err := r.a.DeletePacks(ctx, dead); err != nil {
+	if err := r.a.DeletePacks(ctx, append(dead, r.strays...)); err != nil {
 		return err
+	}
+	if r.moreStrays {
+		r.o.Warn("the store has more packs that nobody needs than are removed at a time; prune again")
 	}
 	if err := r.a.SweepIndex(ctx); err != nil {
 		return err

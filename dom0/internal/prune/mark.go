@@ -29,9 +29,7 @@ var marks = bigsort.Record[mark]{
 func (r *run) mark(id format.BlobID) error { return r.marks.Add(markOf(id)) }
 
 // markSessions marks everything that the sessions need. What can't be read of
-// them ends it, unless no index has it: that was given up before, and nothing
-// below it can be reached by anybody. A backup that brings it back brings back
-// what is below, too.
+// them ends it: what it leads to isn't known then.
 func (r *run) markSessions(ctx context.Context, entries []format.SessionEntry, sessions []*format.Session) error {
 	records, configs := map[format.BlobID]bool{}, map[format.BlobID]bool{}
 	for i, s := range sessions {
@@ -39,10 +37,11 @@ func (r *run) markSessions(ctx context.Context, entries []format.SessionEntry, s
 			return err
 		}
 		if s == nil {
-			if err := r.lost(ctx, entries[i]); err != nil {
-				return err
+			_, err := r.a.Session(ctx, entries[i].Blob)
+			if err == nil {
+				err = errors.New("it couldn't be read a moment ago")
 			}
-			continue
+			return unread(fmt.Sprintf("session #%d", entries[i].Seq), err)
 		}
 		for _, v := range s.Volumes {
 			records[v.Record] = true
@@ -59,20 +58,9 @@ func (r *run) markSessions(ctx context.Context, entries []format.SessionEntry, s
 	return r.markRecords(ctx, records)
 }
 
-// lost accepts that a session can't be read if no index has it.
-func (r *run) lost(ctx context.Context, e format.SessionEntry) error {
-	_, err := r.a.Session(ctx, e.Blob)
-	return r.forgive(fmt.Sprintf("session #%d", e.Seq), err)
-}
-
-// forgive accepts an error that says that what was lost; any other is the
-// prune's end.
-func (r *run) forgive(what string, err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, archive.ErrUnindexed):
-		r.o.Warn(fmt.Sprintf("%s was lost: what only it led to is not kept", what))
+// unread is the end of a prune that can't read what a session needs.
+func unread(what string, err error) error {
+	if err == nil {
 		return nil
 	}
 	return fmt.Errorf("what %s needs is not known, so nothing is removed: %w", what, err)
@@ -99,7 +87,7 @@ func (r *run) markRecords(ctx context.Context, records map[format.BlobID]bool) e
 		if err == nil {
 			found = append(found, v)
 		}
-		return r.forgive("a volume record", err)
+		return unread("a session", err)
 	})
 	if err != nil {
 		return err
@@ -130,7 +118,7 @@ func (r *run) markTree(ctx context.Context, v *format.VolumeRecord, seen map[mar
 		failed = r.marks.Add(m)
 		return false
 	}
-	w.Damaged = func(it tree.Item, err error) error { return r.forgive("a part of a volume", err) }
+	w.Damaged = func(it tree.Item, err error) error { return unread("a session", err) }
 	w.Entries = func(items []tree.Item) error {
 		for _, it := range items {
 			if err := r.mark(it.ID); err != nil {

@@ -11,6 +11,10 @@ import (
 	"pinion/dom0/internal/index"
 )
 
+// maxStrays bounds the packs that no index names of one prune: a store can list
+// any number of them. What is left, the next one removes.
+const maxStrays = 256 << 10
+
 // blockBytes is what a file system gives back at the least.
 const blockBytes = 4096
 
@@ -23,8 +27,6 @@ type packState struct {
 	data  bool  // it has chunks
 	held  bool  // this run wrote or adopted it: it is left as it is
 	fate  fate
-
-	counted bool // among this run's, though no entry names it
 
 	gone int64 // bytes of it that are gone after this run
 }
@@ -156,7 +158,14 @@ func (r *run) unnamed(ctx context.Context, id format.ObjectID, size int64) error
 			return nil
 		}
 	}
-	r.packs[id] = &packState{size: size, counted: r.w != nil && r.w.Holds(id)}
+	if len(r.strays) == maxStrays {
+		r.moreStrays = true
+		return nil
+	}
+	r.strays = append(r.strays, id)
+	r.res.Deleted++
+	r.freed(onDisk(size))
+	r.strayRoom += onDisk(size)
 	return nil
 }
 

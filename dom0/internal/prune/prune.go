@@ -7,9 +7,10 @@
 // sessions that were to be kept whole, and either all of the others or none;
 // that no chunk passes through this process; that what is freed was decided by
 // an index whose seals were checked in this run, and by trees of which every
-// node was authenticated; and that a dry run says what a run would do. Memory
-// is some 100 bytes a pack, some 40 a distinct tree node, and what bigsort
-// takes. It never decides which sessions go.
+// node was authenticated, so that nothing goes where any of that can't be read;
+// and that a dry run says what a run would do. Memory is some 100 bytes a pack
+// that the index names, some 40 a distinct tree node, and what bigsort takes. It
+// never decides which sessions go.
 //
 // # Steps
 //
@@ -18,16 +19,16 @@
 //  1. packs with the new session list and volume table
 //  2. packs that the store composes of what is left of others
 //  3. index objects that name what is needed, and nothing else
-//  4. a note on this host that room is being freed
-//  5. the root, with the generation of this prune: from here on the sessions
+//  4. the root, with the generation of this prune: from here on the sessions
 //     are gone, and no backup adopts what is older
-//  6. packs and index objects that the root doesn't name are deleted, and dead
+//  5. packs and index objects that the root doesn't name are deleted, and dead
 //     stretches of the others punched
-//  7. the note is taken back
+//  6. a note on this host that all that this prune no longer needs is free
 //
-// A crash before 5 leaves the old archive, and objects that the next prune
+// A crash before 4 leaves the old archive, and objects that the next prune
 // deletes. A crash after it leaves the new one, and room that the next prune
-// frees: because of the note it punches every pack anew.
+// frees, whichever host's that is: without the note of the last prune it punches
+// every pack anew.
 package prune
 
 import (
@@ -73,8 +74,14 @@ type run struct {
 	marks  *bigsort.Sorter[mark]
 	places *bigsort.Sorter[place]
 	moved  *bigsort.Sorter[move]
-	packs  map[format.ObjectID]*packState
-	again  bool // a prune died while it freed room: what was to be punched is not known
+	packs  map[format.ObjectID]*packState // that the index names
+	strays []format.ObjectID              // that it doesn't, and that go
+
+	strayRoom int64 // bytes that those take up
+
+	again bool // a prune died while it freed room: what was to be punched is not known
+
+	moreStrays bool // than are removed at a time
 
 	noCompose bool // the store turned out to have no room for it
 }
@@ -123,6 +130,10 @@ func runOnce(ctx context.Context, a *archive.Archive, c *Content, cuts Cuts, o O
 		}
 		put = r.w.PutMetadata(ctx)
 	}
+	used, err := r.used(ctx)
+	if err != nil {
+		return nil, err
+	}
 	next, err := r.prepare(ctx, c, cuts, put)
 	if errors.Is(err, store.ErrNoSpace) {
 		return r.res, &unroomy{err}
@@ -130,7 +141,24 @@ func runOnce(ctx context.Context, a *archive.Archive, c *Content, cuts Cuts, o O
 	if err == nil && r.w != nil {
 		err = r.commit(ctx, next)
 	}
+	if err == nil && used > 0 {
+		var now int64
+		if now, err = r.used(ctx); err == nil {
+			r.res.Freed = max(r.res.Freed, used-now)
+		}
+	}
 	return r.res, err
+}
+
+// used is what the archive takes up, as the store says, where what will come
+// back can't be known: where a prune died, some of it has come back already. 0:
+// it can be known, or nothing is freed.
+func (r *run) used(ctx context.Context) (int64, error) {
+	if !r.again || r.w == nil {
+		return 0, nil
+	}
+	u, err := r.a.Store().Usage(ctx)
+	return u.Used, err
 }
 
 // load reads the index from the store and opens the sorters beside it.
@@ -201,16 +229,14 @@ func (r *run) prepare(ctx context.Context, c *Content, cuts Cuts, put archive.Pu
 
 // commit swaps the root in and frees what it doesn't name.
 func (r *run) commit(ctx context.Context, next *format.Root) error {
-	return r.a.Freeing(func() error {
-		if err := r.w.CommitRewrite(ctx, next, r.stored(next.Stored)); err != nil {
-			return err
-		}
-		r.o.Phase("freeing room")
-		if err := r.free(ctx); err != nil {
-			return fmt.Errorf("the sessions are gone, but not all of their room is free yet: %w", err)
-		}
-		return nil
-	})
+	if err := r.w.CommitRewrite(ctx, next, r.stored(next.Stored)); err != nil {
+		return err
+	}
+	r.o.Phase("freeing room")
+	if err := r.free(ctx); err != nil {
+		return fmt.Errorf("the sessions are gone, but not all of their room is free yet: %w", err)
+	}
+	return r.a.SetFreed()
 }
 
 // stored is how many bytes the packs have after the prune, if they had that

@@ -3,15 +3,16 @@
 // It owns the rules: their names, what they mean together, and the reasons
 // that a person is given. It promises that the newest session of a volume is
 // kept whatever the rules say; that a rule can only add to what is kept; that
-// the order of sessions is that of their numbers, so that neither a clock that
-// was put back nor a change of the zone makes a session older than another;
-// and that a clock which is wrong now, or was once, never makes a rule keep
-// less than it would with the right time. All of it is pure: the present and
-// the zone are arguments. It never looks into an archive and removes nothing.
+// the order of sessions is that of their numbers; and that what is kept of a
+// span doesn't become less by a clock that had gone back when a session was made,
+// or is ahead now. For all else a session's time is what it says: a clock that
+// was wrong then puts it where it stood. All of it is pure: the present and the
+// zone are arguments. It never looks into an archive and removes nothing.
 package retention
 
 import (
 	"fmt"
+	"math"
 	"time"
 
 	"pinion/dom0/internal/format"
@@ -96,10 +97,10 @@ func (r *Rules) Judge(sessions []Session, now time.Time, zone *time.Location) []
 		}
 		within = r.Within.Before(until, zone)
 	}
-	all := r.series()
+	all, ages := r.series(), ages(sessions, now)
 	for i := newest; i >= 0; i-- {
 		s := &sessions[i]
-		at := time.Unix(0, s.Time).In(zone)
+		at, age := time.Unix(0, s.Time).In(zone), time.Unix(0, ages[i])
 		v := &verdicts[i]
 		keep := func(format string, args ...any) {
 			if !v.Keep {
@@ -120,7 +121,7 @@ func (r *Rules) Judge(sessions []Session, now time.Time, zone *time.Location) []
 				keep("tagged ^%s", tag)
 			}
 		}
-		if !r.Within.IsZero() && !at.Before(within) {
+		if !r.Within.IsZero() && !age.Before(within) {
 			keep("within %s", r.Within)
 		}
 		if newest-i < r.Last {
@@ -140,6 +141,21 @@ func (r *Rules) Judge(sessions []Session, now time.Time, zone *time.Location) []
 		}
 	}
 	return verdicts
+}
+
+// ages are the times that count for a span: of a session that says that it is
+// older than one before it, that one's, unless that says that it is of the
+// future.
+func ages(sessions []Session, now time.Time) []int64 {
+	all := make([]int64, len(sessions))
+	newest := int64(math.MinInt64)
+	for i, s := range sessions {
+		all[i] = max(s.Time, newest)
+		if s.Time <= now.UnixNano() {
+			newest = max(newest, s.Time)
+		}
+	}
+	return all
 }
 
 // reason is why a session goes that nothing keeps.

@@ -169,6 +169,17 @@ func TestClockJumps(t *testing.T) {
 	if got := kept(future, r.Judge(future, now, time.UTC)); !slices.Contains(got, 7) {
 		t.Errorf("after a session of the future %v are kept", got)
 	}
+	// Sessions from when the clock had gone back are no older than those before.
+	for _, wrong := range []time.Time{time.Unix(0, 0), now.AddDate(-3, 0, 0)} {
+		back := slices.Clone(sessions)
+		for i := 3; i < 9; i++ {
+			back[i].Time = wrong.UnixNano()
+		}
+		r := Rules{Within: span(t, "30d")}
+		if got := kept(back, r.Judge(back, now, time.UTC)); len(got) != 10 {
+			t.Errorf("with a clock at %s, %v are kept", wrong, got)
+		}
+	}
 	// A clock that jumps back and forth doesn't use up a series.
 	jumping := []Session{}
 	for i := range 6 {

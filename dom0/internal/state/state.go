@@ -18,6 +18,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"crypto/sha256"
@@ -271,34 +272,58 @@ func (d *Dir) MarkClean(archive format.ArchiveID, destination string) error {
 	return d.removeMark(d.markPath(archive, destination))
 }
 
-// MarkFreeing says durably that a prune at a destination has begun to take away
-// what no root needs any more.
-func (d *Dir) MarkFreeing(archive format.ArchiveID, destination string) error {
+// SetFreed says durably that all that the prune of a generation at a destination
+// no longer needs was given back.
+func (d *Dir) SetFreed(archive format.ArchiveID, destination string, generation uint64) error {
 	unlock, err := d.lock()
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	return writeFile(d.freeingPath(archive, destination), []byte("freeing\n"))
+	return writeFile(d.freedPath(archive, destination), fmt.Appendf(nil, "%d\n", generation))
 }
 
-// Freeing reports whether a prune began to, and neither ended nor was followed
-// by one that did.
-func (d *Dir) Freeing(archive format.ArchiveID, destination string) (bool, error) {
-	_, err := os.Stat(d.freeingPath(archive, destination))
+// Freed is what SetFreed said last; 0: nothing. What can't be read is nothing,
+// which costs the next prune some time.
+func (d *Dir) Freed(archive format.ArchiveID, destination string) (uint64, error) {
+	text, err := os.ReadFile(d.freedPath(archive, destination))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	n, _ := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+	return n, err
+}
+
+func (d *Dir) freedPath(archive format.ArchiveID, destination string) string {
+	return filepath.Join(d.archiveDir(archive), "freed", fileName(destination))
+}
+
+// SetDoubt says durably whether what the root at a destination needs may be
+// gone.
+func (d *Dir) SetDoubt(archive format.ArchiveID, destination string, doubt bool) error {
+	path := d.doubtPath(archive, destination)
+	if !doubt {
+		return d.removeMark(path)
+	}
+	unlock, err := d.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return writeFile(path, []byte("doubt\n"))
+}
+
+// Doubt is what SetDoubt said last.
+func (d *Dir) Doubt(archive format.ArchiveID, destination string) (bool, error) {
+	_, err := os.Stat(d.doubtPath(archive, destination))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
 	return err == nil, err
 }
 
-// MarkFreed takes the mark back.
-func (d *Dir) MarkFreed(archive format.ArchiveID, destination string) error {
-	return d.removeMark(d.freeingPath(archive, destination))
-}
-
-func (d *Dir) freeingPath(archive format.ArchiveID, destination string) string {
-	return filepath.Join(d.archiveDir(archive), "freeing", fileName(destination))
+func (d *Dir) doubtPath(archive format.ArchiveID, destination string) string {
+	return filepath.Join(d.archiveDir(archive), "doubt", fileName(destination))
 }
 
 // removeMark removes a file durably.

@@ -65,7 +65,11 @@ func Check(ctx context.Context, a *archive.Archive, list *damage.List, o CheckOp
 	if tooMuch != nil && !errors.Is(tooMuch, ErrTooMuch) {
 		return nil, tooMuch
 	}
-	if o.Repair && (len(c.broken) > 0 || !found.Empty()) {
+	doubt, err := a.InDoubt()
+	if err != nil {
+		return nil, err
+	}
+	if o.Repair && (doubt || len(c.broken) > 0 || !found.Empty()) {
 		return c.repair(ctx, !found.Empty())
 	}
 	if o.Repair {

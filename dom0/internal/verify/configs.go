@@ -39,7 +39,7 @@ func Configs(ctx context.Context, a *archive.Archive, configs []Config, list *da
 	}
 	for _, c := range configs {
 		if err := broken[c.Blob]; err != nil {
-			list.Add(damage.Range{Volume: c.Name, Session: c.Seq}, err)
+			list.Add(damage.Range{Volume: c.Name, Session: c.Seq, Settings: true}, err)
 		}
 	}
 	return nil
