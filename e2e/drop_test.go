@@ -3,6 +3,7 @@ package e2e
 import (
 	"os"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -85,4 +86,35 @@ func TestPruneStopsAtUnreadableMetadata(t *testing.T) {
 	w.ok("prune", "--keep-last", "1")
 	w.ok("check", "--read-data")
 	w.ok("verify", "--all-sessions")
+}
+
+// A damaged volume that holds nothing is dropped, and not the qube that is called
+// as it is.
+func TestCheckDropsAnEmptyVolumeAndNotTheQube(t *testing.T) {
+	q := newSmallQubes(t, "plain", []string{"work", "other"})
+	empty := q.path("empty")
+	writeFile(t, empty, nil)
+	q.ok("backup", "work", "work=file:"+empty)
+	before := q.saveApart()
+	for _, pack := range q.under("packs/") {
+		for off := 20; off < 3000; off += 50 {
+			q.rewindApart(before)
+			if b := readFile(t, pack); off >= len(b) || len(b) > 100_000 {
+				break
+			}
+			replaceByte(t, pack, int64(off))
+			doc := document[damageDoc](q.run("check", "--json", "-q"))
+			if len(doc.Damage) == 0 || doc.Damage[0].Volume != "work" || !strings.Contains(doc.Damage[0].Reason, "volume record") {
+				continue
+			}
+			q.ok("check", "--repair", "--drop-damaged").says("dropped from session #1: work")
+			q.ok("check", "--read-data")
+			list := q.ok("list", "--json").stdout
+			if !strings.Contains(list, `"qubes":[{"name":"work"`) || !strings.Contains(list, `"work:private"`) {
+				t.Errorf("the qube is gone: %s", list)
+			}
+			return
+		}
+	}
+	t.Fatal("the record of the empty volume was never hit")
 }
