@@ -86,10 +86,10 @@ func TestAutopruneWhenLow(t *testing.T) {
 	w.ok("check", "--read-data")
 }
 
-// A store that a backup has filled to the last block is pruned all the same, and
-// then the backup has room.
+// A store that a backup has filled to the last block is pruned all the same: what
+// that backup left goes first. Then the backup has room.
 func TestPruneOfAFullDisk(t *testing.T) {
-	fs := mounted(t, "tmpfs", 32*mib)
+	fs := mounted(t, "tmpfs", 42*mib)
 	w := newWorld(t)
 	w.store = filepath.Join(fs, "archive")
 	w.ok("init")
@@ -99,7 +99,7 @@ func TestPruneOfAFullDisk(t *testing.T) {
 		w.backup("v=file:" + image)
 	}
 	kept := copyFile(t, image, w.path("kept"))
-	large := w.image("large.img", "random:18M:2")
+	large := w.image("large.img", "random:30M:2") // two packs; there is room for one
 	w.exits(15, "backup", "large=file:"+large).says("pinion prune")
 	writeFile(t, filepath.Join(fs, "filler"), nil)
 	run(t, "sh", "-c", "cat /dev/zero > "+filepath.Join(fs, "filler")+" 2>/dev/null || true")

@@ -78,7 +78,7 @@ func TestPruneStopsAtUnreadableMetadata(t *testing.T) {
 	replaceByte(t, bad, 100)
 	replaceByte(t, bad, 1500)
 	w.exits(13, "prune", "--session", "#1").says("nothing is removed")
-	if w.disk("packs") != before || len(w.seqs()) == 2 {
+	if w.disk("packs") != before {
 		t.Error("something was removed")
 	}
 	w.run("check", "--repair", "--read-data")

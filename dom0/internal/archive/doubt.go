@@ -59,6 +59,7 @@ func (a *Archive) prunedSince(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	unknown := false // one that doesn't open was there after the last one that does
 	for _, name := range names {
 		sealed, err := a.conn.GetWhole(ctx, name, format.MaxRoot)
 		if err != nil && !isObjectError(err) {
@@ -69,17 +70,20 @@ func (a *Archive) prunedSince(ctx context.Context) (bool, error) {
 			r, _ = openRoot(a.keys, sealed)
 		}
 		switch {
-		case r == nil: // it replaced the root before it, and nobody knows what it said
-			return true, nil
+		case r == nil:
+			unknown = true
 		case r.Generation < a.root.Generation:
-			return false, nil
+			// What came after the root's own parent was the root, before it was damaged.
+			hash := hashRoot(sealed)
+			parent := len(a.root.Predecessors) > 0 && a.root.Predecessors[0] == format.RootHash(hash[:16])
+			return unknown && !parent, nil
 		case r.PrunedAt > a.root.Generation:
 			return true, nil
 		case r.Generation > a.root.Generation && (!known || newest.Generation <= r.Generation):
 			return true, nil // and the one that replaced this one isn't known
 		}
 	}
-	return false, nil
+	return unknown, nil
 }
 
 // newestSeen is this host's copy of the newest root that it saw of the branch.
