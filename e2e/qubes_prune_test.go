@@ -38,7 +38,7 @@ func TestQubesPruneRenameDelete(t *testing.T) {
 	q.ok("verify", "--all-sessions")
 
 	// Renamed in the archive, it comes back under that name.
-	q.exits(1, "rename", "work", "vault").says("has a vault already")
+	q.exits(1, "rename", "work", "vault").says("has vault already")
 	q.exits(1, "rename", "dom0", "x").says("dom0 keeps its name")
 	q.exits(1, "rename", "work:private", "x").says("goes with it", "pinion rename work")
 	q.ok("rename", "work", "job").prints("work is called job now", "work:private is called job:private now")

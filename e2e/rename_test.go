@@ -54,7 +54,7 @@ func TestRowS37RenameInTheArchive(t *testing.T) {
 	w := archive(t)
 	a, b := w.image("a.img", "random:1M:1"), w.image("b.img", "random:1M:2")
 	w.backup("a=file:"+a, "b=file:"+b)
-	w.exits(1, "rename", "a", "b").says("the archive has a b already")
+	w.exits(1, "rename", "a", "b").says("the archive has b already")
 	w.exits(1, "rename", "x", "y").says("not found")
 	w.exits(2, "rename", "a").says("two names")
 	w.exits(2, "rename", "a", "a")

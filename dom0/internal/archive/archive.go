@@ -198,7 +198,7 @@ func (a *Archive) missing(ctx context.Context) error {
 	case errors.Is(err, ErrNotEmpty) && seen && !a.opts.AllowRollback:
 		return &DamageError{Object: protocol.RootName, Reason: errors.New("is missing, and was seen here before")}
 	case errors.Is(err, ErrNotEmpty):
-		return fmt.Errorf("no archive at %s, but something of one (%w): %w", a.dest, err, ErrNoArchive)
+		return &said{fmt.Sprintf("no archive at %s, but parts of one without its root", a.dest), []error{err, ErrNoArchive}}
 	case err != nil:
 		return err
 	case seen:

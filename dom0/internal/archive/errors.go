@@ -35,6 +35,15 @@ var ErrNoSession = errors.New("there is no such session")
 // ErrAppendOnly says that a store takes nothing away.
 var ErrAppendOnly = errors.New("it only appends")
 
+// A said is an error in words of its own that is others, for errors.Is.
+type said struct {
+	text string
+	is   []error
+}
+
+func (e *said) Error() string   { return e.text }
+func (e *said) Unwrap() []error { return e.is }
+
 // A DamageError says that an object of the archive is damaged, forged or gone.
 type DamageError struct {
 	Object string // name in the store, or what it is

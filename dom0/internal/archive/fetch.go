@@ -71,7 +71,7 @@ func (a *Archive) Fetch(ctx context.Context, wants []Want, deliver Deliver) erro
 			return fmt.Errorf("look up %s %s: %w", w.Type, w.ID, err)
 		}
 		if !ok || e.Type != w.Type {
-			lost := &DamageError{Object: w.Type.String() + " " + short(w.ID.String()), Reason: errors.New("is in no index")}
+			lost := lostBlob(w)
 			if err := deliver(i, nil, lost); err != nil {
 				return err
 			}
@@ -83,6 +83,16 @@ func (a *Archive) Fetch(ctx context.Context, wants []Want, deliver Deliver) erro
 		found = append(found, located{i: i, at: format.Location{Pack: e.Pack, Offset: e.Offset, Length: e.Length}})
 	}
 	return a.fetchLocated(ctx, wants, found, deliver)
+}
+
+// lostBlob is the damage of a blob that no index has. Chunks have no names, so
+// that neighbours are one range in a list.
+func lostBlob(w Want) error {
+	object := w.Type.String()
+	if w.Type != format.BlobChunk {
+		object += " " + short(w.ID.String())
+	}
+	return &DamageError{Object: object, Reason: errors.New("is in no index")}
 }
 
 // An answer is a request that was sent, and the memory for what comes back.

@@ -112,6 +112,9 @@ func checkEmpty(ctx context.Context, conn *store.Conn) error {
 			return fmt.Errorf("list %s: %w", prefix, err)
 		}
 		if len(entries) > 0 {
+			if entries[0].Name == protocol.RootName {
+				return &said{"an archive is there already", []error{ErrNotEmpty}}
+			}
 			return fmt.Errorf("%s is there: %w", entries[0].Name, ErrNotEmpty)
 		}
 	}

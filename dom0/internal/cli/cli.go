@@ -120,6 +120,9 @@ func (a *app) prepare(args []string) (help string, command command, env *Env, er
 	if command, err = a.tree.chosen(rest); err != nil {
 		return "", nil, nil, err
 	}
+	if name := a.tree.twice(args); name != "" {
+		return "", nil, nil, exit.Usagef("--%s is given twice", name)
+	}
 	global := a.tree.global
 	conf, err := config.Load(global.Config, a.tree.given("config"))
 	if err == nil {

@@ -157,8 +157,9 @@ func (c check) sessionRange(word string) (*sessionRange, error) {
 
 type deleteCommand struct {
 	aboutArchive
-	Yes  bool `long:"yes" no-ini:"true" description:"don't ask"`
-	Args struct {
+	Yes    bool `long:"yes" no-ini:"true" description:"don't ask"`
+	DryRun bool `long:"dry-run" no-ini:"true" description:"only show what would go, and what room would come back"`
+	Args   struct {
 		Names []string `positional-arg-name:"NAME" description:"qubes and volumes of the archive"`
 	} `positional-args:"yes"`
 }

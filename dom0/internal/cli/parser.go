@@ -182,6 +182,29 @@ func (t *tree) eachCommand(visit func(c *flags.Command, words string)) {
 // isGiven reports whether an option stood on the command line.
 func isGiven(o *flags.Option) bool { return o.IsSet() && !o.IsSetDefault() }
 
+// twice finds an option of the command that stands on the command line more than once and has one value only: whichever
+// counted, the other would be ignored. Of options of all commands the last counts: aliases have the first.
+func (t *tree) twice(args []string) string {
+	seen := map[string]int{}
+	for _, arg := range args {
+		if arg == "--" {
+			break
+		}
+		if word, ok := strings.CutPrefix(arg, "--"); ok {
+			word, _, _ = strings.Cut(word, "=")
+			seen[word]++
+		}
+	}
+	c, _ := t.active()
+	for _, o := range c.Options() {
+		kind := o.Field().Type.Kind()
+		if seen[o.LongName] > 1 && kind != reflect.Bool && (kind != reflect.Slice || o.LongName == "dom0-files") {
+			return o.LongName
+		}
+	}
+	return ""
+}
+
 func (t *tree) given(name string) (given bool) {
 	t.each(func(o *flags.Option) { given = given || (o.LongName == name && isGiven(o)) })
 	return given

@@ -49,13 +49,17 @@ func runCheck(ctx context.Context, env *Env, o *checkCommand) error {
 	if report.Repaired {
 		env.UI.Notice("the index was made anew from what is in the store")
 	}
-	if err := reportDamage(env, a, &list, report.Damaged, dropped, err); err != nil {
+	if err := reportDamage(env, a, &list, report.Damaged, dropped, report.Repaired, err); err != nil {
 		return err
 	}
 	sayStrays(env, report)
 	if !env.UI.Quiet() {
-		env.UI.Printf("%s, %s: the structure is whole, %s read.",
-			count(report.Sessions, "session"), count(report.Packs, "pack"), ui.Bytes(a.Store().Received()))
+		whole := "the structure is whole"
+		if o.ReadData == 100 {
+			whole = "structure and data are whole"
+		}
+		env.UI.Printf("%s, %s: %s, %s read.",
+			count(report.Sessions, "session"), count(report.Packs, "pack"), whole, ui.Bytes(a.Store().Received()))
 		if o.ReadData == 0 {
 			env.UI.Printf("Data was not looked at: --read-data does.")
 		}

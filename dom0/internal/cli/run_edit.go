@@ -166,7 +166,7 @@ func (c *catalog) rename(from, to string) (*format.VolumeTable, []renamedJSON, e
 				continue
 			}
 			if slices.ContainsFunc(list, func(v format.NamedVolume) bool { return v.Name == fresh }) {
-				return exit.With(exit.Failed, fmt.Errorf("the archive has a %s already", ui.Quote(fresh)), "choose another name, or rename or delete that one first")
+				return exit.With(exit.Failed, fmt.Errorf("the archive has %s already", ui.Quote(fresh)), "choose another name, or rename or delete that one first")
 			}
 			if err := format.CheckVolumeName(fresh); err != nil {
 				return exit.Usagef("rename: %w", err)

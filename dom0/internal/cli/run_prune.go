@@ -2,12 +2,14 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/exit"
 	"pinion/dom0/internal/prune"
 	"pinion/dom0/internal/retention"
+	"pinion/dom0/internal/store"
 	"pinion/dom0/internal/ui"
 	"pinion/protocol"
 )
@@ -152,6 +154,9 @@ func (p *pruning) prune(ctx context.Context, dryRun bool) (*prune.Result, error)
 	if err == nil {
 		p.m.done()
 	}
+	if errors.Is(err, store.ErrNoSpace) {
+		err = exit.With(exit.StoreFull, err, "make room of a few MiB on the store's disk, which the new list of sessions takes, and run it again")
+	}
 	return res, err
 }
 
@@ -219,7 +224,7 @@ func (p *pruning) print(doc pruneJSON, res *prune.Result, only bool) {
 		rows = append(rows, p.rows(s)...)
 	}
 	e := p.env
-	if e.UI.Quiet() {
+	if e.UI.Quiet() && !p.dryRun {
 		return
 	}
 	if len(rows) > 0 {
@@ -237,7 +242,7 @@ func (p *pruning) summary(res *prune.Result, only bool) string {
 	if only {
 		verb, back = "would be removed", "would come back"
 	}
-	text := "no session is removed"
+	text := "no session was to be removed"
 	all := res.Sessions + res.Removed
 	switch {
 	case res.Removed > 0 && res.Changed > 0:
@@ -267,7 +272,7 @@ func (p *pruning) rows(s pruneSessionJSON) (rows [][]string) {
 	for k := 0; k < len(s.Volumes); {
 		u := s.Volumes[k]
 		n := k + 1
-		for n < len(s.Volumes) && s.Volumes[n].Keep == u.Keep && s.Volumes[n].Why == u.Why {
+		for !p.env.UI.Verbose() && n < len(s.Volumes) && s.Volumes[n].Keep == u.Keep && s.Volumes[n].Why == u.Why {
 			n++
 		}
 		name := ui.Quote(u.Name)

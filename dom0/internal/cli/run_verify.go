@@ -77,7 +77,7 @@ func runVerify(ctx context.Context, env *Env, o *verifyCommand) error {
 	if ranges, more := list.Ranges(); more == 0 && err == nil {
 		states = verify.Summarize(subjects, configs, ranges)
 	}
-	if err := reportDamage(env, a, &list, states, []droppedJSON{}, err); err != nil {
+	if err := reportDamage(env, a, &list, states, []droppedJSON{}, false, err); err != nil {
 		return err
 	}
 	if !env.UI.Quiet() {
@@ -192,7 +192,7 @@ func (c *catalog) latest(names []string, o *verifyCommand) ([]verify.Subject, er
 
 // reportDamage prints all damage, and what it means for sessions. If there is some, it is the error too. incomplete, if
 // set, is why there may be more.
-func reportDamage(env *Env, a *archive.Archive, list *damage.List, states []verify.SessionState, dropped []droppedJSON, incomplete error) error {
+func reportDamage(env *Env, a *archive.Archive, list *damage.List, states []verify.SessionState, dropped []droppedJSON, repaired bool, incomplete error) error {
 	ranges, more := list.Ranges()
 	doc := damageJSON{Damage: ranges, Sessions: []damagedJSON{}, Dropped: dropped, ReadBytes: a.Store().Received()}
 	for _, s := range states {
@@ -209,8 +209,11 @@ func reportDamage(env *Env, a *archive.Archive, list *damage.List, states []veri
 	if incomplete != nil {
 		env.UI.Warn("%v", incomplete)
 	}
-	return exit.With(exit.Damaged, errors.New(count(len(ranges)+more, "part")+" of the archive can't be had"),
-		"pinion check --repair --read-data mends what can be mended; then the next backup sends again what was lost and is still here, and --drop-damaged gives the rest up")
+	hint := "pinion check --repair --read-data mends what can be mended; then the next backup sends again what was lost and is still here, and --drop-damaged gives the rest up"
+	if repaired {
+		hint = "back up: what was lost and is still here is sent again; restore --salvage gets out what is whole; check --repair --drop-damaged gives the rest up"
+	}
+	return exit.With(exit.Damaged, errors.New(count(len(ranges)+more, "part")+" of the archive can't be had"), hint)
 }
 
 // printDamage shows a line for each range.

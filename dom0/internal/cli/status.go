@@ -11,6 +11,7 @@ import (
 	"pinion/dom0/internal/state"
 	"pinion/dom0/internal/store"
 	"pinion/dom0/internal/target"
+	"pinion/protocol"
 )
 
 // statusOf is the one place where errors become exit statuses. An error that carries its status has the last word.
@@ -27,14 +28,18 @@ func statusOf(err error) (status exit.Status, hint string) {
 		return exit.Damaged, "from a host that knows the archive, pinion check --repair removes what doesn't belong there; pinion key import opens it with a slot that was exported"
 	case errors.Is(err, archive.ErrDoubt):
 		return exit.Damaged, "pinion check --repair reads everything and finds out; then run this again"
+	case errors.As(err, &damage) && damage.Object == "keys":
+		return exit.Damaged, "pinion check --repair on a host that used this archive, or pinion key import FILE, puts a key slot back"
+	case errors.As(err, &damage) && damage.Object == protocol.RootName:
+		return exit.Damaged, "pinion check --repair on a host that used this archive puts its root back; pinion check --roots shows what is there"
 	case errors.As(err, &damage):
 		return exit.Damaged, "pinion check lists all damage, pinion check --repair --read-data mends what can be mended"
 	case errors.Is(err, archive.ErrUnmounted):
 		return exit.NoArchive, "if it was removed on purpose, pinion init --allow-rollback makes a new one"
 	case errors.Is(err, archive.ErrNoArchive) && errors.Is(err, archive.ErrNotEmpty):
-		return exit.NoArchive, "its root may be lost: pinion check --roots lists the older ones; see \"the root is missing\" in docs/operation.md"
+		return exit.NoArchive, "a copy that isn't complete is gone on with by the same pinion copy; its root may be lost, too: pinion check --roots lists the older ones; see \"the root is missing\" in docs/operation.md"
 	case errors.Is(err, archive.ErrNoArchive):
-		return exit.NoArchive, "to create one: pinion init"
+		return exit.NoArchive, "if one was there, is the disk mounted? to create one: pinion init"
 	case errors.Is(err, archive.ErrWrongKey):
 		return exit.WrongKey, ""
 	case errors.Is(err, archive.ErrRolledBack):
@@ -63,6 +68,8 @@ func statusOfStore(err error, badState *state.DamagedError) (status exit.Status,
 		return exit.StoreFull, "make room in the store, for example with pinion prune; the next run sends nothing twice that had arrived"
 	case errors.Is(err, store.ErrReadOnly):
 		return exit.Failed, "commands that only read work; to write, look at the mount, the directory's owner, and read-only in the helper's configuration"
+	case errors.Is(err, store.ErrNotFound):
+		return exit.Failed, "make the directory that it is to be in, or mount its disk"
 	case errors.Is(err, store.ErrTimeout):
 		return exit.Failed, "see whether the store's disk and machine still work, then run the same command again"
 	case errors.Is(err, store.ErrProtocol), errors.Is(err, store.ErrGone):

@@ -110,7 +110,7 @@ func (c *check) sweep(ctx context.Context) error {
 	n, err := c.a.SweepSlots(ctx)
 	if n > 0 {
 		c.unlisted = nil
-		c.o.Warn(fmt.Sprintf("removed %d key slots from the store that the root doesn't list", n))
+		c.o.Warn(fmt.Sprintf("removed from the store what the root doesn't list: key slots, %d in all", n))
 	}
 	return err
 }
@@ -243,7 +243,7 @@ func (c *check) probe() Probe {
 			s := c.packs[pack]
 			switch {
 			case !ok:
-				err = bad(id, &archive.DamageError{Object: "chunk " + id.String()[:8], Reason: errors.New("is in no index")})
+				err = bad(id, &archive.DamageError{Object: "chunk", Reason: errors.New("is in no index")})
 			case s == nil || s.Missing:
 				err = bad(id, &archive.DamageError{Object: protocol.PackName(pack), Reason: errors.New("is missing")})
 			case sampled(pack, salt, c.o.ReadData):
