@@ -3,6 +3,7 @@ package e2e
 import (
 	"crypto/hkdf"
 	"crypto/sha256"
+	"encoding/base32"
 	"encoding/hex"
 	"fmt"
 	"os/exec"
@@ -193,6 +194,11 @@ func TestRecoveryWordsAreThoseOfTheFormat(t *testing.T) {
 		{"of the text `commit`", "of the word `commit` under the key encryption key"},
 		{"the info `pinion 1 key file`", "the info `pinion 1 key file`"},
 		{"the archive id as salt", "salt: the archive id"},
+		{"the first 20 bits of SHA-256 of the text `pinion 1 recovery key` ‖ key", "the first 20 bits of SHA-256 of the text `pinion 1 recovery key` ‖ key"},
+		{"base 32, `0123456789ABCDEFGHJKMNPQRSTVWXYZ` for 0 to 31", "base 32, with the digits `0123456789ABCDEFGHJKMNPQRSTVWXYZ` for 0 to 31"},
+		{"Then come 4 zero bits", "and 4 zero bits in 52 digits"},
+		{"read O as 0, and I and L as 1", "O for 0, and I and L for 1"},
+		{"| recovery key | `" + recoveryExample + "` |", recoveryExample},
 		{"(32 or more)", "(32 of them at least)"},
 		{"Argon2id (RFC 9106), version 1.3", "Argon2id version 1.3"},
 		{"sealed under the name `root`", "was sealed as `root`"},
@@ -227,6 +233,9 @@ func TestRecoveryWordsAreThoseOfTheFormat(t *testing.T) {
 	t.Errorf("%s has no table of a session's qubes", formatPage)
 }
 
+// recoveryExample is the recovery key that both pages have.
+const recoveryExample = "208H-44RM-2MB1-E60S-38DH-R78Y-3WG2-28H3-4GJJ-C9S8-54N2-PB1D-5RQG-RWS1"
+
 // recoveryAnswers are the answers on the page, made here by other libraries.
 func recoveryAnswers(t *testing.T) []string {
 	t.Helper()
@@ -244,10 +253,16 @@ func recoveryAnswers(t *testing.T) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	base32 := base32.NewEncoding("0123456789ABCDEFGHJKMNPQRSTVWXYZ").WithPadding(base32.NoPadding)
+	key, err := base32.DecodeString(strings.ReplaceAll(recoveryExample, "-", "")[:52])
+	if err != nil {
+		t.Fatal(err)
+	}
 	return []string{
 		hex.EncodeToString(derived), hex.EncodeToString(hash.Sum(nil)),
 		hex.EncodeToString(aead.Seal(nil, twos[:24], []byte("recovery"), []byte("pinion"))),
 		hex.EncodeToString(argon2.IDKey([]byte("recovery"), twos, 1, 65536, 1, 32)),
+		hex.EncodeToString(key),
 	}
 }
 
@@ -279,6 +294,22 @@ func TestRecoveryAnswers(t *testing.T) {
 		}
 		if answer := ask(what); answer != want[i] {
 			t.Errorf("the script answers %s to %s, want %s", answer, what, want[i])
+		}
+	}
+	for text, key := range map[string]string{
+		recoveryExample: want[4],
+		strings.ToLower(strings.ReplaceAll(recoveryExample, "-", "")):                       want[4],
+		strings.NewReplacer("0", "o", "1", "l", "-", " \\t").Replace(recoveryExample) + " ": want[4],
+		strings.NewReplacer("0", "O", "1", "I").Replace(recoveryExample):                    want[4],
+		recoveryExample[:68] + "2":                          "None", // another checksum
+		strings.Replace(recoveryExample, "5RQG", "5RQH", 1): "None", // the last of the zero bits set
+		recoveryExample[:68]:                                "None",
+		recoveryExample + "0":                               "None",
+		strings.Replace(recoveryExample, "R", "U", 1):       "None",
+		strings.Replace(recoveryExample, "1", "ı", 1):       "None",
+	} {
+		if answer := ask(`key = r.read_recovery_key("` + text + `".encode()); print(key and key.hex())`); answer != key {
+			t.Errorf("the script reads the recovery key %q as %s, want %s", text, answer, key)
 		}
 	}
 	ways := 0

@@ -258,3 +258,105 @@ func TestRecoveryChecksMoreThanSeals(t *testing.T) {
 	f.changed("a chunk that isn't what its id says", pack, b, "has other content than its id says")
 	f.gives("v", 0, f.image)
 }
+
+// TestRecoverySalvages: zeros stand where a chunk fails and nowhere else, and
+// the script says where; everything else is as fatal as ever.
+func TestRecoverySalvages(t *testing.T) {
+	f := newForgery(t)
+	salvage := func(what string, ranges ...[2]int) {
+		t.Helper()
+		want, image := readFile(t, f.image), filepath.Join(t.TempDir(), "image")
+		res := f.run(nil, "restore", "v", image, "--salvage").expect(1)
+		lost := 0
+		for _, r := range ranges {
+			clear(want[r[0]:r[1]])
+			lost += r[1] - r[0]
+			res.says(fmt.Sprintf("damaged: bytes %d to %d: ", r[0], r[1]))
+		}
+		res.says(fmt.Sprintf("image: %d bytes of it are damaged", lost))
+		if n := strings.Count(res.stderr, "damaged: bytes"); n != len(ranges) || !bytes.Equal(readFile(t, image), want) {
+			t.Errorf("%s: %s\nwas to list %v, and to write the rest", what, res, ranges)
+		}
+	}
+	image := filepath.Join(t.TempDir(), "image")
+	f.run(nil, "restore", "v", image, "--salvage").expect(0)
+	same(t, image, f.image)
+
+	path := f.dataPack()
+	size := len(readFile(t, f.image))
+	s := f.secrets(t)
+	aead := cipherOf(t, derive(t, s.master, s.archive, "pinion 1 blob seal"))
+	const chunk, sealed = 64 << 10, 64<<10 + 41
+	for i := range 2 { // the chunks that don't compress, wherever they are
+		id := blobID(t, s, readFile(t, f.image)[i*chunk:(i+1)*chunk])
+		b := bytes.Clone(f.whole[path])
+		for at := 8; at+sealed <= used(path, b); at++ {
+			if _, err := aead.Open(nil, b[at:at+24], b[at+24:at+sealed], append(append(bytes.Clone(s.archive), 1), id...)); err == nil {
+				b[at+1000] ^= 1
+				writeFile(t, path, b)
+				salvage(fmt.Sprint("chunk ", i), [2]int{i * chunk, (i + 1) * chunk})
+				break
+			}
+		}
+		if bytes.Equal(readFile(t, path), f.whole[path]) {
+			t.Fatalf("chunk %d is not in the pack", i)
+		}
+		f.refuses("the same without --salvage", "v", "doesn't authenticate")
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	salvage("no pack", [2]int{0, chunk}, [2]int{chunk, 2 * chunk}, [2]int{2 * chunk, size})
+	f.refuses("no pack", "v", "the archive has no pack of this name: "+path)
+	writeFile(t, path, f.whole[path])
+
+	for path, b := range f.whole {
+		if !strings.Contains(path, "/packs/") || len(b) > 128<<10 {
+			continue
+		}
+		b := bytes.Clone(b)
+		for at := 8; at < used(path, b); at++ {
+			b[at] ^= 1
+		}
+		writeFile(t, path, b)
+		res := f.run(nil, "restore", "v", filepath.Join(f.dir, "none"), "--salvage").expect(1).says("doesn't authenticate")
+		if exists(filepath.Join(f.dir, "none")) || strings.Contains(res.stderr, "damaged: ") {
+			t.Errorf("%s\nwas to write nothing without metadata", res)
+		}
+		writeFile(t, path, f.whole[path])
+	}
+	f.gives("v", 0, f.image)
+}
+
+// TestRecoverySaysWhatIsMissing in words, and which file it was to be.
+func TestRecoverySaysWhatIsMissing(t *testing.T) {
+	f := newForgery(t)
+	plain := func(what, path, says string) {
+		t.Helper()
+		res := f.run(nil, "list").expect(1)
+		if want := "recover: error: " + says + ": " + path + "\n"; res.stderr != want {
+			t.Errorf("%s: %s\nwas to say %q", what, res, want)
+		}
+	}
+	root, index := filepath.Join(f.store, "root"), f.one("index/")
+	for path, says := range map[string]string{root: "the archive has no root", index: "the archive has no index object of this name"} {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		if path == index {
+			f.refuses("no index object", "v", "recover: error: "+says+": "+path+"\n")
+		} else {
+			plain("no root", path, says)
+		}
+		writeFile(t, path, f.whole[path])
+	}
+	f.run([]string{"--root", "root.99"}, "list").expect(1).says("recover: error: the archive has no root.99: " + root + ".99\n")
+	image := filepath.Join(f.dir, "nowhere", "image")
+	f.run(nil, "restore", "v", image).expect(1).says("recover: error: " + image + ".part: No such file or directory\n")
+	if err := os.Rename(filepath.Join(f.store, "keys"), f.w.path("keys")); err != nil {
+		t.Fatal(err)
+	}
+	plain("no keys", filepath.Join(f.store, "keys"), "the archive has no keys")
+	f.secret = []string{"--keyfile", f.w.path("nothing")}
+	plain("no key file", f.w.path("nothing"), "there is no such file")
+}

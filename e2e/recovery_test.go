@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -56,8 +57,8 @@ func newRecoverer(w *world) *recoverer {
 	return &recoverer{t: w.t, dir: w.dir, store: w.store, secret: []string{"--keyfile", w.key}}
 }
 
-// run runs the script with nothing of Python's but its standard library.
-func (r *recoverer) run(options []string, args ...string) *result {
+// command is the script with nothing of Python's but its standard library.
+func (r *recoverer) command(args ...string) *exec.Cmd {
 	r.t.Helper()
 	script, err := filepath.Abs(recoverScript)
 	if err == nil {
@@ -66,10 +67,17 @@ func (r *recoverer) run(options []string, args ...string) *result {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	all := append(append(append([]string{"-I", "-S", script}, r.secret...), options...), append([]string{r.store}, args...)...)
-	cmd := exec.Command("python3", all...)
+	cmd := exec.Command("python3", append([]string{"-I", "-S", script}, args...)...)
 	cmd.Dir = r.dir
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C.UTF-8"}
+	return cmd
+}
+
+// run runs the script on the archive.
+func (r *recoverer) run(options []string, args ...string) *result {
+	r.t.Helper()
+	all := append(append(slices.Clone(r.secret), options...), append([]string{r.store}, args...)...)
+	cmd := r.command(all...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	_ = cmd.Run() // what came of it is in the state
@@ -218,4 +226,40 @@ func TestRecoveryByPassphrase(t *testing.T) {
 	r.refuses("another passphrase", "image", "is of another passphrase")
 	r.secret = []string{"--keyfile", w.key}
 	r.refuses("a key file", "image", "is for the other kind of secret")
+}
+
+// TestRecoveryByRecoveryKey: the script takes a recovery key where it takes a
+// passphrase, as pinion does, and needs no Argon2 for it.
+func TestRecoveryByRecoveryKey(t *testing.T) {
+	needRecovery(t)
+	w := newWorldOf(t, build{static: true})
+	image := w.image("image", "random:200K:1", "text:100K:2")
+	w.ok("init")
+	w.ok("backup", "file:"+image)
+	code, shown := onTerminal(t, w.command("key", "recovery"))
+	text := strings.TrimRight(recoveryText.FindString(shown), "\r")
+	if code != 0 || text == "" {
+		t.Fatalf("exit status %d\n%s", code, shown)
+	}
+	r, pass := newRecoverer(w), w.path("pass")
+	r.secret = []string{"--passfile", pass}
+	for _, typed := range []string{
+		text + "\n", text, strings.ToLower(text) + "\r\nthe second line\n", strings.ReplaceAll(text, "-", " ") + "\n",
+		strings.NewReplacer("0", "O", "1", "l", "-", "").Replace(text) + "\n",
+	} {
+		writeFile(t, pass, []byte(typed))
+		r.gives("image", 0, image)
+	}
+	code, shown = onTerminal(t, r.command(w.store, "list"), text+"\n")
+	if code != 0 || !strings.Contains(shown, "recovery key: ") || !strings.Contains(shown, "  image") || strings.Contains(shown, text[:9]) {
+		t.Errorf("typed: exit status %d\n%s", code, shown)
+	}
+
+	wrong := []byte(text)
+	wrong[20] = "23"[map[bool]int{true: 1, false: 0}[wrong[20] == '2']]
+	writeFile(t, pass, wrong)
+	r.refuses("a digit is wrong", "image", "looks like a recovery key that was mistyped", "is for the other kind of secret")
+	w.ok("key", "remove", w.keys(w.key)[1].ID, "--keyfile", w.key)
+	writeFile(t, pass, []byte(text))
+	r.refuses("a recovery key that was removed", "image", "is of another passphrase or key file")
 }

@@ -4,7 +4,8 @@
 This does what docs/recovery-format.md says, step by step, with Python's
 standard library, the program zstd, and for a passphrase a library that has
 Argon2. It reads the archive's directory, and writes nothing but the image.
-Whatever doesn't authenticate, or isn't as that page says, is refused.
+Whatever doesn't authenticate, or isn't as that page says, is refused; chunks
+like that are left out with --salvage, which says where.
 """
 
 import argparse
@@ -23,6 +24,7 @@ CHUNK, NODE, RECORD, NAMES, SESSION, LEAF = 1, 2, 3, 4, 5, 6  # types of blobs
 ZEROS = bytes(32)  # the id of what isn't there
 METADATA = 262144  # bytes of a blob that is no chunk, at most
 BATCH = 16 << 20  # bytes of chunks that are held in memory at once
+DIGITS = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # of recovery keys
 
 
 class Refused(Exception):
@@ -55,8 +57,15 @@ class Fields:
         check(self.at == len(self.data), f"{self.what}: has bytes left over")
 
 
-def read_file(path, most):
-    with open(path, "rb") as f:
+def open_file(path, missing):
+    try:
+        return open(path, "rb")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{missing}: {path}") from None
+
+
+def read_file(path, most, missing="there is no such file"):
+    with open_file(path, missing) as f:
         data = f.read(most + 1)
     check(len(data) <= most, f"{path}: is larger than {most} bytes")
     return data
@@ -171,8 +180,8 @@ def unzstd(packed):
     """What frames of known lengths hold, by one run of zstd for all."""
     try:
         run = subprocess.run(["zstd", "-dcq"], input=b"".join(f for f, _ in packed), capture_output=True)
-    except FileNotFoundError:
-        sys.exit("recover: error: this archive is compressed, and the program zstd isn't here")
+    except OSError:
+        sys.exit("recover: error: this archive is compressed, and the program zstd isn't here, or can't be run")
     check(run.returncode == 0, "compressed blobs: zstd failed")
     f = Fields(run.stdout, "compressed blobs")
     plains = [f.take(length) for _, length in packed]
@@ -206,6 +215,22 @@ def derive_kek(slot, secret, is_key_file):
     return argon2id(secret, salt, passes, memory, lanes)
 
 
+def read_recovery_key(text):
+    """The key file that a recovery key stands for, which is a way of step 2; None if it is none."""
+    typed = text.translate(None, b" -\t").upper().translate(bytes.maketrans(b"OIL", b"011"))
+    if not re.fullmatch(b"[%b]{56}" % DIGITS, typed):
+        return None
+    number = 0
+    for digit in typed:
+        number = number << 5 | DIGITS.index(digit)
+    key = (number >> 24).to_bytes(32, "big")
+    checksum = hashlib.sha256(b"pinion 1 recovery key" + key).digest()
+    if number & 0xFFFFFF == int.from_bytes(checksum[:3], "big") >> 4:  # 4 zero bits and 20 of the checksum
+        return key
+    print("recover: this looks like a recovery key that was mistyped; it is taken as a passphrase", file=sys.stderr)
+    return None
+
+
 def open_master_key(slot, kek):
     """Step 3: open the master key"""
     commitment = hashlib.blake2b(b"commit", digest_size=32, key=kek).digest()
@@ -222,16 +247,18 @@ def derive_keys(master, archive_id):
 
 class Archive:
     def __init__(self, directory, root, secret, is_key_file):
-        self.directory, refused = directory, []
+        self.directory, self.salvage, self.lost, refused = directory, False, 0, []
+        sealed_root = read_file(self.path(root), 65536, f"the archive has no {root}")
+        check(os.path.isdir(self.path("keys")), f"the archive has no keys: {self.path('keys')}")
         for name in sorted(n for n in os.listdir(self.path("keys")) if re.fullmatch("[0-9a-f]{32}", n)):
             try:
                 slot = read_key_slot(self.path("keys", name))
                 master, self.id = open_master_key(slot, derive_kek(slot, secret, is_key_file))
                 self.keys = derive_keys(master, self.id)
-                self.open_root(self.path(root), slot[20:36])
+                self.open_root(self.path(root), sealed_root, slot[20:36])
                 break
-            except Refused as why:
-                refused.append(f"\n  {name}: {why}")
+            except (Refused, OSError) as why:
+                refused.append(f"\n  {name}: {explain(why)}")
         else:
             raise Refused(f"none of {len(refused)} key slots leads to this archive's root" + "".join(refused))
         self.open_index()
@@ -239,9 +266,8 @@ class Archive:
     def path(self, *names):
         return os.path.join(self.directory, *names)
 
-    def open_root(self, path, slot_id):
+    def open_root(self, path, sealed, slot_id):
         """Step 5: open the root"""
-        sealed = read_file(path, 65536)
         check_header(sealed, b"R", path)
         f = Fields(unseal(self.keys[b"root seal"], sealed[8:], self.id + b"Rroot", path), path)
         check(f.take(16) == self.id, f"{path}: is another archive's")
@@ -265,7 +291,7 @@ class Archive:
         self.bodies = []
         for name, _, level, entries, size in sorted(self.index, key=lambda x: (x[2], -x[1])):
             path = self.path("index", name.hex())
-            sealed = read_file(path, 8388608)
+            sealed = read_file(path, 8388608, "the archive has no index object of this name")
             check_header(sealed, b"I", path)
             associated = self.id + b"Iindex/" + name.hex().encode()
             f = Fields(unseal(self.keys[b"index seal"], sealed[8:], associated, path), path)
@@ -290,7 +316,7 @@ class Archive:
             pack, offset, length = self.find(blob_id)
             path = self.path("packs", pack[:2], pack)
             check(length <= most + 41, f"{path}: a blob at {offset} is too large")
-            with open(path, "rb") as f:
+            with open_file(path, "the archive has no pack of this name") as f:
                 check_header(f.read(8), b"P", path)
                 f.seek(offset)
                 sealed = f.read(length)
@@ -402,14 +428,38 @@ class Archive:
                 raise
 
     def write_chunks(self, out, batch, size):
-        plains = self.open_blobs(CHUNK, [chunk_id for _, chunk_id in batch], self.chunk_size)
-        for (address, _), plain in zip(batch, plains):
+        for (address, _), plain in zip(batch, self.read_chunks(batch, size)):
             start = address * self.chunk_size
-            check(len(plain) == min(self.chunk_size, size - start), f"chunk {address} hasn't its length")
             out.seek(start)
             out.write(plain)
             if sys.stderr.isatty():
                 print(f"\r{start * 100 // size} %", end="\r", file=sys.stderr)
+
+    def read_chunks(self, batch, size):
+        """What is in chunks, whole; to salvage, nothing of those that are damaged."""
+        try:
+            plains = self.open_blobs(CHUNK, [chunk_id for _, chunk_id in batch], self.chunk_size)
+            for (address, _), plain in zip(batch, plains):
+                whole = min(self.chunk_size, size - address * self.chunk_size)
+                check(len(plain) == whole, f"chunk {address} hasn't its length")
+            return plains
+        except (Refused, OSError) as why:
+            if not self.salvage:
+                raise
+            if len(batch) > 1:
+                half = len(batch) // 2
+                return self.read_chunks(batch[:half], size) + self.read_chunks(batch[half:], size)
+            start = batch[0][0] * self.chunk_size
+            end = min(start + self.chunk_size, size)
+            print(f"recover: damaged: bytes {start} to {end}: {explain(why)}", file=sys.stderr)
+            self.lost += end - start
+            return [b""]
+
+
+def explain(error):
+    """An error in plain words."""
+    named = getattr(error, "filename", None)
+    return (f"{named}: " if named else "") + (getattr(error, "strerror", None) or str(error))
 
 
 def instant(nanoseconds):
@@ -430,7 +480,8 @@ def show(archive):
             print(f"{size:>19}  {plainly(names.get(volume_id, volume_id.hex()))}")
 
 
-def restore(archive, name, wanted, path):
+def restore(archive, name, wanted, path, salvage):
+    archive.salvage = salvage
     volume_id = next((i for i, n in archive.read_names().items() if name == n), None)
     check(volume_id, f"the archive has no volume {name!r}")
     for *session, _ in reversed(archive.read_session_list()):
@@ -439,48 +490,53 @@ def restore(archive, name, wanted, path):
             record_id, size = volumes[volume_id]
             archive.write_image(archive.read_record(volume_id, record_id, size), size, path)
             print(f"{path}: {plainly(name)} of session #{session[0]}, {size} bytes")
+            check(archive.lost == 0, f"{path}: {archive.lost} bytes of it are damaged, and zeros there")
             return
     raise Refused(f"{name!r} is in no session" if wanted is None else f"{name!r} is not in a session #{wanted}")
 
 
 def read_secret(keyfile, passfile):
+    """The secret, and whether it is a key file's."""
     if keyfile:
         key = read_file(keyfile, 65536)
         check(len(key) >= 32, f"{keyfile}: is shorter than a key file can be")
-        return key
-    if not passfile:
-        return getpass.getpass("passphrase: ").encode()
-    line, newline, _ = read_file(passfile, 1 << 20).partition(b"\n")
-    return line[:-1] if newline and line.endswith(b"\r") else line
+        return key, True
+    if passfile:
+        secret, newline, _ = read_file(passfile, 1 << 20).partition(b"\n")
+        secret = secret[:-1] if newline and secret.endswith(b"\r") else secret
+    else:
+        secret = getpass.getpass("passphrase or recovery key: ").encode()
+    key = read_recovery_key(secret)
+    return (secret, False) if key is None else (key, True)
 
 
 def main():
     parser = argparse.ArgumentParser(description="Get volumes out of an archive of pinion without pinion.")
     parser.add_argument("--keyfile", help="the key file that opens the archive")
-    parser.add_argument("--passfile", help="a file whose first line is the passphrase; else it is asked for")
+    parser.add_argument("--passfile", help="a file whose first line is the passphrase or a recovery key; else asked")
     parser.add_argument("--root", default="root", help="another root in the archive's directory, such as root.7")
     parser.add_argument("archive", help="the archive's directory")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="show the sessions and the volumes in them")
     command = commands.add_parser("restore", help="write a volume to a new file")
     command.add_argument("--session", type=int, help="number of the session; else the newest that has the volume")
+    command.add_argument("--salvage", action="store_true", help="leave damaged chunks out, as zeros, and say where")
     command.add_argument("volume")
     command.add_argument("image")
     options = parser.parse_args()
-    secret = read_secret(options.keyfile, options.passfile)
-    archive = Archive(options.archive, options.root, secret, bool(options.keyfile))
+    archive = Archive(options.archive, options.root, *read_secret(options.keyfile, options.passfile))
     written = f"{instant(archive.written)} by {plainly(archive.host)}"
     print(f"recover: {options.root} is of generation {archive.generation}, written {written}", file=sys.stderr)
     if options.command == "list":
         show(archive)
     else:
-        restore(archive, options.volume, options.session, options.image)
+        restore(archive, options.volume, options.session, options.image, options.salvage)
 
 
 if __name__ == "__main__":
     try:
         main()
     except (Refused, OSError) as error:
-        sys.exit(f"recover: error: {error}")
+        sys.exit(f"recover: error: {explain(error)}")
     except KeyboardInterrupt:
         sys.exit(130)
