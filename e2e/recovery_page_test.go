@@ -43,7 +43,12 @@ func TestRecoveryStepsArePageAndScript(t *testing.T) {
 			t.Errorf("%q is number %d", step, i+1)
 		}
 	}
-	// Every HKDF info of the one is in the other.
+	for _, option := range steps(script, `add_argument\("(--[a-z]+)"`) {
+		if !strings.Contains(page(t, recoveryPage), option+" ") && !strings.Contains(page(t, recoveryPage), option+"`") {
+			t.Errorf("the page doesn't say what the script's %s is for", option)
+		}
+	}
+	// Every HKDF info, and the text of the checksum, of the one is in the other.
 	infos := func(text, pattern string) []string {
 		found := steps(text, pattern)
 		slices.Sort(found)
