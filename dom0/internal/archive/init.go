@@ -30,7 +30,7 @@ func Init(ctx context.Context, dest store.Destination, params format.Params, arg
 		return nil, err
 	}
 	if err := checkEmpty(ctx, conn); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("make an archive at %s: %w", dest, err)
 	}
 	if err := a.checkUnpinned(); err != nil {
 		return nil, err
