@@ -69,6 +69,7 @@ type Archive struct {
 	keys *crypt.Keys
 
 	unlocked   Unlocked // what opened it
+	opened     []byte   // the object of the slot that a secret opened in this run; nil: none did
 	remembered bool     // an earlier run's, and no secret
 	try        tryList
 
@@ -209,10 +210,10 @@ func (a *Archive) missing(ctx context.Context) error {
 
 // slotsToOpen are the key slots that a secret is tried on; where the options say
 // so, this host's copies stand in for what the store doesn't have, or not whole.
-func (a *Archive) slotsToOpen(ctx context.Context, known []format.ObjectID) (map[string][]byte, error) {
+func (a *Archive) slotsToOpen(ctx context.Context, known knownSlots) (map[string][]byte, error) {
 	slots, err := a.candidates(ctx, known)
 	if err == nil && a.opts.SlotCopies {
-		err = a.fillSlots(slots)
+		a.fillSlots(slots)
 	}
 	return slots, err
 }

@@ -18,6 +18,10 @@ var ErrUnmounted = errors.New("is the disk mounted?")
 // ErrWrongKey says that the secret opens no live key slot.
 var ErrWrongKey = errors.New("wrong passphrase or key file")
 
+// ErrRemoved says that the secret opens a key slot that the root doesn't list. It
+// is an ErrWrongKey.
+var ErrRemoved = fmt.Errorf("was removed: %w", ErrWrongKey)
+
 // ErrRolledBack says that the root is older than one that was seen, or isn't
 // descended from it, or is of another archive.
 var ErrRolledBack = errors.New("the store shows a state that doesn't follow the last one seen")

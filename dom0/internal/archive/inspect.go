@@ -11,7 +11,8 @@ import (
 	"pinion/protocol"
 )
 
-// CheckSlots gives every live key slot that is damaged or missing to bad. Here
+// CheckSlots gives every live key slot that is damaged, missing or not
+// the one that this host saw to bad. Here
 // as below, what a newer version of pinion wrote is not damage, which a repair
 // would take away, but ends the check.
 func (a *Archive) CheckSlots(ctx context.Context, bad func(error)) error {
@@ -26,7 +27,7 @@ func (a *Archive) CheckSlots(ctx context.Context, bad func(error)) error {
 			bad(&DamageError{Object: name, Reason: errors.New("is missing")})
 			continue
 		}
-		if _, err := parseSlot(name, object); errors.Is(err, format.ErrNewer) {
+		if _, err := a.parseLive(name, object); err != nil && (errors.Is(err, format.ErrNewer) || !isDamage(err)) {
 			return err
 		} else if err != nil {
 			bad(err)

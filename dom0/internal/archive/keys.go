@@ -52,7 +52,7 @@ type KeyState string
 // The states. An unlisted slot opens nothing.
 const (
 	KeyLive     KeyState = "live"
-	KeyDamaged  KeyState = "damaged" // the root lists it, and its object is damaged
+	KeyDamaged  KeyState = "damaged" // the root lists it, and its object is damaged or not the one that was seen
 	KeyMissing  KeyState = "missing" // the root lists it, and its object is gone
 	KeyUnlisted KeyState = "unlisted"
 )
@@ -77,7 +77,10 @@ func (a *Archive) Keys(ctx context.Context, max int) (keys []Key, more int, err 
 		name := protocol.KeyName(ref.ID)
 		k := Key{ID: ref.ID, Created: ref.Created, State: KeyLive, Opened: ref.ID == a.unlocked.Slot}
 		object, there := objects[name]
-		slot, err := parseSlot(name, object)
+		slot, err := a.parseLive(name, object)
+		if err != nil && !isDamage(err) {
+			return nil, 0, err
+		}
 		if err != nil {
 			k.State = KeyDamaged
 			if !there {
@@ -111,7 +114,7 @@ func (a *Archive) MayAddKey(replace bool) error {
 	if a.conn.Info().ReadOnly {
 		return fmt.Errorf("write to %s: %w", a.dest, store.ErrReadOnly)
 	}
-	if _, err := a.Branch(); err != nil {
+	if _, err := a.mayWrite(); err != nil { // not yet for good: the lock may not be there
 		return err
 	}
 	if !replace && len(a.root.Slots) >= format.MaxKeySlots {
@@ -158,7 +161,7 @@ func (a *Archive) ReplaceKey(ctx context.Context, s crypt.Secret, argonMemory ui
 	}
 	added = newKey(slot, ref)
 	if err := a.listSlots(ctx, list, nil); err != nil {
-		if stateErr := a.opts.State.RemoveSlot(a.keys.Archive, removed.ID); stateErr != nil {
+		if stateErr := a.forgetSlot(removed.ID); stateErr != nil {
 			return added, removed, stateErr
 		}
 		return added, removed, &KeptError{Slot: removed.ID, Reason: err}
@@ -224,8 +227,8 @@ func (a *Archive) oneIsWhole(ctx context.Context, refs []format.KeySlotRef) erro
 	}
 	for _, ref := range refs {
 		name := protocol.KeyName(ref.ID)
-		if _, err := parseSlot(name, objects[name]); err == nil {
-			return nil
+		if _, err := a.parseLive(name, objects[name]); err == nil || !isDamage(err) {
+			return err
 		}
 	}
 	return &DamageError{Object: "keys", Reason: errors.New("no other key slot is whole in the store")}
@@ -275,7 +278,7 @@ func (a *Archive) listSlots(ctx context.Context, list []format.KeySlotRef, added
 
 // dropSlot forgets a slot that the root no longer lists, here and in the store.
 func (a *Archive) dropSlot(ctx context.Context, id format.ObjectID) error {
-	if err := a.opts.State.RemoveSlot(a.keys.Archive, id); err != nil {
+	if err := a.forgetSlot(id); err != nil {
 		return err
 	}
 	if a.conn.Info().AppendOnly {
@@ -297,8 +300,8 @@ func (a *Archive) OpenedSlot(ctx context.Context) (format.ObjectID, []byte, erro
 		return id, nil, err
 	}
 	object := objects[name]
-	if _, err := parseSlot(name, object); err == nil {
-		return id, object, nil
+	if _, err := a.parseLive(name, object); err == nil || !isDamage(err) {
+		return id, object, err
 	}
 	saved, err := a.opts.State.Slot(a.keys.Archive, id)
 	if err != nil {

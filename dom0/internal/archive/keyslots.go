@@ -1,7 +1,10 @@
 package archive
 
 import (
+	"bytes"
+	"cmp"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -18,9 +21,14 @@ import (
 
 // A tryList says in which order key slots are tried, and what of them is not.
 type tryList struct {
-	first   map[string]bool // this host saw them live: they come before the others
-	untried bool            // the store has more than are tried
+	first   map[string]int // place of those that this host has seen, from 1: they come before the others
+	untried bool           // the store has more than are tried
+	known   knownSlots
 }
+
+// maxStale is how many slots are tried that this host has copies of, and that
+// the root which it saw last doesn't list: those of other branches.
+const maxStale = format.MaxKeySlots / 2
 
 // slotID is the id of the key slot whose object has a name of the grammar.
 func slotID(name string) (format.ObjectID, error) {
@@ -30,31 +38,40 @@ func slotID(name string) (format.ObjectID, error) {
 // candidates fetches the key slots that a secret is tried on, damaged ones
 // included: what each name holds, or nil where it can't be read. There are at
 // most format.MaxKeySlots of them, since each may cost an Argon2 run: those that
-// this host has copies of, which were live when it last looked, and then the
-// first that the store lists.
-func (a *Archive) candidates(ctx context.Context, known []format.ObjectID) (map[string][]byte, error) {
+// the root listed which this host saw last, some of those that it has copies of
+// beside, the first others that the store lists, of which one may have been made
+// elsewhere since, and at the end those that this host knows as removed.
+func (a *Archive) candidates(ctx context.Context, known knownSlots) (map[string][]byte, error) {
 	if a.opts.Slot != nil {
 		return map[string][]byte{protocol.KeyName(a.opts.Slot.ID): a.opts.Slot.Append(nil)}, nil
 	}
-	entries, more, err := a.conn.List(ctx, protocol.PrefixKeys, "", format.MaxKeySlots)
+	mine := slices.Concat(known.listed, known.others)
+	// As many as are tried, beside those that are known.
+	limit := min(format.MaxKeySlots+len(mine)+len(known.gone), protocol.MaxListed)
+	entries, more, err := a.conn.List(ctx, protocol.PrefixKeys, "", limit)
 	if err != nil {
 		return nil, fmt.Errorf("list key slots: %w", err)
 	}
-	var names []string
-	a.try = tryList{first: map[string]bool{}}
-	for _, id := range known {
+	var names, gone []string
+	a.try = tryList{first: map[string]int{}, known: known}
+	for i, id := range mine {
 		name := protocol.KeyName(id)
 		listed := slices.ContainsFunc(entries, func(e protocol.Entry) bool { return e.Name == name })
-		if listed || more { // beyond the first page it may be there
-			a.try.first[name] = true
+		switch {
+		case !listed && !more: // beyond the first page it may be there
+		case i < len(known.listed)+maxStale:
 			names = append(names, name)
+			a.try.first[name] = len(names)
 		}
 	}
 	for _, e := range entries {
-		if !a.try.first[e.Name] {
+		if known.gone[e.Name] {
+			gone = append(gone, e.Name)
+		} else if a.try.first[e.Name] == 0 {
 			names = append(names, e.Name)
 		}
 	}
+	names = append(names, gone...)
 	if len(names) > format.MaxKeySlots {
 		names, more = names[:format.MaxKeySlots], true
 	}
@@ -92,26 +109,33 @@ func (a *Archive) liveSlots(ctx context.Context) (map[string][]byte, error) {
 func (t tryList) order(slots map[string][]byte) []string {
 	names := sortedNames(slots)
 	slices.SortStableFunc(names, func(p, q string) int {
-		switch {
-		case t.first[p] == t.first[q]:
-			return 0
-		case t.first[p]:
-			return -1
+		i, j := t.first[p], t.first[q]
+		if i == 0 || j == 0 {
+			return cmp.Compare(j, i) // what isn't known comes last
 		}
-		return 1
+		return cmp.Compare(i, j)
 	})
 	return names
 }
 
 // verdict is the error of a secret that opened none of the slots it was tried
 // on: err, unless the right one may be among those that were not tried. Where
-// this host knows a live slot of the secret's sort that it doesn't open, the
-// secret is taken to be wrong all the same.
-func (t tryList) verdict(err error, sawLive bool) error {
-	if !t.untried || sawLive {
+// the root is the one that this host saw last, all that it lists were tried.
+func (t tryList) verdict(err error, sealedRoot []byte) error {
+	hash := hashRoot(sealedRoot)
+	if !t.untried || len(t.known.listed) > 0 && t.known.root == hex.EncodeToString(hash[:]) {
 		return err
 	}
 	return &DamageError{Object: "keys", Reason: ErrManySlots}
+}
+
+// other is this host's copy of a slot of which the store has another one that is
+// whole as well; nil: there is none.
+func (t tryList) other(name string, object []byte) []byte {
+	if saved := t.known.copies[name]; saved != nil && !bytes.Equal(saved, object) {
+		return saved
+	}
+	return nil
 }
 
 // ErrManySlots says that a store has more key slots than an archive can have,

@@ -75,8 +75,8 @@ func (a *Archive) isPinned(before memory) error {
 type memory struct {
 	pin     state.Pin
 	pinned  bool
-	archive *state.Memory     // of the pinned archive; nil without a pin
-	slots   []format.ObjectID // of which there are copies: those that were live
+	archive *state.Memory // of the pinned archive; nil without a pin
+	slots   knownSlots    // of the pinned archive
 }
 
 // recall reads what is known of the destination and of the archive that stood
@@ -92,7 +92,7 @@ func (a *Archive) recall() (m memory, err error) {
 	if m.archive, err = a.opts.State.Memory(id); err != nil {
 		return m, err
 	}
-	m.slots, err = a.opts.State.Slots(id)
+	m.slots, err = a.knownSlots(id, m.archive.Branches[m.pin.Branch])
 	return m, err
 }
 
@@ -151,15 +151,8 @@ func (a *Archive) remember(ctx context.Context, slots map[string][]byte, sealedR
 		}
 		maps.Copy(live, slots)
 	}
-	for _, ref := range a.root.Slots {
-		name := protocol.KeyName(ref.ID)
-		if _, err := parseSlot(name, live[name]); err != nil {
-			a.opts.Warn(fmt.Sprintf("key slot %s is damaged or missing in the store", ref.ID))
-			continue
-		}
-		if err := a.opts.State.SaveSlot(a.keys.Archive, ref.ID, live[name]); err != nil {
-			return err
-		}
+	if err := a.keepSlots(live); err != nil {
+		return err
 	}
 	if a.opts.Remember != nil && !a.remembered {
 		a.opts.Remember(&a.unlocked)
@@ -179,29 +172,6 @@ func (a *Archive) hasLive(slots map[string][]byte) bool {
 	return true
 }
 
-// forgetRemoved drops this host's copies of key slots that were removed
-// elsewhere. Where another branch of the archive is known they stay: it may list
-// them.
-func (a *Archive) forgetRemoved() error {
-	m, err := a.opts.State.Memory(a.keys.Archive)
-	if err != nil || len(m.Branches) != 1 || a.root.Generation < a.highest {
-		return err
-	}
-	ids, err := a.opts.State.Slots(a.keys.Archive)
-	if err != nil {
-		return err
-	}
-	for _, id := range ids {
-		if _, err := a.findLive(id); err == nil {
-			continue
-		}
-		if err := a.opts.State.RemoveSlot(a.keys.Archive, id); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // rememberRoot makes the current root the known one. After a write, parent is
 // the hash of the root that it replaced.
 //
@@ -219,6 +189,7 @@ func (a *Archive) rememberRoot(sealedRoot []byte, parent *[32]byte) error {
 		newest, forked = a.follows(b, hash, parent)
 		if newest && forked == nil {
 			b.Generation, b.RootHash = a.root.Generation, hash
+			noteSlots(&b, a.root)
 		}
 		b.Highest = max(b.Highest, a.root.Generation)
 		m.Branches[a.root.Branch.String()] = b

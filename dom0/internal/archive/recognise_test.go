@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"os"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -257,8 +258,8 @@ func TestMemoryOfARoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	sum := sha256.Sum256(readRoot(t, p))
-	want := state.Branch{Generation: 2, Highest: 2, RootHash: hex.EncodeToString(sum[:]), Written: p.Dest.String()}
-	if got := m.Branches[a.Root().Branch.String()]; got != want {
+	want := state.Branch{Generation: 2, Highest: 2, RootHash: hex.EncodeToString(sum[:]), Written: p.Dest.String(), Slots: []string{a.Root().Slots[0].ID.String()}}
+	if got := m.Branches[a.Root().Branch.String()]; !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 }

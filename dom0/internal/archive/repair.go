@@ -102,33 +102,12 @@ func (a *Archive) Repair(ctx context.Context, r Repair, c format.Compression) er
 
 // fillSlots enters this host's copies of slots that the store doesn't have, or
 // not whole. They are those of the archive that was seen here last.
-func (a *Archive) fillSlots(slots map[string][]byte) error {
-	pin, ok, err := a.opts.State.Pin(a.dest.String())
-	if err != nil || !ok {
-		return err
-	}
-	archive, err := format.ParseObjectID(pin.Archive)
-	if err != nil {
-		return fmt.Errorf("state of %s: %w", a.dest, err)
-	}
-	ids, err := a.opts.State.Slots(archive)
-	if err != nil {
-		return err
-	}
-	for _, id := range ids {
-		name := protocol.KeyName(id)
-		if _, err := parseSlot(name, slots[name]); err == nil {
-			continue
-		}
-		saved, err := a.opts.State.Slot(archive, id)
-		if err != nil {
-			return err
-		}
-		if _, err := parseSlot(name, saved); err == nil {
+func (a *Archive) fillSlots(slots map[string][]byte) {
+	for name, saved := range a.try.known.copies {
+		if _, err := parseSlot(name, slots[name]); err != nil {
 			slots[name] = saved
 		}
 	}
-	return nil
 }
 
 // repairSlots puts key slots back that the store lost.
@@ -140,8 +119,10 @@ func (a *Archive) repairSlots(ctx context.Context, r Repair) error {
 	for _, ref := range a.root.Slots {
 		name := protocol.KeyName(ref.ID)
 		object, there := slots[name]
-		if _, err := parseSlot(name, object); there && err == nil {
+		if _, err := a.parseLive(name, object); there && err == nil {
 			continue
+		} else if err != nil && !isDamage(err) {
+			return err
 		}
 		saved, err := a.opts.State.Slot(a.keys.Archive, ref.ID)
 		if err != nil {

@@ -156,7 +156,8 @@ func (v *viewer) adopt(keys []slotKeys, name string, sealed []byte) (found bool,
 			continue
 		}
 		if !slices.ContainsFunc(root.Slots, func(s format.KeySlotRef) bool { return s.ID == k.slot }) {
-			err = fmt.Errorf("key slot %s was removed: %w", k.slot, ErrWrongKey)
+			// Removed since, or only added since: this root can't tell.
+			err = fmt.Errorf("key slot %s is none of the keys of %s: %w", k.slot, name, ErrWrongKey)
 			continue
 		}
 		v.a.keys, v.a.root, v.a.rootHash = k.keys, root, hashRoot(sealed)

@@ -61,7 +61,7 @@ func sortedNames(slots map[string][]byte) []string {
 // is in it.
 func (a *Archive) unlock(ctx context.Context, slots map[string][]byte, sealedRoot []byte) error {
 	if err := checkSlotsReadable(slots); err != nil {
-		return a.try.verdict(err, false)
+		return a.try.verdict(err, sealedRoot)
 	}
 	if err := format.CheckHeader(sealedRoot, format.KindRoot); err != nil {
 		return &DamageError{Object: protocol.RootName, Reason: err}
@@ -91,43 +91,37 @@ func (a *Archive) unlock(ctx context.Context, slots map[string][]byte, sealedRoo
 
 // openAnySlot tries the secret on every slot of its sort, until one opens a
 // root that lists it. If there is none, the first of these is the error: a root
-// that didn't open, a slot that is damaged and may have been the right one, a
-// slot that was removed, a wrong secret.
+// that didn't open, a slot that may have been the right one and is damaged or
+// not what this host has a copy of, a slot that was removed, a wrong secret.
 func (a *Archive) openAnySlot(ctx context.Context, secret crypt.Secret, slots map[string][]byte, sealedRoot []byte) error {
 	var badRoot, damage, removed error
 	wrong := ErrWrongKey
-	fits, sawLive := false, false
+	fits := false
 	for _, name := range a.try.order(slots) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		slot, err := parseSlot(name, slots[name])
-		if err != nil {
-			damage = err
-			continue
+		objects := [][]byte{slots[name]}
+		if other := a.try.other(name, slots[name]); other != nil && a.opts.SlotCopies {
+			objects = append(objects, other)
+		} else if slot, err := parseSlot(name, other); err == nil && secret.Matches(slot) {
+			fits, damage = true, &DamageError{Object: name, Reason: errOtherSlot}
 		}
-		if !secret.Matches(slot) {
-			continue
-		}
-		fits = true
-		master, archive, err := crypt.UnlockMaster(secret, slot)
-		if errors.Is(err, crypt.ErrWrongSecret) {
-			sawLive = sawLive || a.try.first[name]
-			continue
-		}
-		if err != nil {
-			damage = &DamageError{Object: name, Reason: err}
-			continue
-		}
-		err = a.openWith(master, archive, slot.ID, sealedRoot)
-		clear(master[:])
-		switch {
-		case err == nil:
-			return nil
-		case errors.Is(err, ErrWrongKey):
-			removed = err
-		default:
-			badRoot = err
+		for _, object := range objects {
+			tried, err := a.openSlot(secret, name, object, sealedRoot)
+			fits = fits || tried
+			var d *DamageError
+			switch {
+			case err == nil && tried:
+				return nil
+			case err == nil, errors.Is(err, crypt.ErrWrongSecret):
+			case errors.As(err, &d) && d.Object == name:
+				damage = err
+			case errors.Is(err, ErrWrongKey):
+				removed = err
+			default:
+				badRoot = err
+			}
 		}
 	}
 	if !fits {
@@ -138,9 +132,31 @@ func (a *Archive) openAnySlot(ctx context.Context, secret crypt.Secret, slots ma
 		wrong = fmt.Errorf("the archive has no key slot for a %s: %w", kind, ErrWrongKey)
 	}
 	if removed == nil {
-		damage = a.try.verdict(cmp.Or(damage, wrong), sawLive)
+		damage = a.try.verdict(cmp.Or(damage, wrong), sealedRoot)
 	}
 	return cmp.Or(badRoot, damage, removed)
+}
+
+// openSlot tries the secret on what is, or was, the object of a slot, and opens
+// the root with what that holds. It isn't tried if the slot is of another sort.
+func (a *Archive) openSlot(secret crypt.Secret, name string, object, sealedRoot []byte) (tried bool, err error) {
+	slot, err := parseSlot(name, object)
+	if err != nil || !secret.Matches(slot) {
+		return false, err
+	}
+	master, archive, err := crypt.UnlockMaster(secret, slot)
+	if errors.Is(err, crypt.ErrWrongSecret) {
+		return true, err
+	}
+	if err != nil {
+		return true, &DamageError{Object: name, Reason: err}
+	}
+	defer clear(master[:])
+	if err := a.openWith(master, archive, slot.ID, sealedRoot); err != nil {
+		return true, err
+	}
+	a.opened = object
+	return true, nil
 }
 
 // unlockRemembered opens the root with what an earlier run of the host kept. If
@@ -180,7 +196,7 @@ func (a *Archive) openWith(master *crypt.Master, archive format.ArchiveID, slot 
 			return nil
 		}
 	}
-	return fmt.Errorf("key slot %s was removed: %w", slot, ErrWrongKey)
+	return fmt.Errorf("key slot %s %w", slot, ErrRemoved)
 }
 
 // reopen makes another sealed root the archive's. It has to be of the same
@@ -203,7 +219,7 @@ func (a *Archive) reopen(sealedRoot []byte) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("key slot %s was removed: %w", a.unlocked.Slot, ErrWrongKey)
+	return fmt.Errorf("key slot %s %w", a.unlocked.Slot, ErrRemoved)
 }
 
 // openRoot opens and decodes a sealed root of the archive that the keys are of.

@@ -102,6 +102,11 @@ type Branch struct {
 	RootHash   string `json:"root_hash"`          // SHA-256 of that root, hex
 	Highest    uint64 `json:"highest_generation"` // ever seen
 	Written    string `json:"written_to"`         // destination of this host's last write; empty: none
+
+	// Slots are the ids of the key slots that the root last accepted lists, hex;
+	// none: not known. Removed are those that earlier ones listed, the newest last.
+	Slots   []string `json:"slots,omitempty"`
+	Removed []string `json:"removed_slots,omitempty"`
 }
 
 func (d *Dir) archiveDir(archive format.ArchiveID) string {
@@ -153,9 +158,38 @@ func (d *Dir) Update(archive format.ArchiveID, change func(*Memory)) error {
 	return writeJSON(filepath.Join(d.archiveDir(archive), "memory.json"), m)
 }
 
-// SaveSlot keeps a copy of a key slot of an archive.
+// SaveSlot keeps a copy of a key slot of an archive, in the place of any other:
+// it is one that was made, or that a secret opened.
 func (d *Dir) SaveSlot(archive format.ArchiveID, slot format.ObjectID, object []byte) error {
 	return d.saveCopy(d.slotPath(archive, slot), object)
+}
+
+// AddSlot keeps a copy of a key slot that the store has, unless there is a whole
+// one already: a slot never changes, and it is the store's that may be forged.
+func (d *Dir) AddSlot(archive format.ArchiveID, slot format.ObjectID, object []byte) error {
+	path := d.slotPath(archive, slot)
+	if whole, err := isWholeSlot(path, slot); err != nil || whole {
+		return err
+	}
+	unlock, err := d.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if whole, err := isWholeSlot(path, slot); err != nil || whole {
+		return err
+	}
+	return writeFile(path, object)
+}
+
+// isWholeSlot reports whether there is a copy that can be decoded.
+func isWholeSlot(path string, slot format.ObjectID) (bool, error) {
+	b, err := readCopy(path)
+	if b == nil || err != nil {
+		return false, err
+	}
+	_, err = format.ParseKeySlot(b, slot)
+	return err == nil || errors.Is(err, format.ErrNewer), nil
 }
 
 // Slot returns the copy of a key slot, or nil if there is none.

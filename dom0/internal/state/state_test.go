@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -93,7 +94,7 @@ func TestNothingKnown(t *testing.T) {
 func TestRemembered(t *testing.T) {
 	d, path := open(t)
 	archive, branch := ft.Archive(), ft.ID(0xb0)
-	known := state.Branch{Generation: 7, RootHash: strings.Repeat("ab", 32), Highest: 9, Written: "file:/a"}
+	known := state.Branch{Generation: 7, RootHash: strings.Repeat("ab", 32), Highest: 9, Written: "file:/a", Slots: []string{ft.ID(1).String()}}
 	for _, err := range []error{
 		d.SetPin("file:/a", archive, branch),
 		d.Update(archive, func(m *state.Memory) { m.Branches[branch.String()] = known }),
@@ -113,7 +114,7 @@ func TestRemembered(t *testing.T) {
 	if !ok || err != nil || pin.Archive != archive.String() || pin.Branch != branch.String() || pin.Destination != "file:/a" {
 		t.Errorf("pin %+v, %v, %v", pin, ok, err)
 	}
-	if m, err := again.Memory(archive); err != nil || m.Branches[branch.String()] != known {
+	if m, err := again.Memory(archive); err != nil || !reflect.DeepEqual(m.Branches[branch.String()], known) {
 		t.Errorf("memory %+v, %v", m, err)
 	}
 	if b, err := again.Root(archive, branch); string(b) != "root" || err != nil {
