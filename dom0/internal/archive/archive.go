@@ -38,6 +38,11 @@ type Options struct {
 	// is known to be there, so that nobody types a passphrase for nothing.
 	Secret func(ctx context.Context) (crypt.Secret, error)
 
+	// BeforeLock is called when the archive is unlocked and the lock not yet
+	// taken, to ask for what else a person has to type. It may call MayAddKey
+	// only, which tells what holds by now. Nil: nothing is asked.
+	BeforeLock func(context.Context, *Archive) error
+
 	Lock          protocol.LockMode
 	Wait          bool            // for the lock, as long as it takes
 	AllowRollback bool            // accept an older, forked or other root
@@ -141,6 +146,11 @@ func Open(ctx context.Context, dest store.Destination, opts Options) (_ *Archive
 	if err := a.unlock(ctx, slots, sealedRoot); err != nil {
 		seen := hashRoot(sealedRoot)
 		return nil, judged(&seen, false, err)
+	}
+	if opts.BeforeLock != nil {
+		if err := opts.BeforeLock(ctx, a); err != nil {
+			return nil, err
+		}
 	}
 	if err := a.lock(ctx); err != nil {
 		return nil, err

@@ -132,10 +132,11 @@ func (t tryList) verdict(err error, sealedRoot []byte) error {
 // other is this host's copy of a slot of which the store has another one that is
 // whole as well; nil: there is none.
 func (t tryList) other(name string, object []byte) []byte {
-	if saved := t.known.copies[name]; saved != nil && !bytes.Equal(saved, object) {
-		return saved
+	saved := t.known.copies[name]
+	if _, err := parseSlot(name, object); err != nil || bytes.Equal(saved, object) {
+		return nil
 	}
-	return nil
+	return saved
 }
 
 // ErrManySlots says that a store has more key slots than an archive can have,

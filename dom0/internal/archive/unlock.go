@@ -102,10 +102,9 @@ func (a *Archive) openAnySlot(ctx context.Context, secret crypt.Secret, slots ma
 			return err
 		}
 		objects := [][]byte{slots[name]}
-		if other := a.try.other(name, slots[name]); other != nil && a.opts.SlotCopies {
+		other := a.try.other(name, slots[name])
+		if other != nil && a.opts.SlotCopies {
 			objects = append(objects, other)
-		} else if slot, err := parseSlot(name, other); err == nil && secret.Matches(slot) {
-			fits, damage = true, &DamageError{Object: name, Reason: errOtherSlot}
 		}
 		for _, object := range objects {
 			tried, err := a.openSlot(secret, name, object, sealedRoot)
@@ -122,6 +121,9 @@ func (a *Archive) openAnySlot(ctx context.Context, secret crypt.Secret, slots ma
 			default:
 				badRoot = err
 			}
+		}
+		if slot, err := parseSlot(name, other); err == nil && secret.Matches(slot) && !a.opts.SlotCopies {
+			fits, damage = true, &DamageError{Object: name, Reason: errOtherSlot}
 		}
 	}
 	if !fits {

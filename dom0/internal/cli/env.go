@@ -41,6 +41,8 @@ type Env struct {
 	remember time.Duration
 	// mistyped is why the secret may be a recovery key after all; nil: it isn't.
 	mistyped error
+	// secretAt is when the secret was given; zero: it wasn't.
+	secretAt time.Time
 	// The switches of the same names.
 	Wait, AllowRollback, Adopt, Unattended bool
 	// Now is the clock, Zone the zone that times are shown in.

@@ -34,7 +34,7 @@ func (e *Env) archiveOptions(lock protocol.LockMode) (archive.Options, error) {
 		Secret: func(ctx context.Context) (crypt.Secret, error) {
 			s, err := e.Secret.Get(ctx, fmt.Sprintf("Passphrase of %s", e.Dest))
 			if err == nil {
-				e.mistyped = s.Recovery()
+				e.mistyped, e.secretAt = s.Recovery(), time.Now()
 			}
 			return cryptSecret(s), err
 		},

@@ -3,10 +3,12 @@ package cli
 import (
 	"errors"
 	"regexp"
+	"slices"
 	"strconv"
 	"time"
 
 	"pinion/dom0/internal/archive"
+	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/keyring"
 )
 
@@ -53,6 +55,15 @@ func (e *Env) recall() *archive.Unlocked {
 	if e.secretGiven {
 		return nil
 	}
+	u := e.remembered()
+	if u != nil {
+		e.UI.Detail("the key is the one that an earlier command remembered")
+	}
+	return u
+}
+
+// remembered is what the kernel keeps of the archive, or nil.
+func (e *Env) remembered() *archive.Unlocked {
 	entry, err := keyring.Get(e.rememberedName())
 	defer clear(entry)
 	if err != nil {
@@ -69,14 +80,34 @@ func (e *Env) recall() *archive.Unlocked {
 	rest = rest[copy(u.Master[:], rest):]
 	rest = rest[copy(u.Archive[:], rest):]
 	copy(u.Slot[:], rest)
-	e.UI.Detail("the key is the one that an earlier command remembered")
 	return u
 }
 
-// keep lets the kernel keep what opens the archive, if that is wanted. It is called when a secret was given; a key that
-// was remembered isn't remembered for longer because it is used.
+// forgetRemoved drops what the kernel keeps of the archive if it is of a key that the root, as it is by now, doesn't
+// list: also where the change of the keys failed after that.
+func (e *Env) forgetRemoved(a *archive.Archive) {
+	u := e.remembered()
+	if u == nil {
+		return
+	}
+	defer u.Clear()
+	root := a.Root()
+	if u.Archive == root.Archive && !slices.ContainsFunc(root.Slots, func(s format.KeySlotRef) bool { return s.ID == u.Slot }) {
+		e.forgetKey()
+	}
+}
+
+// keep lets the kernel keep what opens the archive, if that is wanted, until the time since the secret was given is over.
+// It is called when one was given; a key that was remembered isn't remembered for longer because it is used.
 func (e *Env) keep(u *archive.Unlocked) {
 	if e.remember == 0 {
+		return
+	}
+	left := e.remember
+	if !e.secretAt.IsZero() {
+		left -= time.Since(e.secretAt) // it may have waited for the lock
+	}
+	if left < time.Second {
 		return
 	}
 	entry := make([]byte, 0, rememberedSize)
@@ -85,7 +116,7 @@ func (e *Env) keep(u *archive.Unlocked) {
 	entry = append(entry, u.Master[:]...)
 	entry = append(entry, u.Archive[:]...)
 	entry = append(entry, u.Slot[:]...)
-	if err := keyring.Keep(e.rememberedName(), entry, e.remember); err != nil {
+	if err := keyring.Keep(e.rememberedName(), entry, left); err != nil {
 		e.UI.Warn("the key can't be remembered: %v", err)
 	}
 }

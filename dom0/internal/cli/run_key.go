@@ -109,15 +109,11 @@ func showState(k archive.Key) string {
 }
 
 func runKeyAdd(ctx context.Context, env *Env, o *keyAddCommand) error {
-	a, err := env.openToChangeKeys(ctx, protocol.LockAppend, false)
+	a, s, err := env.openWithNewSecret(ctx, protocol.LockAppend, &o.newSecretOptions)
 	if err != nil {
 		return err
 	}
 	defer a.Close()
-	s, err := env.newSecret(ctx, &o.newSecretOptions)
-	if err != nil {
-		return err
-	}
 	defer clearSecret(s)
 	key, err := a.AddKey(ctx, s, format.DefaultArgonMemory)
 	if err != nil {
@@ -132,22 +128,18 @@ func runKeyAdd(ctx context.Context, env *Env, o *keyAddCommand) error {
 }
 
 func runKeyChange(ctx context.Context, env *Env, o *keyChangeCommand) error {
-	a, err := env.openToChangeKeys(ctx, protocol.LockExclusive, true)
+	a, s, err := env.openWithNewSecret(ctx, protocol.LockExclusive, &o.newSecretOptions)
 	if err != nil {
 		return err
 	}
 	defer a.Close()
-	s, err := env.newSecret(ctx, &o.newSecretOptions)
-	if err != nil {
-		return err
-	}
 	defer clearSecret(s)
 	added, removed, err := a.ReplaceKey(ctx, s, format.DefaultArgonMemory)
+	env.forgetRemoved(a)
 	deleted, err := env.afterRemoval(ctx, err)
 	if err != nil {
 		return err
 	}
-	env.forgetKey()
 	if !env.UI.Quiet() {
 		env.UI.Printf("Key %s took the place of key %s.", short(added.ID.String()), short(removed.ID.String()))
 	}
@@ -168,6 +160,7 @@ func runKeyRemove(ctx context.Context, env *Env, o *keyRemoveCommand) error {
 		return err
 	}
 	removed, err := a.RemoveKey(ctx, id)
+	env.forgetRemoved(a)
 	if errors.Is(err, archive.ErrLastKey) {
 		return exit.With(exit.Failed, err, "add another one first: pinion key add, or pinion key change to replace it")
 	}
@@ -176,7 +169,6 @@ func runKeyRemove(ctx context.Context, env *Env, o *keyRemoveCommand) error {
 		return err
 	}
 	if removed.Opened {
-		env.forgetKey()
 		env.UI.Notice("that was the key which was used just now: from now on only the others open the archive")
 	}
 	if !env.UI.Quiet() {
@@ -214,20 +206,39 @@ func findKey(ctx context.Context, a *archive.Archive, digits string) (found form
 	return found, exit.With(exit.Failed, fmt.Errorf("key %s: %w", digits, errNotFound), "pinion key list shows the keys")
 }
 
-// openToChangeKeys opens the archive and checks that another key may be made, before anybody is asked for it.
-func (e *Env) openToChangeKeys(ctx context.Context, lock protocol.LockMode, replace bool) (*archive.Archive, error) {
-	a, err := e.openBare(ctx, lock)
+// openWithNewSecret opens the archive with an append lock to add a key, or with an exclusive one to replace one, and gets
+// the secret of the new key. Nobody is kept waiting while somebody types: it is asked for before the lock is taken. The
+// caller clears it.
+func (e *Env) openWithNewSecret(ctx context.Context, lock protocol.LockMode, from *newSecretOptions) (*archive.Archive, crypt.Secret, error) {
+	o, err := e.archiveOptions(lock)
 	if err != nil {
-		return nil, err
+		return nil, crypt.Secret{}, err
 	}
-	if err = a.MayAddKey(replace); err == nil {
-		return a, nil
+	var s crypt.Secret
+	o.BeforeLock = func(ctx context.Context, a *archive.Archive) (err error) {
+		if err = mayAddKey(a, lock == protocol.LockExclusive); err == nil {
+			s, err = e.newSecret(ctx, from)
+		}
+		return err
 	}
-	a.Close()
+	a, err := e.openWith(ctx, o)
+	if err == nil {
+		if err = mayAddKey(a, lock == protocol.LockExclusive); err == nil { // still
+			return a, s, nil
+		}
+		a.Close()
+	}
+	clearSecret(s)
+	return nil, crypt.Secret{}, err
+}
+
+// mayAddKey is why no key can be added, or with replace none replaced.
+func mayAddKey(a *archive.Archive, replace bool) error {
+	err := a.MayAddKey(replace)
 	if errors.Is(err, archive.ErrKeysFull) {
-		err = exit.With(exit.Failed, err, "remove one first: pinion key list, pinion key remove ID")
+		return exit.With(exit.Failed, err, "remove one first: pinion key list, pinion key remove ID")
 	}
-	return nil, err
+	return err
 }
 
 // newSecret gets the secret of a new key. The caller clears it.

@@ -55,7 +55,7 @@ func fileExists(path string) error {
 }
 
 func runKeyImport(ctx context.Context, env *Env, o *keyImportCommand) error {
-	slot, err := readSlotFile(o.Args.File)
+	slot, err := readSlotFile(ctx, o.Args.File)
 	if err != nil {
 		return err
 	}
@@ -66,6 +66,10 @@ func runKeyImport(ctx context.Context, env *Env, o *keyImportCommand) error {
 	// Only a slot that opens the archive may take the place of what is in the store.
 	opts.Slot, opts.Remembered = slot, nil
 	a, err := env.openWith(ctx, opts)
+	if errors.Is(err, archive.ErrRemoved) {
+		return exit.With(exit.WrongKey, fmt.Errorf("the key slot in %s: %w", ui.Quote(o.Args.File), err),
+			"the secret is the right one, but the archive no longer has this key; pinion key list, given another one, shows those that it has")
+	}
 	if errors.Is(err, archive.ErrWrongKey) {
 		return exit.With(exit.WrongKey, fmt.Errorf("the key slot in %s: %w", ui.Quote(o.Args.File), err), "give the secret that it was exported with")
 	}
@@ -91,22 +95,41 @@ func runKeyImport(ctx context.Context, env *Env, o *keyImportCommand) error {
 	}{exportJSON{id, o.Args.File}, put})
 }
 
-// readSlotFile reads a key slot from a file that a person named.
-func readSlotFile(path string) (*format.KeySlot, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("read a key slot: %w", err)
+// readSlotFile reads a key slot from a file that a person named. It may be a pipe, which nobody writes to, perhaps.
+func readSlotFile(ctx context.Context, path string) (*format.KeySlot, error) {
+	type answer struct {
+		content []byte
+		err     error
 	}
-	defer func() { _ = f.Close() }()
-	b, err := io.ReadAll(io.LimitReader(f, format.MaxKeySlot+1))
-	if err != nil {
-		return nil, fmt.Errorf("read a key slot: %w", err)
+	done := make(chan answer, 1)
+	go func() {
+		content, err := readUpTo(path, format.MaxKeySlot+1)
+		done <- answer{content, err}
+	}()
+	var got answer
+	select {
+	case got = <-done:
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
-	slot, err := archive.ParseSlotObject(b)
+	if got.err != nil {
+		return nil, fmt.Errorf("read a key slot: %w", got.err)
+	}
+	slot, err := archive.ParseSlotObject(got.content)
 	if err != nil {
 		return nil, exit.With(exit.Failed, fmt.Errorf("%s holds no key slot: %w", ui.Quote(path), err), "pinion key export writes such files")
 	}
 	return slot, nil
+}
+
+// readUpTo reads the first max bytes of a file.
+func readUpTo(path string, max int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	return io.ReadAll(io.LimitReader(f, max))
 }
 
 func runKeyRecovery(ctx context.Context, env *Env) error {
@@ -116,11 +139,14 @@ func runKeyRecovery(ctx context.Context, env *Env) error {
 	if !env.UI.OnTerminal() {
 		return exit.UsageHint("run it on a terminal, with its output not going into a file or another program", "key recovery: standard output is no terminal")
 	}
-	a, err := env.openToChangeKeys(ctx, protocol.LockAppend, false)
+	a, err := env.openBare(ctx, protocol.LockAppend)
 	if err != nil {
 		return err
 	}
 	defer a.Close()
+	if err := mayAddKey(a, false); err != nil {
+		return err
+	}
 	key := secret.NewRecovery()
 	defer clear(key)
 	text := secret.RecoveryText(key)
