@@ -78,15 +78,16 @@ type Archive struct {
 	remembered bool     // an earlier run's, and no secret
 	try        tryList
 
-	root     *format.Root
-	rootHash [32]byte        // SHA-256 of the sealed root: what a swap expects
-	fresh    bool            // nothing was known of this branch before
-	oldCopy  bool            // a copy, older than what is known of the original
-	highest  uint64          // the highest generation ever seen of this branch
-	branch   format.ObjectID // that writes go to; zero: not decided yet
-	index    *index.Table
-	spare    bool  // the cache of the index isn't the usual one: what that has may be of use yet
-	kept     *kept // read as of an older root; nil: as of the current one
+	root       *format.Root
+	rootHash   [32]byte        // SHA-256 of the sealed root: what a swap expects
+	fresh      bool            // nothing was known of this branch before
+	copyBefore *state.Copy     // what was copied there before the root was read; nil: nothing
+	oldCopy    bool            // a copy, older than what is known of the original
+	highest    uint64          // the highest generation ever seen of this branch
+	branch     format.ObjectID // that writes go to; zero: not decided yet
+	index      *index.Table
+	spare      bool  // the cache of the index isn't the usual one: what that has may be of use yet
+	kept       *kept // read as of an older root; nil: as of the current one
 
 	freshIndex bool // every object of it was fetched in this run
 

@@ -56,6 +56,45 @@ func (a *Archive) Needs(ctx context.Context, object string) (bool, error) {
 	return false, nil
 }
 
+// isCopy reports whether the root is a copy that this host made when it was the
+// newest root that it had seen, and so no old state. Of the two times at which
+// that is looked up, before the root was read and now, either will do: a copy
+// may be brought up to date meanwhile.
+//
+// The record of a copy goes when another root is accepted there: the place has
+// moved on then, and the copy in it would be an old state. It says nothing of a
+// place where another archive was seen since.
+func (a *Archive) isCopy(before memory) (is, newest bool, err error) {
+	if before.pinned && before.pin.Archive != a.keys.Archive.String() {
+		return false, false, nil
+	}
+	c, is, err := a.copied()
+	if was := before.copy; err == nil && !is && was != nil && was.RootHash == hex.EncodeToString(a.rootHash[:]) {
+		return true, was.Newest, nil
+	}
+	return is, c.Newest, err
+}
+
+// leaveCopy drops the record of a copy that was made here, once this host writes
+// here, or accepts another root than the copied one. A record that is newer than
+// the root that was read stays.
+func (a *Archive) leaveCopy(wrote bool) error {
+	c := a.copyBefore
+	if wrote {
+		now, ok, err := a.opts.State.Copy(a.dest.String())
+		if err != nil {
+			return err
+		}
+		if c = nil; ok {
+			c = &now
+		}
+	}
+	if c == nil || !wrote && c.RootHash == hex.EncodeToString(a.rootHash[:]) {
+		return nil
+	}
+	return a.opts.State.DropCopy(*c)
+}
+
 // copied returns what this host copied to the destination, if that is the root
 // that is there.
 func (a *Archive) copied() (c state.Copy, is bool, err error) {

@@ -37,12 +37,13 @@ func (a *Archive) recognise(before memory) error {
 	branch, ok := known.Branches[a.root.Branch.String()]
 	a.fresh = !ok
 	a.highest = max(branch.Highest, a.root.Generation)
+	a.copyBefore = before.copy
 	if a.opts.AllowRollback {
 		return nil
 	}
 	// What was copied when it was the newest root seen is as old as its copy: the
 	// store hides nothing.
-	if c, copied, err := a.copied(); err != nil || copied && c.Newest {
+	if copied, newest, err := a.isCopy(before); err != nil || copied && newest {
 		a.oldCopy = copied && branch.Generation > a.root.Generation
 		return err
 	}
@@ -77,12 +78,22 @@ type memory struct {
 	pinned  bool
 	archive *state.Memory // of the pinned archive; nil without a pin
 	slots   knownSlots    // of the pinned archive
+	copy    *state.Copy   // what this host copied there; nil: nothing
 }
 
 // recall reads what is known of the destination and of the archive that stood
 // there.
 func (a *Archive) recall() (m memory, err error) {
-	if m.pin, m.pinned, err = a.opts.State.Pin(a.dest.String()); err != nil || !m.pinned {
+	if c, ok, err := a.opts.State.Copy(a.dest.String()); err != nil {
+		return m, err
+	} else if ok {
+		m.copy = &c
+	}
+	if m.pin, m.pinned, err = a.opts.State.Pin(a.dest.String()); err != nil {
+		return m, err
+	}
+	if !m.pinned {
+		m.slots, err = a.slotsOfSource(m.copy)
 		return m, err
 	}
 	id, err := format.ParseObjectID(m.pin.Archive)
@@ -94,6 +105,27 @@ func (a *Archive) recall() (m memory, err error) {
 	}
 	m.slots, err = a.knownSlots(id, m.archive.Branches[m.pin.Branch])
 	return m, err
+}
+
+// slotsOfSource is what is known of the key slots of the archive that a copy was
+// made from.
+func (a *Archive) slotsOfSource(c *state.Copy) (knownSlots, error) {
+	if c == nil {
+		return knownSlots{}, nil
+	}
+	pin, ok, err := a.opts.State.Pin(c.Source)
+	if err != nil || !ok {
+		return knownSlots{}, err
+	}
+	id, err := format.ParseObjectID(pin.Archive)
+	if err != nil {
+		return knownSlots{}, fmt.Errorf("state of %s: %w", c.Source, err)
+	}
+	m, err := a.opts.State.Memory(id)
+	if err != nil {
+		return knownSlots{}, err
+	}
+	return a.knownSlots(id, m.Branches[pin.Branch])
 }
 
 // of returns what was known of an archive, or nil if it isn't the pinned one.
@@ -180,6 +212,9 @@ func (a *Archive) hasLive(slots map[string][]byte) bool {
 // the last root seen means that the store let two go on from one.
 func (a *Archive) rememberRoot(sealedRoot []byte, parent *[32]byte) error {
 	hash := hex.EncodeToString(a.rootHash[:])
+	if err := a.leaveCopy(parent != nil); err != nil {
+		return err
+	}
 	newest, forked := true, error(nil)
 	err := a.opts.State.Update(a.keys.Archive, func(m *state.Memory) {
 		b := m.Branches[a.root.Branch.String()]

@@ -76,7 +76,7 @@ func runCopy(ctx context.Context, env *Env, o *copyCommand) error {
 	}
 	m.done()
 	if res.Current {
-		if err := c.remember(); err != nil {
+		if err := c.remember(res.First); err != nil {
 			return err
 		}
 	}
@@ -142,14 +142,18 @@ func (c *copyRun) openSource(ctx context.Context) (conn io.Closer, err error) {
 	if err != nil {
 		return nil, err
 	}
+	var before sourceMemory
 	if err = c.lock(ctx, plain, protocol.LockRead); err == nil {
+		before, err = c.remembered()
+	}
+	if err == nil {
 		c.src, err = copying.ReadSource(ctx, plain, nil)
 	}
 	if errors.Is(err, archive.ErrNoArchive) {
 		err = c.nothingThere()
 	}
 	if err == nil {
-		err = c.compareWithSeen(ctx)
+		err = c.compareWithSeen(ctx, before)
 	}
 	if err != nil {
 		plain.Close()
@@ -168,19 +172,24 @@ func (c *copyRun) nothingThere() error {
 }
 
 // compareWithSeen compares the archive's root with the newest that this host has seen there. Without the passphrase it
-// can only be known to be that one, or to have come in its place.
-func (c *copyRun) compareWithSeen(ctx context.Context) error {
+// can only be known to be that one, or to have come in its place. What counts is what was known before the root was read:
+// another command of this host may have committed since.
+func (c *copyRun) compareWithSeen(ctx context.Context, before sourceMemory) error {
 	hash := c.src.Hash()
 	shown := hex.EncodeToString(hash[:])
-	if copied, ok, err := c.state.Copy(c.env.Dest.String()); err != nil {
+	now, _, err := c.state.Copy(c.env.Dest.String())
+	if err != nil {
 		return err
-	} else if ok && copied.Newest && copied.RootHash == shown {
-		c.newest = true // a copy itself, and as this host made it
-		return nil
 	}
-	known, err := c.known()
-	if err != nil || known == "" {
-		return err
+	for _, copied := range []state.Copy{before.copied, now} {
+		if copied.Newest && copied.RootHash == shown {
+			c.newest = true // a copy itself, and as this host made it
+			return nil
+		}
+	}
+	known := before.newest
+	if known == "" {
+		return nil
 	}
 	if c.newest = known == shown; c.newest || c.env.AllowRollback {
 		return nil
@@ -195,6 +204,19 @@ func (c *copyRun) compareWithSeen(ctx context.Context) error {
 	}
 	return exit.With(exit.RolledBack, fmt.Errorf("%s doesn't show the newest root that was seen there, nor one that came after it: %w", c.env.Dest, archive.ErrRolledBack),
 		"pinion list, which opens the archive, finds out; --allow-rollback copies it as it is")
+}
+
+// sourceMemory is what this host knows of the archive's place.
+type sourceMemory struct {
+	copied state.Copy // what it copied there, if it did
+	newest string     // hash of the newest root that it has seen there, or empty
+}
+
+func (c *copyRun) remembered() (m sourceMemory, err error) {
+	if m.copied, _, err = c.state.Copy(c.env.Dest.String()); err == nil {
+		m.newest, err = c.known()
+	}
+	return m, err
 }
 
 // known is the hash of the newest root that this host has seen of the archive, or empty.
@@ -293,8 +315,13 @@ func (c *copyRun) explain(err error) error {
 	return err
 }
 
-// remember notes what the copy holds now.
-func (c *copyRun) remember() error {
+// remember notes what the copy holds now. Where it was begun anew, what was seen at its place before is gone.
+func (c *copyRun) remember(first bool) error {
+	if first {
+		if err := c.state.DropPin(c.to.Dest.String()); err != nil {
+			return err
+		}
+	}
 	hash := c.src.Hash()
 	return c.state.SetCopy(state.Copy{
 		Destination: c.to.Dest.String(), Source: c.env.Dest.String(),

@@ -1,8 +1,13 @@
 package state
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
+
+	"pinion/dom0/internal/durable"
 )
 
 // A Copy says what was last copied to a destination, and from where.
@@ -44,4 +49,38 @@ func (d *Dir) SetCopy(c Copy) error {
 	}
 	defer unlock()
 	return writeJSON(d.copyPath(c.Destination), c)
+}
+
+// DropCopy forgets what was copied to a destination, unless that was changed since it was c.
+func (d *Dir) DropCopy(c Copy) error {
+	unlock, err := d.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	now, ok, err := d.Copy(c.Destination)
+	if err != nil || !ok || now != c {
+		return err
+	}
+	return remove(d.copyPath(c.Destination))
+}
+
+// DropPin forgets what stood at a destination.
+func (d *Dir) DropPin(destination string) error {
+	unlock, err := d.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return remove(d.pinPath(destination))
+}
+
+// remove removes a file durably, if it is there. The lock is held.
+func remove(path string) error {
+	if err := os.Remove(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("drop a state file: %w", err)
+	}
+	return durable.SyncDir(filepath.Dir(path))
 }

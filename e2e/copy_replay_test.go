@@ -1,0 +1,81 @@
+package e2e
+
+import (
+	"os"
+	"testing"
+)
+
+// putTree makes a directory what another one is.
+func putTree(t testing.TB, from, to string) {
+	t.Helper()
+	run(t, "rm", "-rf", to)
+	run(t, "cp", "-a", from, to)
+}
+
+// A copy that this host went on to write to is an archive of its own: the state
+// that was copied is an old one from then on.
+func TestCopyThatWasWrittenToIsNoCopyAnyMore(t *testing.T) {
+	w := archive(t)
+	v := w.image("v", "random:1M:1")
+	w.backup("file:" + v)
+	c := w.at(w.path("cp1"))
+	w.ok("copy", "--to", "file:"+c.store)
+	old := copyTree(t, c.store)
+	c.ok("list")
+	overwrite(t, v, 0, "random:128K:2")
+	c.ok("backup", "--adopt", "file:"+v)
+	own := copyTree(t, c.store)
+	putTree(t, old, c.store)
+	for _, args := range everyCommand(c) {
+		c.exits(14, args...).oneLine().says("generation 2, and 3 was seen", "--allow-rollback")
+	}
+	c.exits(14, "check", "--roots")
+	c.exits(14, "copy", "--to", "file:"+w.path("cp2")).oneLine()
+	putTree(t, own, c.store)
+	c.restores("v", "latest", v)
+	w.backup("file:" + v) // and the original is as it was
+}
+
+// The same where another host wrote to it, and this one has seen that.
+func TestCopyThatAnotherHostWroteToIsNoCopyAnyMore(t *testing.T) {
+	w := archive(t)
+	v := w.image("v", "random:1M:1")
+	w.backup("file:" + v)
+	c := w.at(w.path("cp1"))
+	w.ok("copy", "--to", "file:"+c.store)
+	old := copyTree(t, c.store)
+	c.other("other").ok("backup", "--adopt", "file:"+v)
+	c.ok("list")
+	putTree(t, old, c.store)
+	c.exits(14, "list").oneLine()
+}
+
+// A new archive in the place of a copy: the copy that comes back is another one.
+func TestCopyWhosePlaceWasInitialised(t *testing.T) {
+	w := archive(t)
+	v := w.image("v", "random:1M:1")
+	w.backup("file:" + v)
+	c := w.at(w.path("cp1"))
+	w.ok("copy", "--to", "file:"+c.store)
+	old := copyTree(t, c.store)
+	if err := os.RemoveAll(c.store); err != nil {
+		t.Fatal(err)
+	}
+	c.ok("init", "--allow-rollback")
+	c.ok("backup", "file:"+v)
+	own := copyTree(t, c.store)
+	putTree(t, old, c.store)
+	for range 2 { // and nothing was forgotten
+		c.exits(14, "list").oneLine().says("now shows")
+	}
+	putTree(t, own, c.store)
+	c.ok("list")
+	// On purpose, the archive is copied there again.
+	if err := os.RemoveAll(c.store); err != nil {
+		t.Fatal(err)
+	}
+	w.ok("copy", "--to", "file:"+c.store, "--allow-rollback")
+	c.ok("list")
+	w.backup("file:" + v)
+	c.ok("list").says("a copy, as the archive was on")
+}
