@@ -18,13 +18,15 @@ import (
 // standIns are what this program can be in place of the helper. Each gets the
 // helper's arguments and returns an exit status.
 var standIns = map[string]func(args []string) int{
-	"options":  standInOptions,
-	"hold":     func(args []string) int { return standInHold(args, protocol.TypePut, 1) },
-	"hold-get": func(args []string) int { return standInHold(args, protocol.TypeGet, 1) },
-	"garble":   standInGarble,
-	"killer":   standInKiller,
-	"silent":   standInSilent,
-	"gate":     standInGate,
+	"options":          standInOptions,
+	"hold":             func(args []string) int { return standInHold(args, protocol.TypePut, 1) },
+	"hold-get":         func(args []string) int { return standInHold(args, protocol.TypeGet, 1) },
+	"hold-list":        func(args []string) int { return standInHold(args, protocol.TypeList, 1) },
+	"hold-list-second": func(args []string) int { return standInHold(args, protocol.TypeList, 2) },
+	"garble":           standInGarble,
+	"killer":           standInKiller,
+	"silent":           standInSilent,
+	"gate":             standInGate,
 
 	"hold-third": standInHoldThird,
 	"speaks":     standInSpeaks,

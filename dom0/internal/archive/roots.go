@@ -40,8 +40,10 @@ type viewer struct {
 	slots   map[string][]byte
 	secret  crypt.Secret // asked for once
 	asked   bool
-	keys    []slotKeys // of every slot that the secret opens; see allKeys
-	verdict error      // damage of the root; nil: it opens, and is a.root
+	keys    []slotKeys      // of every slot that the secret opens; see allKeys
+	verdict error           // damage of the root; nil: it opens, and is a.root
+	slot    format.ObjectID // that opened the newest root
+	before  memory          // what was known before that was read
 }
 
 // slotKeys are the keys that a slot holds.
@@ -70,11 +72,10 @@ func view(ctx context.Context, dest store.Destination, opts Options) (_ *viewer,
 			a.Close()
 		}
 	}()
-	known, err := a.recall()
-	if err != nil {
+	if v.before, err = a.recall(); err != nil {
 		return nil, err
 	}
-	if v.slots, err = a.candidates(ctx, known.slots); err != nil {
+	if v.slots, err = a.candidates(ctx, v.before.slots); err != nil {
 		return nil, err
 	}
 	if err = v.openNewest(ctx); err != nil {
@@ -83,7 +84,10 @@ func view(ctx context.Context, dest store.Destination, opts Options) (_ *viewer,
 	if err = a.lock(ctx); err != nil {
 		return nil, err
 	}
-	return v, v.refresh(ctx)
+	if err = v.refresh(ctx); err != nil {
+		return nil, err
+	}
+	return v, v.askMemory(ctx)
 }
 
 // askOnce makes one question of many: unlocking clears what it was given.
@@ -115,8 +119,15 @@ func (v *viewer) openNewest(ctx context.Context) error {
 		err = readError(protocol.RootName, err)
 	} else if len(v.slots) == 0 {
 		return &DamageError{Object: "keys", Reason: errors.New("no key slot is there")}
-	} else if err = a.unlock(ctx, v.slots, sealed); err == nil {
-		return nil
+	}
+	if found, rememberedErr := v.openRemembered(ctx, sealed, err); found || rememberedErr != nil {
+		return rememberedErr
+	}
+	if err == nil {
+		if err = a.unlock(ctx, v.slots, sealed); err == nil {
+			v.slot = a.unlocked.Slot
+			return nil
+		}
 	}
 	var d *DamageError
 	if !errors.As(err, &d) || d.Object != protocol.RootName {
@@ -134,18 +145,27 @@ func (v *viewer) openNewest(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if found, err := v.adoptNewest(ctx, kept, keys); found || err != nil {
+		return err
+	}
+	return v.verdict
+}
+
+// adoptNewest makes the newest of the kept roots that one of the keys opens the
+// archive's.
+func (v *viewer) adoptNewest(ctx context.Context, kept []uint64, keys []slotKeys) (found bool, err error) {
 	for _, n := range kept {
 		sealed, err := v.get(ctx, KeptName(n))
 		if err != nil && !isDamage(err) {
-			return err
+			return false, err
 		}
 		if err == nil {
 			if found, err := v.adopt(keys, KeptName(n), sealed); found || err != nil {
-				return err
+				return found, err
 			}
 		}
 	}
-	return v.verdict
+	return false, nil
 }
 
 // adopt makes a root the archive's if one of the keys opens it.
@@ -155,32 +175,51 @@ func (v *viewer) adopt(keys []slotKeys, name string, sealed []byte) (found bool,
 		if openErr != nil {
 			continue
 		}
-		if !slices.ContainsFunc(root.Slots, func(s format.KeySlotRef) bool { return s.ID == k.slot }) {
+		if !listsSlot(root, k.slot) {
 			// Removed since, or only added since: this root can't tell.
 			err = fmt.Errorf("key slot %s is none of the keys of %s: %w", k.slot, name, ErrWrongKey)
 			continue
 		}
-		v.a.keys, v.a.root, v.a.rootHash = k.keys, root, hashRoot(sealed)
+		v.a.keys, v.a.root, v.a.rootHash, v.slot = k.keys, root, hashRoot(sealed), k.slot
+		if v.a.openers != nil {
+			return true, nil // of the same archive
+		}
 		return true, v.a.startOpeners()
 	}
 	return false, err
 }
 
 // refresh looks once more, under the lock, whether the root is still the one
-// that was opened.
-func (v *viewer) refresh(ctx context.Context) error {
+// that was opened. Another one has to list the key slot too. Where it is damaged
+// by now, the newest that opens stands in for it.
+func (v *viewer) refresh(ctx context.Context) (err error) {
 	if v.verdict != nil {
 		return nil
 	}
-	sealed, err := v.get(ctx, protocol.RootName)
-	if err != nil || hashRoot(sealed) == v.a.rootHash {
+	a := v.a
+	if v.before, err = a.recall(); err != nil {
 		return err
 	}
-	root, err := openNamed(v.a.keys, protocol.RootName, sealed)
+	sealed, err := v.get(ctx, protocol.RootName)
 	if err == nil {
-		v.a.root, v.a.rootHash = root, hashRoot(sealed)
+		err = a.reopen(sealed)
 	}
-	return err
+	if err == nil || !isDamage(err) || errors.Is(err, format.ErrNewer) {
+		return err
+	}
+	v.verdict = err
+	kept, err := v.kept(ctx)
+	if err != nil {
+		return err
+	}
+	root, hash := a.root, a.rootHash
+	if _, err := v.adoptNewest(ctx, kept, []slotKeys{{v.slot, a.keys}}); err != nil {
+		return err
+	}
+	if a.root.Generation < root.Generation {
+		a.root, a.rootHash = root, hash
+	}
+	return nil
 }
 
 // allKeys unlocks every slot that the secret opens, of whatever archive.
@@ -231,10 +270,7 @@ func (v *viewer) ownKeys(ctx context.Context) ([]slotKeys, error) {
 	if err := v.allKeys(ctx); err != nil {
 		return nil, err
 	}
-	before, err := v.a.recall()
-	if err != nil {
-		return nil, err
-	}
+	before := v.before
 	own := slices.DeleteFunc(slices.Clone(v.keys), func(k slotKeys) bool {
 		return before.pinned && k.keys.Archive.String() != before.pin.Archive
 	})
@@ -312,10 +348,6 @@ func Roots(ctx context.Context, dest store.Destination, opts Options, begin func
 	if err != nil {
 		return nil, err
 	}
-	before, err := v.a.recall()
-	if err != nil {
-		return nil, err
-	}
 	known, err := opts.State.Memory(v.a.keys.Archive)
 	if err != nil {
 		return nil, err
@@ -337,7 +369,7 @@ func Roots(ctx context.Context, dest store.Destination, opts Options, begin func
 	if v.verdict != nil {
 		return v.verdict, nil
 	}
-	return v.a.recognise(before), nil
+	return v.a.recognise(v.before), nil
 }
 
 // look reads one root. An error is that of the connection.
@@ -355,7 +387,7 @@ func (v *viewer) look(ctx context.Context, name string, known *state.Memory) (Ro
 		return info, err
 	}
 	info.Root, info.Err = nil, err
-	if errors.Is(err, crypt.ErrForged) {
+	if errors.Is(err, crypt.ErrForged) && !v.a.remembered {
 		if err := v.allKeys(ctx); err != nil {
 			return info, err
 		}
@@ -383,14 +415,10 @@ func OpenKept(ctx context.Context, dest store.Destination, opts Options, n uint6
 			a.Close()
 		}
 	}()
-	before, err := a.recall()
-	if err != nil {
+	if err := a.isPinned(v.before); err != nil {
 		return nil, err
 	}
-	if err := a.isPinned(before); err != nil {
-		return nil, err
-	}
-	if err := cmp.Or(v.verdict, a.recognise(before)); err != nil {
+	if err := cmp.Or(v.verdict, a.recognise(v.before)); err != nil {
 		opts.Warn(err.Error())
 	}
 	name := KeptName(n)

@@ -159,3 +159,47 @@ func TestManyRoots(t *testing.T) {
 		t.Errorf("%d names from %s to %s, %d open, asked %d times", len(names), names[0], names[len(names)-1], opened, asked)
 	}
 }
+
+// meanwhile opens as of root.n; do is done while the secret is asked for.
+func meanwhile(t *testing.T, p *archivetest.Place, n uint64, do func()) error {
+	t.Helper()
+	o := p.Options(protocol.LockRead)
+	ask := o.Secret
+	o.Secret = func(ctx context.Context) (crypt.Secret, error) { do(); return ask(ctx) }
+	a, err := archive.OpenKept(ctx, p.Dest, o, n)
+	if err == nil {
+		err = a.Close()
+	}
+	return err
+}
+
+// TestOldRootWhileItsSlotIsRemoved: a key slot that is removed before the lock is
+// had opens no older root.
+func TestOldRootWhileItsSlotIsRemoved(t *testing.T) {
+	p := archivetest.New(t).Init(t)
+	p.Commit(t)
+	remove := func() {
+		forge(t, p, func(r *format.Root) {
+			r.Generation++
+			r.Slots = []format.KeySlotRef{{ID: format.NewObjectID()}}
+		})
+	}
+	if err := meanwhile(t, p, 1, remove); !errors.Is(err, archive.ErrWrongKey) || !strings.Contains(err.Error(), "was removed") {
+		t.Errorf("as of a root: %v", err)
+	}
+}
+
+// TestOldRootWhileTheRootIsDamaged: damage that comes before the lock is had is
+// told, and the older roots are read.
+func TestOldRootWhileTheRootIsDamaged(t *testing.T) {
+	p := archivetest.New(t).Init(t)
+	p.Commit(t)
+	p.Commit(t)
+	spoil := func() { p.Damage(t, protocol.RootName, func(b []byte) []byte { return b[:len(b)-1] }) }
+	if err := meanwhile(t, p, 1, spoil); err != nil {
+		t.Fatal(err)
+	}
+	if said := strings.Join(p.Warnings(), "\n"); !strings.Contains(said, "root: ") {
+		t.Errorf("it was told: %q", said)
+	}
+}

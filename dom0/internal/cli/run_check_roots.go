@@ -76,8 +76,12 @@ func (o *rootOption) explain(err error) error {
 		return err
 	}
 	var damage *archive.DamageError
-	if errors.As(err, &damage) && damage.Object == archive.KeptName(uint64(o.Root)) {
+	errors.As(err, &damage)
+	if damage != nil && damage.Object == archive.KeptName(uint64(o.Root)) {
 		return exit.With(exit.Damaged, err, "pinion check --roots lists the roots that open")
+	}
+	if damage != nil && damage.Object == protocol.RootName {
+		return err // there is no root that opens: nothing to do with a prune
 	}
 	return exit.With(exit.Damaged, err, "what was pruned after that root may be gone; without --root the archive is read as it is now")
 }
