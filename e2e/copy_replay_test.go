@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"testing"
 )
@@ -78,4 +79,30 @@ func TestCopyWhosePlaceWasInitialised(t *testing.T) {
 	c.ok("list")
 	w.backup("file:" + v)
 	c.ok("list").says("a copy, as the archive was on")
+}
+
+// On a store that only appends every key slot stays; an archive with more of
+// them than can count is copied all the same. The host that made the copy opens
+// it, whichever of them is the one.
+func TestCopyOfAnArchiveWhoseKeyWasChangedOften(t *testing.T) {
+	w := archive(t)
+	v := w.image("v", "random:1M:1")
+	w.backup("file:" + v)
+	a, key := w.storeWith("--append-only"), w.key
+	for i := range 18 {
+		next := w.keyFile(fmt.Sprintf("key-%d", i), 100+i)
+		a.ok("key", "change", "--keyfile", key, "--new-keyfile", next)
+		key = next
+	}
+	w.junkSlots(100, 1) // they come first
+	w.ok("copy", "--to", "file:"+w.path("cp"))
+	c := w.at(w.path("cp"))
+	c.ok("verify", "-q", "--keyfile", key)
+	c.ok("check", "-q", "--keyfile", key)
+
+	w.junkSlots(1100, 1)
+	w.exits(1, "copy", "--to", "file:"+w.path("cp2")).oneLine().says("the archive", "more than 1024", "keys/", "check --repair")
+	w.ok("check", "-q", "--repair", "--keyfile", key)
+	w.ok("copy", "--to", "file:"+w.path("cp2"))
+	w.at(w.path("cp2")).ok("verify", "-q", "--keyfile", key)
 }

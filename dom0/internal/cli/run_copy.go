@@ -302,7 +302,7 @@ func (c *copyRun) explain(err error) error {
 	case errors.Is(err, copying.ErrForeign):
 		return exit.With(exit.RolledBack, err, "it was written to, or is newer than this archive, or another one's: choose another place; see \"copy\" in docs/operation.md")
 	case errors.Is(err, copying.ErrTooManySlots):
-		return exit.With(exit.Failed, err, "--delete removes those from the copy that the archive no longer has")
+		return exit.With(exit.Failed, err, "pinion check --repair, where they are, removes those that open nothing")
 	case errors.Is(err, copying.ErrDiffers):
 		return exit.With(exit.Damaged, err, "one of the two is damaged: pinion check says which; if it is the copy's, remove that file and run the same command again")
 	case errors.Is(err, archive.ErrUnmounted):

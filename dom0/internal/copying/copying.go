@@ -44,9 +44,15 @@ var ErrForeign = errors.New("is not an older state of the archive")
 // different sizes.
 var ErrDiffers = errors.New("has another size there")
 
-// ErrTooManySlots says that the destination would have more key slots than an
-// archive may have.
-var ErrTooManySlots = fmt.Errorf("more than %d key slots would be there", format.MaxKeySlots)
+// maxSlots bounds the objects under keys/ that are copied. A root lists
+// format.MaxKeySlots of them at most, but it is sealed, so nobody can tell here
+// which count, and a store that only appends keeps every one that was removed.
+// They are 220 bytes each.
+const maxSlots = 1024
+
+// ErrTooManySlots says that a store has more objects under keys/ than are copied,
+// or would have.
+var ErrTooManySlots = fmt.Errorf("there are more than %d key slots under keys/", maxSlots)
 
 // Options say how to copy. Every function may be called from one goroutine at
 // a time only; all but Descends and Last have to be set.
@@ -129,8 +135,8 @@ func (s *Source) To(ctx context.Context, dst *store.Conn, o Options) (*Result, e
 // judge decides whether the destination may become, or go on being, a copy of
 // the source; old is its root.
 func (s *Source) judge(ctx context.Context, dst *store.Conn, old []byte, p *plan, o Options) error {
-	if p.slots > format.MaxKeySlots && !o.Removes {
-		return ErrTooManySlots
+	if p.slots > maxSlots && !o.Removes {
+		return fmt.Errorf("the copy, with those of the archive: %w", ErrTooManySlots)
 	}
 	if old == nil {
 		return s.judgeEmpty(ctx, dst, p, o)

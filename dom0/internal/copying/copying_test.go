@@ -274,14 +274,50 @@ func TestLastCopy(t *testing.T) {
 	s.fails(copying.ErrForeign, remembers)
 }
 
-// An archive has at most so many key slots, and so has a copy that keeps those
-// that were removed.
+// key puts a key slot that opens nothing into a store.
+func key(t *testing.T, p *archivetest.Place, n int) {
+	t.Helper()
+	names := p.Objects(t, protocol.PrefixKeys)
+	b, err := os.ReadFile(p.Path(names[len(names)-1]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := format.ParseObjectID(filepath.Base(names[len(names)-1]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	slot, err := format.ParseKeySlot(b, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slot.ID = format.ObjectID{0, byte(n >> 8), byte(n), 1}
+	if err := os.WriteFile(p.Path(protocol.KeyName(slot.ID)), slot.Append(nil), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Key slots that were removed are copied too, since nobody can tell which those
+// are, up to a bound.
+func TestManySlots(t *testing.T) {
+	s := newSetting(t)
+	for i := range 1023 {
+		key(t, s.from, i)
+	}
+	res, _ := s.mustCopy(nil)
+	if n := len(s.to.Objects(t, protocol.PrefixKeys)); n != 1024 || !res.Current || res.Failed != 0 {
+		t.Errorf("%d key slots were copied: %+v", n, res)
+	}
+	key(t, s.from, 1023)
+	s.fails(copying.ErrTooManySlots, nil)
+	s.fails(copying.ErrTooManySlots, func(o *copying.Options) { o.Removes = true })
+}
+
+// A copy that keeps those that were removed has a bound, too.
 func TestSlotsThatWereRemoved(t *testing.T) {
 	s := newSetting(t)
 	s.mustCopy(nil)
-	for i := range byte(format.MaxKeySlots) {
-		var id [16]byte
-		id[0] = i + 1
+	for i := range 1024 {
+		id := [16]byte{1, byte(i >> 8), byte(i)}
 		if err := os.WriteFile(s.to.Path(protocol.KeyName(id)), []byte("removed"), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -15,11 +15,11 @@ import (
 var prefixes = []string{protocol.PrefixKeys, protocol.PrefixPacks, protocol.PrefixIndex}
 
 // maxListed bounds the objects under a prefix that a store may list: a store
-// that goes on for ever is told from a large one. Of key slots, what is there
-// and what was removed from the source since.
+// that goes on for ever is told from a large one. Of key slots, a copy may have
+// as many that were removed from the source as that has.
 func maxListed(prefix string) int {
 	if prefix == protocol.PrefixKeys {
-		return 4 * format.MaxKeySlots
+		return 2 * maxSlots
 	}
 	return format.MaxPacks
 }
@@ -59,7 +59,11 @@ func (c *cursor) next(ctx context.Context) (*protocol.Entry, error) {
 			return nil, err
 		}
 		c.begun = true
-		if c.seen += len(c.page); c.seen > c.most {
+		c.seen += len(c.page)
+		if c.seen > c.most && c.prefix == protocol.PrefixKeys {
+			return nil, ErrTooManySlots
+		}
+		if c.seen > c.most {
 			return nil, fmt.Errorf("list %s: the store lists more than %d: %w", c.prefix, c.most, store.ErrProtocol)
 		}
 		if n := len(c.page); n > 0 {
@@ -144,8 +148,8 @@ func (s *Source) plan(ctx context.Context, dst *store.Conn) (*plan, error) {
 		switch {
 		case p.objects == 0:
 			return nil, &archive.DamageError{Object: "keys", Reason: fmt.Errorf("no key slot is there")}
-		case p.objects > format.MaxKeySlots:
-			return nil, &archive.DamageError{Object: "keys", Reason: fmt.Errorf("there are more than %d key slots", format.MaxKeySlots)}
+		case p.objects > maxSlots:
+			return nil, fmt.Errorf("the archive: %w", ErrTooManySlots)
 		}
 		p.slots = int(p.objects + p.extra)
 	}
