@@ -220,11 +220,50 @@ func TestRootsOfCopies(t *testing.T) {
 	if err := os.Remove(p.Path(protocol.RootName)); err != nil {
 		t.Fatal(err)
 	}
-	if err := archive.RestoreRoot(ctx, p.Dest, p.Options(protocol.LockExclusive), &archive.RootError{}); err != nil {
+	if _, err := archive.RestoreRoot(ctx, p.Dest, p.Options(protocol.LockExclusive), &archive.RootError{}); err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(readRoot(t, p), root) {
 		t.Error("another root was put in the place of the lost one")
 	}
 	opens(t, p, 1, nil)
+}
+
+// TestRestoreRootPrefersWhatFollows: of the roots that the store kept, one that
+// came after this host's copy is put back, and never one of another history, nor
+// one of another archive, whatever its generation.
+func TestRestoreRootPrefersWhatFollows(t *testing.T) {
+	p := archivetest.New(t).Init(t)
+	p.Commit(t)
+	fork := p.Copy(t)
+	fork.Forget(t)
+	for range 4 {
+		fork.Commit(t)
+	}
+	other := archivetest.New(t).Init(t)
+	for range 9 {
+		other.Commit(t)
+	}
+	p.Commit(t) // 3, which this host saw
+	elsewhere := &archivetest.Place{Dir: p.Dir, Dest: p.Dest, Cache: t.TempDir(), Key: p.Key}
+	elsewhere.Forget(t)
+	elsewhere.Commit(t)
+	next := readRoot(t, p) // 4
+	elsewhere.Commit(t)
+	for n, root := range map[uint64][]byte{7: readRoot(t, fork), 8: readRoot(t, other), 9: []byte("junk"), 10: nil} {
+		if err := os.WriteFile(p.Path(archive.KeptName(n)), root, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Remove(p.Path(protocol.RootName)); err != nil {
+		t.Fatal(err)
+	}
+	r, err := archive.RestoreRoot(ctx, p.Dest, p.Options(protocol.LockExclusive), &archive.RootError{})
+	if err != nil || r.Root.Generation != 4 || r.Kept != archive.KeptName(4) || !bytes.Equal(readRoot(t, p), next) {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	a := opens(t, p, 3, nil)
+	if doubt, err := a.InDoubt(); err != nil || !doubt {
+		t.Errorf("what came after it may have pruned: %v, %v", doubt, err)
+	}
 }

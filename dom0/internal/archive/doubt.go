@@ -41,6 +41,33 @@ func (a *Archive) doubt(ctx context.Context) error {
 	return a.opts.State.SetDoubt(a.keys.Archive, a.dest.String(), true)
 }
 
+// mayBeNewer reports whether there may have been a newer root than this one: it
+// stood here before, is one of those that were replaced, or one of these doesn't
+// open.
+func (a *Archive) mayBeNewer(ctx context.Context) (bool, error) {
+	doubt, err := a.InDoubt()
+	if err != nil || doubt {
+		return doubt, err
+	}
+	names, err := a.replacedRoots(ctx)
+	if err != nil {
+		return false, err
+	}
+	for _, name := range names {
+		sealed, err := a.conn.GetWhole(ctx, name, format.MaxRoot)
+		if err != nil && !isObjectError(err) {
+			return false, readError(name, err)
+		}
+		if err != nil {
+			return true, nil
+		}
+		if r, err := openNamed(a.keys, name, sealed); err != nil || r.Generation >= a.root.Generation {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 // InDoubt reports whether nothing may be written before a Repair.
 func (a *Archive) InDoubt() (bool, error) {
 	return a.opts.State.Doubt(a.keys.Archive, a.dest.String())

@@ -183,10 +183,13 @@ func (a *Archive) UnlistedSlots(ctx context.Context) (ids []format.ObjectID, mor
 // SweepSlots deletes the key slots that the root doesn't list, and returns how
 // many it deleted. It needs the exclusive lock, so nobody is about to list one
 // of them. A store that only appends keeps them; and so they stay while an older
-// root stands in for one that was seen, which may list others.
+// root stands in for one that was seen, or may do so, which may list others.
 func (a *Archive) SweepSlots(ctx context.Context) (int, error) {
 	if info := a.conn.Info(); info.AppendOnly || info.ReadOnly || a.opts.AllowRollback || a.root.Generation < a.highest {
 		return 0, nil
+	}
+	if newer, err := a.mayBeNewer(ctx); err != nil || newer {
+		return 0, err
 	}
 	swept := 0
 	for {

@@ -22,7 +22,7 @@ func TestRestoreRootReplacesOnlyWhatWasJudged(t *testing.T) {
 	good := readRoot(t, p)
 	other := sha256.Sum256([]byte("another root"))
 	for what, bad := range map[string]*archive.RootError{"absent": {}, "another": {Seen: &other}} {
-		if err := archive.RestoreRoot(ctx, p.Dest, p.Options(protocol.LockExclusive), bad); err == nil {
+		if _, err := archive.RestoreRoot(ctx, p.Dest, p.Options(protocol.LockExclusive), bad); err == nil {
 			t.Errorf("%s: the root was put back over one that nobody looked at", what)
 		}
 	}
@@ -35,7 +35,7 @@ func TestRestoreRootReplacesOnlyWhatWasJudged(t *testing.T) {
 	if err := p.State.SaveRoot(id.Archive, id.Branch, []byte("an older root")); err != nil {
 		t.Fatal(err)
 	}
-	if err := archive.RestoreRoot(ctx, p.Dest, p.Options(protocol.LockExclusive), &archive.RootError{}); err == nil {
+	if _, err := archive.RestoreRoot(ctx, p.Dest, p.Options(protocol.LockExclusive), &archive.RootError{}); err == nil {
 		t.Error("a copy that memory doesn't know was put back")
 	}
 	if _, err := os.Stat(p.Path(protocol.RootName)); err == nil {

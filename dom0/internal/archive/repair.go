@@ -3,8 +3,6 @@ package archive
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -14,7 +12,6 @@ import (
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/index"
 	"pinion/dom0/internal/pack"
-	"pinion/dom0/internal/store"
 	"pinion/protocol"
 )
 
@@ -314,65 +311,4 @@ func (a *Archive) sweepIndex(ctx context.Context) (freed int64, err error) {
 			return freed, nil
 		}
 	}
-}
-
-// RestoreRoot puts the root that this host saw last at dest in the place of the
-// one that Open found bad, and of no other: if the store shows another one by
-// now, that stays. Where this host saw none, that is ErrNoArchive. What was
-// committed after the root that is put back is for the next backup, or a
-// Repair, to find in the packs.
-func RestoreRoot(ctx context.Context, dest store.Destination, opts Options, bad *RootError) error {
-	archive, saved, err := savedRoot(dest, opts)
-	if err != nil {
-		return err
-	}
-	a := &Archive{dest: dest, opts: opts}
-	if a.conn, err = store.Open(ctx, dest, opts.Store); err != nil {
-		return err
-	}
-	defer a.conn.Close()
-	if err := a.lock(ctx); err != nil {
-		return err
-	}
-	// Before the swap: a crash between the two costs a listing, no more.
-	if err := opts.State.MarkUnclean(archive, dest.String(), false); err != nil {
-		return err
-	}
-	if err := a.swap(ctx, bad.Seen, saved); err != nil {
-		return err
-	}
-	return nil
-}
-
-// savedRoot is the copy of the root that this host saw last at dest. It is one
-// that memory knows, to the byte.
-func savedRoot(dest store.Destination, opts Options) (archive format.ObjectID, saved []byte, err error) {
-	pin, ok, err := opts.State.Pin(dest.String())
-	if err != nil {
-		return archive, nil, err
-	}
-	if !ok {
-		return archive, nil, fmt.Errorf("this host has seen no archive at %s: %w", dest, ErrNoArchive)
-	}
-	var branch format.ObjectID
-	if archive, err = format.ParseObjectID(pin.Archive); err == nil {
-		branch, err = format.ParseObjectID(pin.Branch)
-	}
-	if err != nil {
-		return archive, nil, fmt.Errorf("state of %s: %w", dest, err)
-	}
-	if saved, err = opts.State.Root(archive, branch); err != nil {
-		return archive, nil, err
-	}
-	if saved == nil {
-		return archive, nil, fmt.Errorf("this host has no copy of the root of %s: %w", dest, ErrNoArchive)
-	}
-	memory, err := opts.State.Memory(archive)
-	if err != nil {
-		return archive, nil, err
-	}
-	if hash := sha256.Sum256(saved); memory.Branches[pin.Branch].RootHash != hex.EncodeToString(hash[:]) {
-		return archive, nil, fmt.Errorf("this host's copy of the root of %s is not of the state that it saw last: %w", dest, ErrNoArchive)
-	}
-	return archive, saved, nil
 }

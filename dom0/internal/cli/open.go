@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -73,13 +74,40 @@ func (e *Env) openBare(ctx context.Context, lock protocol.LockMode) (*archive.Ar
 	return e.openWith(ctx, o)
 }
 
+// An oneAnswer makes one question for the secret of many.
+type oneAnswer struct {
+	secret crypt.Secret
+	known  bool
+}
+
+// of wraps what asks.
+func (q *oneAnswer) of(ask func(context.Context) (crypt.Secret, error)) func(context.Context) (crypt.Secret, error) {
+	return func(ctx context.Context) (crypt.Secret, error) {
+		if !q.known {
+			s, err := ask(ctx)
+			if err != nil {
+				return s, err
+			}
+			q.secret, q.known = s, true
+		}
+		return crypt.Secret{Passphrase: bytes.Clone(q.secret.Passphrase), KeyFile: bytes.Clone(q.secret.KeyFile)}, nil
+	}
+}
+
+// forget clears the answer.
+func (q *oneAnswer) forget() {
+	clear(q.secret.Passphrase)
+	clear(q.secret.KeyFile)
+	*q = oneAnswer{}
+}
+
 // openToRepair opens the archive without its index, alone, and although its key slots may be lost.
-func (e *Env) openToRepair(ctx context.Context) (*archive.Archive, error) {
+func (e *Env) openToRepair(ctx context.Context, q *oneAnswer) (*archive.Archive, error) {
 	o, err := e.archiveOptions(protocol.LockExclusive)
 	if err != nil {
 		return nil, err
 	}
-	o.SlotCopies = true
+	o.SlotCopies, o.Secret = true, q.of(o.Secret)
 	return e.openWith(ctx, o)
 }
 

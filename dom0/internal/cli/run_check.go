@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/damage"
@@ -74,32 +75,46 @@ func (e *Env) openToCheck(ctx context.Context, repair bool) (a *archive.Archive,
 		a, err = e.openBare(ctx, protocol.LockRead)
 		return a, false, err
 	}
-	a, err = e.openToRepair(ctx)
+	q := &oneAnswer{}
+	defer q.forget()
+	a, err = e.openToRepair(ctx, q)
 	var root *archive.RootError
 	if errors.As(err, &root) && root.Unreadable {
 		return nil, false, exit.With(exit.Damaged, err, "move the object root out of the archive's directory by hand, then run the same command again")
 	}
 	if errors.As(err, &root) {
-		a, err = e.restoreRoot(ctx, root)
+		a, err = e.restoreRoot(ctx, root, q)
 		return a, err == nil, err
 	}
 	return a, false, err
 }
 
-// restoreRoot puts back the root that this host saw last and opens the archive again; bad is why it is needed.
-func (e *Env) restoreRoot(ctx context.Context, bad *archive.RootError) (*archive.Archive, error) {
+// restoreRoot puts back the newest root that is left and opens the archive again; bad is why it is needed.
+func (e *Env) restoreRoot(ctx context.Context, bad *archive.RootError, q *oneAnswer) (*archive.Archive, error) {
 	opts, err := e.archiveOptions(protocol.LockExclusive)
 	if err != nil {
 		return nil, err
 	}
-	err = archive.RestoreRoot(ctx, e.Dest, opts, bad)
-	if errors.Is(err, store.ErrLocked) {
+	opts.Secret = q.of(opts.Secret)
+	restored, err := archive.RestoreRoot(ctx, e.Dest, opts, bad)
+	switch {
+	case errors.Is(err, store.ErrLocked), errors.Is(err, context.Canceled):
 		return nil, err // whoever that is may be putting it back
-	}
-	if err != nil {
+	case errors.Is(err, archive.ErrWrongKey) && e.mistyped != nil:
+		return nil, exit.With(exit.WrongKey, err, e.mistyped.Error())
+	case errors.Is(err, archive.ErrWrongKey):
+		return nil, err
+	case errors.Is(err, archive.ErrKeyNotListed):
+		return nil, exit.With(exit.Damaged, fmt.Errorf("the store's root is damaged or missing, and can't be put back: %w", err),
+			"use a key of that time, or the host that changed the keys; pinion check --roots lists what roots there are")
+	case err != nil:
 		e.UI.Warn("the root can't be put back: %v", err)
 		return nil, bad
 	}
-	e.UI.Notice("the store's root was damaged or missing; the newest one that this host saw was put back")
-	return e.openToRepair(ctx)
+	if restored.Kept != "" {
+		e.UI.Notice("the store's root was damaged or missing; %s, of generation %d, was put back", restored.Kept, restored.Root.Generation)
+	} else {
+		e.UI.Notice("the store's root was damaged or missing; the newest one that this host saw was put back")
+	}
+	return e.openToRepair(ctx, q)
 }
