@@ -110,7 +110,11 @@ func (c *check) sweep(ctx context.Context) error {
 	n, err := c.a.SweepSlots(ctx)
 	if n > 0 {
 		c.unlisted = nil
-		c.o.Warn(fmt.Sprintf("removed from the store what the root doesn't list: key slots, %d in all", n))
+		what := fmt.Sprintf("%d key slots", n)
+		if n == 1 {
+			what = "1 key slot"
+		}
+		c.o.Warn(fmt.Sprintf("removed %s from the store that the root doesn't list", what))
 	}
 	return err
 }
