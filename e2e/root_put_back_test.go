@@ -131,6 +131,14 @@ func TestRootPutBackAfterAPruneIsDoubted(t *testing.T) {
 			a.restores("x2", "#3", a.path("x2"))
 		})
 	}
+	t.Run("the one before by hand", func(t *testing.T) {
+		a, x := start(t)
+		run(t, "cp", a.store+"/root.4", a.store+"/root")
+		c := a.other("fresh") // it can't know of the prune, but that another root came
+		c.exits(13, "backup", x).oneLine().says("check --repair")
+		c.exits(13, "check", "--repair").prints("1 of 3 sessions are lost")
+		whole(c, x)
+	})
 	t.Run("older one by hand", func(t *testing.T) {
 		a, x := start(t)
 		run(t, "cp", a.store+"/root.2", a.store+"/root")

@@ -106,8 +106,11 @@ func (a *Archive) prunedSince(ctx context.Context) (bool, error) {
 			return unknown && !parent, nil
 		case r.PrunedAt > a.root.Generation:
 			return true, nil
-		case r.Generation > a.root.Generation && (!known || newest.Generation <= r.Generation):
-			return true, nil // and the one that replaced this one isn't known
+		case r.Generation >= a.root.Generation && (!known || newest.Generation <= r.Generation):
+			// And the one that replaced this one isn't known. Of the root itself,
+			// a swap that was killed leaves a second name, too: that costs a
+			// Repair, which is less than what a prune may have cost.
+			return true, nil
 		}
 	}
 	return unknown, nil
