@@ -158,7 +158,8 @@ func (m *copyMatrix) survives(what string, first []proxyEvent) {
 	}
 	log := filepath.Join(t.TempDir(), "log")
 	m.proxied.planned(proxyPlan{Log: log}).ok(m.args...)
-	if again := bytesOf(events(t, log), "request", protocol.TypePut); again != missing {
+	// A helper whose pinion was killed may have ended its last put since.
+	if again := bytesOf(events(t, log), "request", protocol.TypePut); again > missing {
 		t.Errorf("%s: %d bytes were missing, and %d were sent", what, missing, again)
 	}
 	same(t, filepath.Join(m.to, "root"), filepath.Join(w.store, "root"))
