@@ -145,3 +145,26 @@ func TestReadersNeedNoRepairAfterAKill_B5_B6(t *testing.T) {
 		}
 	}
 }
+
+// An object that the archive lost comes back from a copy, as a file.
+func TestHealFromACopyByHand(t *testing.T) {
+	w := archive(t)
+	v := w.image("v", "random:3M:1")
+	w.backup("file:" + v)
+	to := w.path("copy")
+	w.ok("copy", "--to", "file:"+to)
+	for _, path := range append(w.under("packs/"), w.under("index/")...) {
+		name, err := filepath.Rel(w.store, path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		w.cache = w.path("cache-" + filepath.Base(path))
+		w.exits(13, "check")
+		copyFile(t, filepath.Join(to, name), path)
+		w.ok("check", "--read-data")
+	}
+	w.restores("v", "latest", v)
+}
