@@ -69,14 +69,17 @@ func TestHostileReplayAndForks(t *testing.T) {
 }
 
 // fork makes the archive go another way than the one that was seen, in n steps
-// from the root before it.
+// from the root before it. The first is a repair: a root that was put back is
+// doubted even by who remembers nothing, and nothing else is written on it.
 func (v *victim) fork(n int) {
 	v.t.Helper()
 	kept := v.under("root.")
 	slices.Sort(kept)
 	replaceFile(v.t, v.root, readFile(v.t, kept[len(kept)-1]))
 	forgetful := v.other(fmt.Sprint("forgetful", n))
-	for i := range n {
+	forgetful.exits(13, "backup", "w=file:"+v.image("fork.img", "random:100000:19")).says("put back to an older state", "check --repair")
+	forgetful.ok("check", "--repair", "-q")
+	for i := range n - 1 {
 		forgetful.ok("backup", "w=file:"+v.image("fork.img", fmt.Sprintf("random:100000:%d", 20+i)))
 	}
 }

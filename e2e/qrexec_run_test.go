@@ -39,7 +39,7 @@ func TestQrexecArchive(t *testing.T) {
 	w.ok("check", "--read-data")
 	w.other("fresh").ok("list").says("first use of this archive here")
 	w.strays()
-	w.exits(1, "init").oneLine().says("stored there already")
+	w.exits(1, "init").oneLine().says("an archive is there already")
 	// The same by its name in the configuration, which says nothing else new.
 	w.config = w.path("named.conf")
 	writeFile(t, w.config, []byte("[defaults]\nkeyfile = "+w.key+"\n[archive vault]\ndest = qubes:storage/laptop\n"))
