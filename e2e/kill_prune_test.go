@@ -263,3 +263,49 @@ func TestPruneFreesWhatAnotherHostLeft(t *testing.T) {
 	}
 	other.ok("check", "--read-data")
 }
+
+// What a prune that was killed before its swap has left is garbage: a dry run
+// says so, as the run then does it.
+func TestDryRunAfterAKilledPrune(t *testing.T) {
+	w, _ := pruneWorld(t)
+	w.proxied(proxyPlan{Fault: "kill-pinion-before", Type: protocol.TypeSwap, At: 1}).run("prune", "--session", "#1,#2").expect(137)
+	before := w.disk("packs")
+	said := w.prune("--session", "#1,#2", "--dry-run")
+	did := w.prune("--session", "#1,#2")
+	back := before - w.disk("packs")
+	if did.Freed < back-64<<10 || said.Freed < did.Freed-64<<10 || said.Freed > did.Freed+64<<10 {
+		t.Errorf("said %d, did %d, and %d bytes came back", said.Freed, did.Freed, back)
+	}
+	w.ok("check", "--read-data")
+}
+
+// A backup that prunes by itself frees what a killed prune has left, also where
+// no session is to go.
+func TestAutopruneFreesWhatAKilledPruneLeft(t *testing.T) {
+	w, _ := pruneWorld(t)
+	before := w.saveApart()
+	w.prune("--session", "#1,#2")
+	least := w.disk("packs")
+	w.rewindApart(before)
+	w.proxied(proxyPlan{Fault: "kill-pinion-before", Type: protocol.TypePunch, At: 1}).run("prune", "--session", "#1,#2").expect(137)
+	k := w.keeping("keep-last = 99", "autoprune = always")
+	k.ok("backup", "v=file:"+w.path("v.img"))
+	if now := w.disk("packs"); now > least+64<<10 {
+		t.Errorf("%d bytes are left, %d after an undisturbed prune", now, least)
+	}
+	w.ok("check", "--read-data")
+}
+
+// What an archive says that it takes up is still so after a repair of one that
+// was pruned.
+func TestStoredAfterARepair(t *testing.T) {
+	w, _ := pruneWorld(t)
+	w.prune("--session", "#1,#12")
+	want := w.list().Archive.StoredBytes
+	w.removeAll("index/")
+	w.ok("check", "--repair", "-q")
+	if got := w.list().Archive.StoredBytes; got > want+want/20 || got < want-want/20 {
+		t.Errorf("%d bytes are said to be stored, %d before", got, want)
+	}
+	w.ok("check", "--read-data")
+}
