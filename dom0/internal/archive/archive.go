@@ -115,10 +115,7 @@ func newArchive(dest store.Destination, opts Options) *Archive {
 // that say who is in the way. The root that counts is read under the lock.
 func Open(ctx context.Context, dest store.Destination, opts Options) (_ *Archive, err error) {
 	a := newArchive(dest, opts)
-	if a.conn, err = store.Open(ctx, dest, opts.Store); err != nil {
-		if errors.Is(err, store.ErrNotFound) {
-			return nil, a.missing(ctx)
-		}
+	if err := a.connect(ctx); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -193,6 +190,15 @@ func (a *Archive) readRoot(ctx context.Context) ([]byte, error) {
 		return nil, judged(nil, true, readError(protocol.RootName, err))
 	}
 	return sealedRoot, nil
+}
+
+// connect opens the store of an archive that has to be there.
+func (a *Archive) connect(ctx context.Context) (err error) {
+	a.conn, err = store.Open(ctx, a.dest, a.opts.Store)
+	if errors.Is(err, store.ErrNotFound) {
+		return a.missing(ctx)
+	}
+	return err
 }
 
 // missing is the error for a store without a root.

@@ -3,13 +3,8 @@ package archive
 import (
 	"context"
 	"errors"
-	"fmt"
-	"slices"
-	"strconv"
-	"strings"
 
 	"pinion/dom0/internal/format"
-	"pinion/protocol"
 )
 
 // Where an older root was put back, a prune that came after it may have taken
@@ -129,25 +124,10 @@ func (a *Archive) newestSeen() (r *format.Root, ok bool, err error) {
 // replacedRoots are the names of the roots that were replaced last, the newest
 // first.
 func (a *Archive) replacedRoots(ctx context.Context) ([]string, error) {
-	var numbers []uint64
-	for after := ""; len(numbers) <= format.MaxKeptRoots; {
-		entries, more, err := a.conn.List(ctx, protocol.PrefixRoot, after, protocol.MaxListed)
-		if err != nil {
-			return nil, fmt.Errorf("list roots: %w", err)
-		}
-		for _, e := range entries {
-			after = e.Name
-			number, ok := strings.CutPrefix(e.Name, protocol.RootName+".")
-			if n, err := strconv.ParseUint(number, 10, 64); ok && err == nil {
-				numbers = append(numbers, n)
-			}
-		}
-		if !more || len(entries) == 0 {
-			break
-		}
+	numbers, err := a.keptNumbers(ctx)
+	if err != nil {
+		return nil, err
 	}
-	slices.Sort(numbers)
-	slices.Reverse(numbers)
 	var names []string
 	for _, n := range numbers[:min(len(numbers), doubtLook)] {
 		names = append(names, KeptName(n))

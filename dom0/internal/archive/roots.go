@@ -60,10 +60,7 @@ func view(ctx context.Context, dest store.Destination, opts Options) (_ *viewer,
 	a := newArchive(dest, opts)
 	v := &viewer{a: a}
 	a.opts.Lock, a.opts.Secret = protocol.LockRead, v.askOnce(opts.Secret)
-	if a.conn, err = store.Open(ctx, dest, opts.Store); err != nil {
-		if errors.Is(err, store.ErrNotFound) {
-			return nil, a.missing(ctx)
-		}
+	if err := a.connect(ctx); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -280,12 +277,22 @@ func (v *viewer) ownKeys(ctx context.Context) ([]slotKeys, error) {
 	return own, nil
 }
 
-// kept lists the numbers of the roots that were replaced, the newest first. The
-// store lists them by name, which is another order.
+// kept lists the numbers of the roots that were replaced, the newest first.
 func (v *viewer) kept(ctx context.Context) ([]uint64, error) {
+	numbers, err := v.a.keptNumbers(ctx)
+	if err == nil && len(numbers) > format.MaxKeptRoots {
+		return nil, fmt.Errorf("list roots: the store lists more than %d: %w", format.MaxKeptRoots, store.ErrProtocol)
+	}
+	return numbers, err
+}
+
+// keptNumbers lists the numbers of the roots that were replaced, the newest
+// first. The store lists them by name, which is another order. Of more than
+// format.MaxKeptRoots it gives more than that, but not all.
+func (a *Archive) keptNumbers(ctx context.Context) ([]uint64, error) {
 	var numbers []uint64
-	for after := ""; ; {
-		entries, more, err := v.a.conn.List(ctx, protocol.PrefixRoot, after, protocol.MaxListed)
+	for after := ""; len(numbers) <= format.MaxKeptRoots; {
+		entries, more, err := a.conn.List(ctx, protocol.PrefixRoot, after, protocol.MaxListed)
 		if err != nil {
 			return nil, fmt.Errorf("list roots: %w", err)
 		}
@@ -295,9 +302,6 @@ func (v *viewer) kept(ctx context.Context) ([]uint64, error) {
 			if n, err := strconv.ParseUint(number, 10, 64); ok && err == nil {
 				numbers = append(numbers, n)
 			}
-		}
-		if len(numbers) > format.MaxKeptRoots {
-			return nil, fmt.Errorf("list roots: the store lists more than %d: %w", format.MaxKeptRoots, store.ErrProtocol)
 		}
 		if !more || len(entries) == 0 {
 			break

@@ -79,7 +79,7 @@ type run struct {
 
 	strayRoom int64 // bytes that those take up
 
-	again bool // a prune died while it freed room: what was to be punched is not known
+	again bool // Archive.Unfreed: what the last prune punched is not known
 
 	moreStrays bool // than are removed at a time
 
