@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/store"
 )
 
 // Where an older root was put back, a prune that came after it may have taken
@@ -50,7 +51,7 @@ func (a *Archive) mayBeNewer(ctx context.Context) (bool, error) {
 	}
 	for _, name := range names {
 		sealed, err := a.conn.GetWhole(ctx, name, format.MaxRoot)
-		if err != nil && !isObjectError(err) {
+		if err != nil && !store.IsObjectError(err) {
 			return false, readError(name, err)
 		}
 		if err != nil {
@@ -84,7 +85,7 @@ func (a *Archive) prunedSince(ctx context.Context) (bool, error) {
 	unknown := false // one that doesn't open was there after the last one that does
 	for _, name := range names {
 		sealed, err := a.conn.GetWhole(ctx, name, format.MaxRoot)
-		if err != nil && !isObjectError(err) {
+		if err != nil && !store.IsObjectError(err) {
 			return false, readError(name, err)
 		}
 		var r *format.Root

@@ -85,18 +85,11 @@ func judged(seen *[32]byte, unreadable bool, err error) error {
 	return &RootError{Seen: seen, Unreadable: unreadable, Err: err}
 }
 
-// isObjectError reports whether a get failed for its object alone, so that the
-// connection and other objects are still of use.
-func isObjectError(err error) bool {
-	return errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrBadRequest) ||
-		errors.Is(err, store.ErrIO) || errors.Is(err, store.ErrTooLarge)
-}
-
 // readError makes damage of a failed get, if it is the object's.
 func readError(object string, err error) error {
 	var text *store.Error
 	switch {
-	case !isObjectError(err):
+	case !store.IsObjectError(err):
 		return fmt.Errorf("read %s: %w", object, err)
 	case errors.Is(err, store.ErrNotFound):
 		return &DamageError{Object: object, Reason: errors.New("is missing")}

@@ -208,7 +208,7 @@ type opening struct {
 func (f *opening) open(ctx context.Context, r request, buf []byte, err error) error {
 	switch {
 	case err == nil:
-	case !isObjectError(err):
+	case !store.IsObjectError(err):
 		return fmt.Errorf("read %s: %w", protocol.PackName(r.pack), err)
 	case len(r.blobs) > 1 && !errors.Is(err, store.ErrNotFound):
 		return f.openOneByOne(ctx, r, buf)
@@ -259,7 +259,7 @@ func (a *Archive) maxPlain(t format.BlobType) int {
 // blobDamage names a blob that can't be had by its pack and place.
 func blobDamage(w Want, at format.Location, err error) error {
 	object := protocol.PackName(at.Pack)
-	if isObjectError(err) {
+	if store.IsObjectError(err) {
 		return readError(object, err)
 	}
 	if errors.Is(err, format.ErrNewer) {

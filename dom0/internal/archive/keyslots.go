@@ -88,7 +88,7 @@ func (a *Archive) fetchSlots(ctx context.Context, names []string) (map[string][]
 		switch {
 		case errors.Is(err, store.ErrNotFound):
 			continue
-		case err != nil && !isObjectError(err):
+		case err != nil && !store.IsObjectError(err):
 			return nil, readError(name, err)
 		}
 		objects[name] = b

@@ -138,7 +138,7 @@ func (a *Archive) newestLeft(ctx context.Context, saved []byte) (*leftRoot, erro
 	}
 	for _, name := range names {
 		sealed, err := a.conn.GetWhole(ctx, name, format.MaxRoot)
-		if err != nil && !isObjectError(err) {
+		if err != nil && !store.IsObjectError(err) {
 			return nil, readError(name, err)
 		}
 		if err != nil {

@@ -125,14 +125,12 @@ func (s *Source) eachKept(ctx context.Context, visit func(root []byte) bool) err
 // getKept reads a replaced root; nil means that it can't be had. A backup that
 // runs may be replacing it.
 func (s *Source) getKept(ctx context.Context, n uint64) ([]byte, error) {
-	root, err := s.conn.GetWhole(ctx, keptName(n), format.MaxRoot)
-	if isObjectError(err) {
+	root, err := s.conn.GetWhole(ctx, archive.KeptName(n), format.MaxRoot)
+	if store.IsObjectError(err) {
 		return nil, nil
 	}
 	return root, err
 }
-
-func keptName(n uint64) string { return protocol.RootName + "." + strconv.FormatUint(n, 10) }
 
 // listKept lists the numbers of a store's replaced roots, newest first.
 func listKept(ctx context.Context, conn *store.Conn) ([]uint64, error) {
@@ -158,10 +156,4 @@ func listKept(ctx context.Context, conn *store.Conn) ([]uint64, error) {
 		}
 		kept = append(kept, n)
 	}
-}
-
-// isObjectError reports whether a get failed for its object alone.
-func isObjectError(err error) bool {
-	return errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrBadRequest) ||
-		errors.Is(err, store.ErrIO) || errors.Is(err, store.ErrTooLarge)
 }

@@ -110,7 +110,7 @@ func (c *carrier) carry(ctx context.Context, p pair, blocks [][]byte) error {
 			err = getErr
 		}
 	}
-	if isObjectError(err) {
+	if store.IsObjectError(err) {
 		c.failed(p.name, err)
 		return nil
 	}

@@ -38,6 +38,13 @@ var (
 	ErrClosed = errors.New("the connection to the store is closed")
 )
 
+// IsObjectError reports whether a get failed for its object alone, so that the
+// connection and other objects are still of use.
+func IsObjectError(err error) bool {
+	return errors.Is(err, ErrNotFound) || errors.Is(err, ErrBadRequest) ||
+		errors.Is(err, ErrIO) || errors.Is(err, ErrTooLarge)
+}
+
 // An Error is a request that the helper answered with an error. The
 // connection goes on.
 type Error struct {
