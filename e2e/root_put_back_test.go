@@ -49,14 +49,7 @@ func TestRootPutBackOpensWithTheKeyThatWasGiven(t *testing.T) {
 // have listed it.
 func TestRootIsNotPutBackWithoutTheKeyThatWasGiven(t *testing.T) {
 	a, b, second := keyHosts(t)
-	root := filepath.Join(a.store, "root")
-	kept, err := filepath.Glob(root + ".*")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range append(kept, root) {
-		replaceByte(t, path, 60)
-	}
+	a.spoilRoots()
 	a.leavesAlone(func() {
 		a.exits(13, "check", "--repair", "--keyfile", second).oneLine().says("generation 2", "doesn't list the key", "hint: ")
 		a.exits(12, "check", "--repair", "--keyfile", a.keyFile("wrong", 3)).oneLine()
@@ -73,14 +66,7 @@ func TestRootIsNotPutBackWithoutTheKeyThatWasGiven(t *testing.T) {
 // removed while one of the roots that were replaced may be a newer one.
 func TestRootPutBackSweepsNoKeySlots(t *testing.T) {
 	a, _, second := keyHosts(t)
-	root := filepath.Join(a.store, "root")
-	kept, err := filepath.Glob(root + ".*")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range append(kept, root) {
-		replaceByte(t, path, 60)
-	}
+	a.spoilRoots()
 	// The first key's slot was removed from the store: this host has a copy.
 	a.ok("check", "--repair").says("was put back")
 	for range 2 {
@@ -146,4 +132,17 @@ func TestRootPutBackAfterAPruneIsDoubted(t *testing.T) {
 		a.ok("check", "--repair")
 		whole(a, x)
 	})
+}
+
+// spoilRoots damages the root and every one that it replaced.
+func (w *world) spoilRoots() {
+	w.t.Helper()
+	root := filepath.Join(w.store, "root")
+	kept, err := filepath.Glob(root + ".*")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, path := range append(kept, root) {
+		replaceByte(w.t, path, 60)
+	}
 }
