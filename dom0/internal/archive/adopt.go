@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
+	"slices"
 
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/index"
@@ -33,7 +33,7 @@ func (w *Writer) adopt(ctx context.Context, tryAll bool) error {
 	tryAll = tryAll || suspect
 	return w.a.eachPack(ctx, func(id format.ObjectID, size int64) error {
 		known, err := w.a.index.PackKnown(ctx, id)
-		if err != nil || known {
+		if err != nil || known || w.adopted[id] || w.adopted[id.Twin()] {
 			return err
 		}
 		toc, err := w.a.ReadTOC(ctx, id, size)
@@ -43,19 +43,71 @@ func (w *Writer) adopt(ctx context.Context, tryAll bool) error {
 		if err != nil || toc.Generation < w.a.root.PrunedAt {
 			return nil // not whole, not ours, or about to be swept
 		}
-		bad, err := w.a.unreadable(ctx, id, toc, func(format.TOCBlob, format.Location) (bool, error) { return tryAll, nil })
-		if err != nil {
-			return err
-		}
-		entered, err := w.adoptPack(ctx, id, toc, bad)
-		if err == nil && entered > 0 {
-			w.stored += size
-			w.packs = append(w.packs, newPack{id, size})
-			w.adopted[id] = true
-		}
-		return err
+		return w.adoptOne(ctx, id, size, toc, tryAll)
 	})
 }
+
+// adoptOne adopts a pack, if it has anything that isn't known. Of a pair of twins
+// it is the first that the index names; one that came alone gets its other before.
+func (w *Writer) adoptOne(ctx context.Context, id format.ObjectID, size int64, toc *format.TOC, tryAll bool) error {
+	bad, err := w.a.unreadable(ctx, id, toc, func(format.TOCBlob, format.Location) (bool, error) { return tryAll, nil })
+	if err != nil {
+		return err
+	}
+	first, twins := id, toc.Kind != format.PackData
+	if toc.Kind == format.PackTwin {
+		first = id.Twin()
+	}
+	if twins {
+		if whole, err := w.completePair(ctx, id, size, toc); err != nil || !whole {
+			return err
+		}
+	}
+	entered, err := w.adoptPack(ctx, first, toc, bad)
+	if err == nil && entered > 0 {
+		w.a.index.SetPackLength(first, uint32(size))
+		w.stored += size
+		if twins {
+			w.stored += size
+		}
+		w.packs = append(w.packs, newPack{first, size, twins})
+		w.adopted[first] = true
+	}
+	return err
+}
+
+// completePair puts the other one of a metadata pack and its twin, unless it is
+// there. It reports whether both are there now.
+func (w *Writer) completePair(ctx context.Context, id format.ObjectID, size int64, toc *format.TOC) (whole bool, err error) {
+	a, other := w.a, id.Twin()
+	if there, err := a.ReadTOC(ctx, other, size); err == nil && sameBlobs(there, toc) {
+		return true, nil
+	} else if err != nil && !isDamage(err) {
+		return false, err
+	}
+	object, err := a.conn.GetWhole(ctx, protocol.PackName(id), format.MaxPack)
+	if store.IsObjectError(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	name, twin, err := pack.Other(a.keys, id, toc, object)
+	if err != nil {
+		return false, err
+	}
+	err = a.conn.Put(ctx, name, twin).Wait()
+	if errors.Is(err, store.ErrExists) {
+		return false, nil // there, and damaged: a repair says so
+	}
+	if err != nil {
+		return false, fmt.Errorf("store the twin of %s: %w", protocol.PackName(id), err)
+	}
+	return true, nil
+}
+
+// sameBlobs reports whether two tables list the same blobs at the same places.
+func sameBlobs(x, y *format.TOC) bool { return slices.Equal(x.Blobs, y.Blobs) }
 
 // adoptPack enters the blobs of a pack that are neither bad nor known yet, and
 // returns how many.
@@ -73,28 +125,13 @@ func (w *Writer) adoptPack(ctx context.Context, id format.ObjectID, toc *format.
 
 // eachPack lists the packs in the store, in order of their ids.
 func (a *Archive) eachPack(ctx context.Context, fn func(id format.ObjectID, size int64) error) error {
-	after := ""
-	for listed := 0; listed < format.MaxPacks; {
-		entries, more, err := a.conn.List(ctx, protocol.PrefixPacks, after, protocol.MaxListed)
-		if err != nil {
-			return fmt.Errorf("list packs: %w", err)
+	return eachName(ctx, a.conn, protocol.PrefixPacks, "", format.MaxPacks, func(e protocol.Entry) error {
+		id, ok := protocol.ParseID(e.Name)
+		if !ok {
+			return fmt.Errorf("list packs: %q: %w", e.Name, store.ErrProtocol)
 		}
-		listed += len(entries)
-		for _, e := range entries {
-			id, err := format.ParseObjectID(e.Name[strings.LastIndexByte(e.Name, '/')+1:])
-			if err != nil {
-				return fmt.Errorf("list packs: %w", err)
-			}
-			if err := fn(id, int64(e.Size)); err != nil {
-				return err
-			}
-			after = e.Name
-		}
-		if !more || len(entries) == 0 {
-			return nil
-		}
-	}
-	return fmt.Errorf("list packs: the store lists more than %d: %w", format.MaxPacks, store.ErrProtocol)
+		return fn(id, int64(e.Size))
+	})
 }
 
 // tocGuess is how many bytes at the end of a pack are asked for at first:
@@ -113,7 +150,7 @@ func (a *Archive) ReadTOC(ctx context.Context, id format.ObjectID, size int64) (
 	if err != nil {
 		return nil, err
 	}
-	if err := format.CheckHeader(header, format.KindPack); err != nil {
+	if _, err := format.CheckHeader(header, format.KindPack); err != nil {
 		return nil, damage(err)
 	}
 	n, err := format.ParseTrailer(tail[len(tail)-format.TrailerSize:], size)
@@ -126,7 +163,7 @@ func (a *Archive) ReadTOC(ctx context.Context, id format.ObjectID, size int64) (
 		}
 	}
 	end := len(tail) - format.TrailerSize
-	toc, err := pack.OpenTOC(a.keys, id, tail[end-n:end])
+	toc, err := pack.OpenTOC(a.keys, id, header, tail[end-n:end])
 	if err != nil {
 		return nil, damage(err)
 	}

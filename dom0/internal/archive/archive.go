@@ -14,6 +14,8 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -47,8 +49,16 @@ type Options struct {
 	Wait          bool            // for the lock, as long as it takes
 	AllowRollback bool            // accept an older, forked or other root
 	Adopt         bool            // write to a copy, or where another host wrote last
-	SlotCopies    bool            // where the store lost key slots, open with this host's copies
-	Slot          *format.KeySlot // open with this one, whatever the store has; nil: with what the store has
+	SlowKey       bool            // also try key slots that take far longer than this program's own
+
+	// KeyExport is what the archive is opened with in place of the slots that its
+	// roots have; nil: those.
+	KeyExport *format.KeyExport
+	// AsOf is the older root that the archive is read as of; nil: the newest one.
+	AsOf *RootSpec
+	// Trying is told which key slot is tried where that takes long: its MiB of
+	// memory and passes. It may be nil.
+	Trying func(slot format.SlotID, mib, passes int)
 
 	// Remembered gives what opened the archive in an earlier run, if anybody
 	// kept it; then no secret is asked for. It is cleared. After a secret
@@ -74,12 +84,13 @@ type Archive struct {
 	keys *crypt.Keys
 
 	unlocked   Unlocked // what opened it
-	opened     []byte   // the object of the slot that a secret opened in this run; nil: none did
 	remembered bool     // an earlier run's, and no secret
-	try        tryList
 
 	root       *format.Root
-	rootHash   [32]byte        // SHA-256 of the sealed root: what a swap expects
+	rootHash   [32]byte        // SHA-256 of the root's object
+	sealed     []byte          // that object
+	next       uint64          // generation of the commit that builds on it
+	badRoots   []BadRoot       // those above it that don't open
 	fresh      bool            // nothing was known of this branch before
 	copyBefore *state.Copy     // what was copied there before the root was read; nil: nothing
 	oldCopy    bool            // a copy, older than what is known of the original
@@ -90,6 +101,9 @@ type Archive struct {
 	kept       *kept // read as of an older root; nil: as of the current one
 
 	freshIndex bool // every object of it was fetched in this run
+
+	saidMu sync.Mutex
+	said   map[string]bool // objects whose twins stand in for them, and that was said
 
 	window  *semaphore.Weighted // bytes of gets under way
 	fetched atomic.Int64        // sealed bytes of chunks that were asked for
@@ -126,24 +140,22 @@ func Open(ctx context.Context, dest store.Destination, opts Options) (_ *Archive
 	if err := a.checkWritable(); err != nil {
 		return nil, err
 	}
-	known, err := a.recall()
+	before, err := a.recall()
 	if err != nil {
 		return nil, err
 	}
-	slots, err := a.slotsToOpen(ctx, known.slots)
-	if err != nil {
+	r := newRoots(a.conn)
+	if err := r.prefetch(ctx); err != nil {
 		return nil, err
 	}
-	sealedRoot, err := a.readRoot(ctx)
-	if err != nil {
+	if len(r.names) == 0 {
+		return nil, a.missing(ctx)
+	}
+	if err := a.unlock(ctx, r, before.pinnedArchive()); err != nil {
+		return nil, rootError(err)
+	}
+	if err := a.choose(ctx, r, before); err != nil {
 		return nil, err
-	}
-	if len(slots) == 0 {
-		return nil, &DamageError{Object: "keys", Reason: errors.New("no key slot is there")}
-	}
-	if err := a.unlock(ctx, slots, sealedRoot); err != nil {
-		seen := hashRoot(sealedRoot)
-		return nil, judged(&seen, false, err)
 	}
 	if opts.BeforeLock != nil {
 		if err := opts.BeforeLock(ctx, a); err != nil {
@@ -153,49 +165,78 @@ func Open(ctx context.Context, dest store.Destination, opts Options) (_ *Archive
 	if err := a.lock(ctx); err != nil {
 		return nil, err
 	}
-	return a, a.settle(ctx, slots)
+	return a, a.settle(ctx)
 }
 
-// settle makes the root that the store has under the lock the archive's, if it
-// is one that may follow what is known. slots are as they were read before.
-func (a *Archive) settle(ctx context.Context, slots map[string][]byte) error {
+// settle makes the newest root that the store has under the lock the archive's,
+// if it is one that may follow what is known.
+func (a *Archive) settle(ctx context.Context) error {
+	if err := a.reload(ctx); err != nil {
+		return err
+	}
+	if err := a.doubt(); err != nil {
+		return err
+	}
+	for _, b := range a.badRoots[:min(len(a.badRoots), maxBadShown)] {
+		a.opts.Warn(fmt.Sprintf("%v; generation %d is used", b.Err, a.root.Generation))
+	}
+	if n := len(a.badRoots) - maxBadShown; n > 0 {
+		a.opts.Warn(fmt.Sprintf("%d more roots above it don't open either", n))
+	}
+	return a.remember()
+}
+
+// maxBadShown is how many roots that don't open are named one by one.
+const maxBadShown = 4
+
+// reload lists the roots once more and takes the newest. Before anything is
+// written, the second copy of that root has to be there: else its number could be
+// given a second time if head/ is lost. So numbers are taken from a list that was
+// made after it.
+func (a *Archive) reload(ctx context.Context) error {
 	before, err := a.recall()
 	if err != nil {
 		return err
 	}
-	sealedRoot, err := a.readRoot(ctx)
-	if err != nil {
-		return err
+	for range maxReloads {
+		r := newRoots(a.conn)
+		if err := r.listNew(ctx, false); err != nil {
+			return err
+		}
+		if len(r.names) == 0 {
+			return a.missing(ctx)
+		}
+		if a.sealed != nil { // written once: the same name is the same object
+			n := RootName{Name: protocol.HeadName(a.root.Generation), Generation: a.root.Generation, Head: true}
+			r.read[n.Name] = &sealedRoot{n, a.sealed, a.rootHash, &a.root.Clear}
+		}
+		if err := a.choose(ctx, r, before); err != nil {
+			return err
+		}
+		if a.opts.Lock < protocol.LockAppend || a.conn.Info().ReadOnly || r.hasCopy(a.root.Generation, a.rootHash) {
+			return nil
+		}
+		if err := a.putSecond(ctx, a.root.Generation, a.sealed); err != nil {
+			return err
+		}
 	}
-	if err := a.reopen(sealedRoot); err != nil {
-		seen := hashRoot(sealedRoot)
-		return judged(&seen, false, err)
-	}
-	if err := a.recognise(before); err != nil {
-		return err
-	}
-	if err := a.doubt(ctx); err != nil {
-		return err
-	}
-	return a.remember(ctx, slots, sealedRoot)
+	return fmt.Errorf("the roots at %s change all the time: %w", a.dest, store.ErrConflict)
 }
 
-// readRoot fetches the sealed root.
-func (a *Archive) readRoot(ctx context.Context) ([]byte, error) {
-	sealedRoot, err := a.conn.GetWhole(ctx, protocol.RootName, format.MaxRoot)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, judged(nil, false, a.missing(ctx))
-	}
-	if err != nil {
-		return nil, judged(nil, true, readError(protocol.RootName, err))
-	}
-	return sealedRoot, nil
+// maxReloads is how often the roots are listed again because another writer came
+// in between.
+const maxReloads = 8
+
+// hasCopy reports whether the second copy of a root is listed.
+func (r *roots) hasCopy(generation uint64, hash [32]byte) bool {
+	name := protocol.RootName(generation, [16]byte(hash[:16]))
+	return slices.ContainsFunc(r.names, func(n RootName) bool { return n.Name == name })
 }
 
 // connect opens the store of an archive that has to be there.
 func (a *Archive) connect(ctx context.Context) (err error) {
 	a.conn, err = store.Open(ctx, a.dest, a.opts.Store)
-	if errors.Is(err, store.ErrNotFound) {
+	if errors.Is(err, store.ErrMissing) {
 		return a.missing(ctx)
 	}
 	return err
@@ -214,7 +255,7 @@ func (a *Archive) missing(ctx context.Context) error {
 	}
 	switch {
 	case errors.Is(err, ErrNotEmpty) && seen && !a.opts.AllowRollback:
-		return &DamageError{Object: protocol.RootName, Reason: errors.New("is missing, and was seen here before")}
+		return &RootError{Missing: true, Err: &DamageError{Object: "root", Reason: errors.New("is missing, and was seen here before")}}
 	case errors.Is(err, ErrNotEmpty):
 		return &said{fmt.Sprintf("no archive at %s, but parts of one without its root", a.dest), []error{err, ErrNoArchive}}
 	case err != nil:
@@ -223,16 +264,6 @@ func (a *Archive) missing(ctx context.Context) error {
 		return fmt.Errorf("nothing is at %s, where archive %s was seen: %w", a.dest, short(pin.Archive), ErrUnmounted)
 	}
 	return fmt.Errorf("no archive at %s: %w", a.dest, ErrNoArchive)
-}
-
-// slotsToOpen are the key slots that a secret is tried on; where the options say
-// so, this host's copies stand in for what the store doesn't have, or not whole.
-func (a *Archive) slotsToOpen(ctx context.Context, known knownSlots) (map[string][]byte, error) {
-	slots, err := a.candidates(ctx, known)
-	if err == nil && a.opts.SlotCopies {
-		a.fillSlots(slots)
-	}
-	return slots, err
 }
 
 // startOpeners makes one opener for each core.
@@ -257,8 +288,8 @@ func (a *Archive) LoadIndex(ctx context.Context) error {
 	return a.loadIndex(ctx, a.root.Index)
 }
 
-func (a *Archive) loadIndex(ctx context.Context, refs []format.IndexRef) error {
-	t, err := a.openIndex(ctx, refs)
+func (a *Archive) loadIndex(ctx context.Context, runs []format.IndexRun) error {
+	t, err := a.openIndex(ctx, runs)
 	if err != nil {
 		return err
 	}
@@ -269,19 +300,19 @@ func (a *Archive) loadIndex(ctx context.Context, refs []format.IndexRef) error {
 	return nil
 }
 
-// openIndex opens the index objects that refs lists, through the cache.
-func (a *Archive) openIndex(ctx context.Context, refs []format.IndexRef) (*index.Table, error) {
-	return a.openIndexIn(ctx, a.spare, refs)
+// openIndex opens index runs through the cache.
+func (a *Archive) openIndex(ctx context.Context, runs []format.IndexRun) (*index.Table, error) {
+	return a.openIndexIn(ctx, a.spare, runs)
 }
 
 // openIndexIn is openIndex through the one cache or the other. A cache keeps
 // what the last list that it was opened with names.
-func (a *Archive) openIndexIn(ctx context.Context, spare bool, refs []format.IndexRef) (*index.Table, error) {
+func (a *Archive) openIndexIn(ctx context.Context, spare bool, runs []format.IndexRun) (*index.Table, error) {
 	dir := a.indexCache()
 	if spare {
 		dir = filepath.Join(dir, "spare")
 	}
-	t, err := index.Open(ctx, dir, a.keys.Archive, refs, a.fetchIndex)
+	t, err := index.Open(ctx, dir, a.keys.Archive, runs, indexSource{a})
 	if errors.Is(err, index.ErrBadObject) {
 		err = &DamageError{Object: "index", Reason: err}
 	}
@@ -294,17 +325,44 @@ func (a *Archive) openIndexIn(ctx context.Context, spare bool, refs []format.Ind
 // indexCache is the directory of the index cache.
 func (a *Archive) indexCache() string { return filepath.Join(a.opts.CacheDir, a.keys.Archive.String()) }
 
-// fetchIndex gets and opens an index object.
-func (a *Archive) fetchIndex(ctx context.Context, ref format.IndexRef) ([]byte, error) {
-	name := protocol.IndexName(ref.Object)
+// An indexSource gets index objects and lists of them, from their twins where they
+// are missing or damaged.
+type indexSource struct{ a *Archive }
+
+// Object gets the body of an index object.
+func (s indexSource) Object(ctx context.Context, id format.ObjectID) ([]byte, error) {
+	return s.a.fetchIndex(ctx, format.KindIndex, id)
+}
+
+// List gets the body of a list of index objects.
+func (s indexSource) List(ctx context.Context, id format.ObjectID) ([]byte, error) {
+	return s.a.fetchIndex(ctx, format.KindIndexList, id)
+}
+
+// fetchIndex gets and opens an index object, or its twin.
+func (a *Archive) fetchIndex(ctx context.Context, kind format.Kind, id format.ObjectID) ([]byte, error) {
+	body, err := a.fetchOneIndex(ctx, kind, id)
+	if !isDamage(err) {
+		return body, err
+	}
+	twin, twinErr := a.fetchOneIndex(ctx, kind, id.Twin())
+	if isDamage(twinErr) {
+		return nil, err
+	}
+	if twinErr == nil {
+		a.sayTwin(protocol.IndexName(id), err)
+	}
+	return twin, twinErr
+}
+
+// fetchOneIndex gets and opens an index object.
+func (a *Archive) fetchOneIndex(ctx context.Context, kind format.Kind, id format.ObjectID) ([]byte, error) {
+	name := protocol.IndexName(id)
 	sealed, err := a.conn.GetWhole(ctx, name, format.MaxIndexObject)
 	if err != nil {
 		return nil, readError(name, err)
 	}
-	if err := format.CheckHeader(sealed, format.KindIndex); err != nil {
-		return nil, &DamageError{Object: name, Reason: err}
-	}
-	body, err := a.keys.OpenObject(sealed[format.HeaderSize:], format.KindIndex, name)
+	_, body, err := a.keys.OpenObject(sealed, kind, name)
 	if err != nil {
 		return nil, &DamageError{Object: name, Reason: err}
 	}
@@ -316,7 +374,7 @@ func (a *Archive) fetchIndex(ctx context.Context, ref format.IndexRef) ([]byte, 
 func (a *Archive) Root() *format.Root { return a.root }
 
 // ChunkSize is the archive's chunk size in bytes.
-func (a *Archive) ChunkSize() int { return int(a.root.Params.ChunkSize) }
+func (a *Archive) ChunkSize() int { return int(a.root.ChunkSize) }
 
 // Store is the connection that the archive is read through.
 func (a *Archive) Store() *store.Conn { return a.conn }

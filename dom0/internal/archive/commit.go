@@ -2,8 +2,10 @@ package archive
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 
 	"pinion/dom0/internal/format"
@@ -14,14 +16,20 @@ import (
 // A commit, in the order in which its steps become durable:
 //
 //  1. data packs
-//  2. metadata packs: tree nodes, records, session, session list, volume table
-//  3. index objects that name them
-//  4. the root that names those
-//  5. local memory of the new root; the mark of an unclean end is taken back
+//  2. metadata packs: tree nodes, records, session, session list, volume table;
+//     of each first one pack, then its twin
+//  3. index objects that name the first ones, and then their twins
+//  4. the root, as head/<generation>, which is created and replaces nothing
+//  5. the names in head/ and roots/ are listed again: a higher root that opens
+//     and doesn't build on this one, or another one of its number, says that this
+//     one came too late
+//  6. the root a second time, in roots/
+//  7. local memory of the new root; the mark of an unclean end is taken back
 //
-// A crash before 4 leaves the old archive and packs that the next backup
-// adopts. A crash after 4 leaves the new archive; the next command sees a root
-// that descends from the one remembered.
+// Before 6 nothing is acknowledged, and nothing is deleted. A crash before 4
+// leaves the old archive and packs that the next backup adopts. A crash after 4
+// leaves the new archive, and the next writer makes up its second copy; the next
+// command sees a root that descends from the one remembered.
 
 // A Draft is a session that is about to be committed.
 type Draft struct {
@@ -34,12 +42,14 @@ type Draft struct {
 // archive. verify, if set, is called when everything is durable but the root.
 func (w *Writer) CommitSession(ctx context.Context, d Draft, verify func() error) error {
 	next := *w.a.root
-	d.Session.Seq = next.NextSeq
+	d.Session.Seq, d.Session.Generation, d.Table.Generation = next.NextSeq, w.a.next, w.a.next
 	blobID, _, err := w.AddMetadata(ctx, format.BlobSession, d.Session.Append(nil))
 	if err != nil {
 		return err
 	}
-	entry := format.SessionEntry{ID: d.Session.ID, Blob: blobID, Seq: d.Session.Seq, Time: d.Session.Time, Tags: d.Tags}
+	entry := format.SessionEntry{
+		ID: d.Session.ID, Blob: blobID, Seq: d.Session.Seq, Time: d.Session.Time, Tags: d.Tags, Stored: newWith(d.Session),
+	}
 	if next.SessionTop, err = w.appendSession(ctx, entry); err != nil {
 		return err
 	}
@@ -51,18 +61,24 @@ func (w *Writer) CommitSession(ctx context.Context, d Draft, verify func() error
 	return w.commit(ctx, &next, verify)
 }
 
-// commit makes everything that was added durable and swaps in the root next.
+// newWith is how many sealed bytes were new with the volumes of a session.
+func newWith(s *format.Session) (bytes int64) {
+	for i := range s.Volumes {
+		bytes += s.Volumes[i].Stored
+	}
+	return bytes
+}
+
+// commit makes everything that was added durable and commits the root next.
 func (w *Writer) commit(ctx context.Context, next *format.Root, verify func() error) error {
 	if err := w.flush(ctx); err != nil {
 		return err
 	}
-	refs, _, err := w.a.index.Flush(ctx, func(_ uint8, body []byte) (format.ObjectID, uint32, error) {
-		return w.putIndex(ctx, body)
-	})
+	runs, err := w.a.index.Flush(ctx, indexSink{w})
 	if err != nil {
 		return fmt.Errorf("store the index: %w", err)
 	}
-	next.Index = refs
+	next.Index = runs
 	next.Stored += w.stored
 	if verify != nil {
 		if err := verify(); err != nil {
@@ -76,61 +92,139 @@ func (w *Writer) commit(ctx context.Context, next *format.Root, verify func() er
 	return w.a.opts.State.MarkClean(w.a.keys.Archive, w.a.dest.String())
 }
 
-// commitRoot seals next as the successor of the current root, swaps it in, and
-// remembers it.
+// commitRoot seals next as the successor of the current root, commits and remembers
+// it. Where another writer was first, that is store.ErrConflict, and nothing has
+// changed.
 func (a *Archive) commitRoot(ctx context.Context, next *format.Root, branch format.ObjectID) error {
 	host, name := Host()
-	next.Branch = branch
-	next.Generation = max(a.root.Generation, a.highest) + 1
+	next.Branch, next.Generation = branch, a.next
 	next.HostID, next.Host, next.Written = host, name, a.opts.Now().UnixNano()
-	var parent format.RootHash
-	copy(parent[:], a.rootHash[:])
+	parent := format.RootHash(a.rootHash[:16])
 	next.Predecessors = append([]format.RootHash{parent}, a.root.Predecessors...)
 	next.Predecessors = next.Predecessors[:min(len(next.Predecessors), format.MaxPredecessors)]
 	sealed, err := a.sealRoot(next)
 	if err != nil {
 		return err
 	}
-	if err := a.swap(ctx, &a.rootHash, sealed); err != nil {
-		return err
+	if err := a.publish(ctx, next.Generation, sealed); err != nil {
+		return fmt.Errorf("commit generation %d: %w", next.Generation, err)
 	}
 	replaced := a.rootHash
-	a.root, a.rootHash, a.highest = next, hashRoot(sealed), next.Generation
+	a.root, a.rootHash, a.sealed = next, hashRoot(sealed), sealed
+	a.highest, a.next, a.badRoots = next.Generation, max(a.next, next.Generation)+1, nil
 	return a.rememberRoot(sealed, &replaced)
 }
 
 // sealRoot seals a root and checks that it is one that can be read back.
 func (a *Archive) sealRoot(r *format.Root) ([]byte, error) {
-	plain := r.Append(nil)
-	if _, err := format.ParseRoot(plain); err != nil {
+	body := r.AppendBody(nil)
+	if _, err := format.ParseRoot(&r.Clear, body); err != nil {
 		return nil, fmt.Errorf("the new root would not be valid: %w", err)
 	}
-	sealed := a.keys.SealObject(format.AppendHeader(nil, format.KindRoot), format.KindRoot, protocol.RootName, plain)
+	sealed := a.keys.SealObject(format.KindRoot, format.RootSealName, r.Clear.Append(nil), body)
 	if len(sealed) > format.MaxRoot {
 		return nil, fmt.Errorf("the new root would have %d bytes, and %d are allowed", len(sealed), format.MaxRoot)
 	}
 	return sealed, nil
 }
 
-// swap replaces the root. If the connection ends before the answer, the root
-// is read again through a new one: ours there is success.
-func (a *Archive) swap(ctx context.Context, old *[32]byte, sealed []byte) error {
-	err := a.conn.Swap(ctx, old, sealed)
-	if err == nil {
-		return nil
+// publish creates the head of a generation, finds out whether it counts, and puts
+// its second copy. When it returns nil the root is acknowledged.
+func (a *Archive) publish(ctx context.Context, generation uint64, sealed []byte) error {
+	err := a.createHead(ctx, generation, sealed)
+	if err != nil {
+		return err
 	}
-	if errors.Is(err, store.ErrGone) || errors.Is(err, store.ErrTimeout) || errors.Is(err, store.ErrProtocol) {
-		opts := a.opts.Store
-		opts.Create = false
-		if conn, dialErr := store.Open(ctx, a.dest, opts); dialErr == nil {
-			defer conn.Close()
-			if now, readErr := conn.GetWhole(ctx, protocol.RootName, format.MaxRoot); readErr == nil && string(now) == string(sealed) {
-				return nil
+	late, err := a.cameLate(ctx, generation, sealed)
+	if err != nil {
+		return err
+	}
+	if late {
+		// It slept while others went on. That it stays, where it can't be deleted,
+		// does no harm: a higher one opens.
+		_ = a.conn.Delete(ctx, []string{protocol.HeadName(generation)})
+		return fmt.Errorf("another writer was faster: %w", store.ErrConflict)
+	}
+	return a.putSecond(ctx, generation, sealed)
+}
+
+// createHead creates a head. If the connection ends before the answer, the head is
+// read through a new one, which stays: ours there is success.
+func (a *Archive) createHead(ctx context.Context, generation uint64, sealed []byte) error {
+	_, err := a.conn.Commit(ctx, generation, sealed)
+	if err == nil || !lostAnswer(err) {
+		return err
+	}
+	opts := a.opts.Store
+	opts.Create = false
+	conn, dialErr := store.Open(ctx, a.dest, opts)
+	if dialErr != nil {
+		return err
+	}
+	now, readErr := conn.GetWhole(ctx, protocol.HeadName(generation), format.MaxRoot)
+	if readErr != nil || string(now) != string(sealed) || takeLock(ctx, conn, a.opts.Lock, false, a.opts.Warn, lockedAgain) != nil {
+		conn.Close()
+		return err
+	}
+	_ = a.conn.Close()
+	a.conn = conn
+	return nil
+}
+
+func lockedAgain(context.Context) error { return store.ErrLocked }
+
+// lostAnswer reports whether a request may have been done, though no answer came.
+func lostAnswer(err error) bool {
+	return errors.Is(err, store.ErrGone) || errors.Is(err, store.ErrTimeout) || errors.Is(err, store.ErrProtocol)
+}
+
+// cameLate lists the roots after a head was created, and reports whether that
+// counts for nothing: there is another root of its number in roots/, or a higher
+// one that opens and doesn't have it among its predecessors.
+func (a *Archive) cameLate(ctx context.Context, generation uint64, sealed []byte) (bool, error) {
+	r := newRoots(a.conn)
+	if err := r.listNew(ctx, false); err != nil {
+		return false, err
+	}
+	hash := hashRoot(sealed)
+	for _, n := range r.names {
+		switch {
+		case n.Generation < generation:
+			return false, nil
+		case n.Generation == generation:
+			if !n.Head && n.Sum != [16]byte(hash[:16]) {
+				return true, nil
+			}
+		default:
+			c, err := r.try(ctx, a.keys, n)
+			if err != nil {
+				return false, err
+			}
+			if c != nil && !c.buildsOn(hash) {
+				return true, nil
 			}
 		}
 	}
-	return fmt.Errorf("replace the root: %w", err)
+	return false, nil
 }
+
+// buildsOn reports whether a root names another one among its predecessors.
+func (c candidate) buildsOn(hash [32]byte) bool {
+	return slices.Contains(c.root.Predecessors, format.RootHash(hash[:16]))
+}
+
+// putSecond puts a root into roots/, unless it is there.
+func (a *Archive) putSecond(ctx context.Context, generation uint64, sealed []byte) error {
+	hash := hashRoot(sealed)
+	name := protocol.RootName(generation, [16]byte(hash[:16]))
+	if err := a.conn.Put(ctx, name, sealed).Wait(); err != nil && !errors.Is(err, store.ErrExists) {
+		return fmt.Errorf("store %s: %w", name, err)
+	}
+	return nil
+}
+
+// hashRoot is the hash that successors name a root by and that dom0 remembers.
+func hashRoot(sealedRoot []byte) [32]byte { return sha256.Sum256(sealedRoot) }
 
 // appendSession enters a session behind all others of the list and returns the
 // list's new top. Only the nodes on the way to the last leaf are read.
@@ -151,7 +245,7 @@ func (w *Writer) appendSession(ctx context.Context, e format.SessionEntry) (form
 			return format.BlobID{}, err
 		}
 	}
-	leaf.Entries = append(leaf.Entries, e)
+	leaf.Entries, leaf.Generation, leaf.Edits = append(leaf.Entries, e), a.next, 0
 	id, _, err := w.AddMetadata(ctx, format.BlobSessionLeaf, leaf.Append(nil))
 	if err != nil {
 		return format.BlobID{}, err
@@ -216,7 +310,6 @@ func (b *listBuilder) replace(steps []step, oldTop format.BlobID, oldLevel uint8
 
 // SortVolumes orders a table by name, as its format wants it.
 func SortVolumes(t *format.VolumeTable) {
-	for _, list := range [][]format.NamedVolume{t.Volumes, t.Qubes} {
-		sort.Slice(list, func(i, j int) bool { return list[i].Name < list[j].Name })
-	}
+	sort.Slice(t.Volumes, func(i, j int) bool { return t.Volumes[i].Name < t.Volumes[j].Name })
+	sort.Slice(t.Qubes, func(i, j int) bool { return t.Qubes[i].Name < t.Qubes[j].Name })
 }

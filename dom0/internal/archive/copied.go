@@ -46,17 +46,11 @@ func (a *Archive) Needs(ctx context.Context, object string) (bool, error) {
 				return true, nil
 			}
 		}
-	case strings.HasPrefix(object, protocol.PrefixKeys):
-		for _, ref := range a.root.Slots {
-			if ref.ID == id {
-				return true, nil
-			}
-		}
 	}
 	return false, nil
 }
 
-// isCopy reports whether the root is a copy that this host made when it was the
+// isCopy reports whether a root is a copy that this host made when it was the
 // newest root that it had seen, and so no old state. Of the two times at which
 // that is looked up, before the root was read and now, either will do: a copy
 // may be brought up to date meanwhile.
@@ -64,12 +58,14 @@ func (a *Archive) Needs(ctx context.Context, object string) (bool, error) {
 // The record of a copy goes when another root is accepted there: the place has
 // moved on then, and the copy in it would be an old state. It says nothing of a
 // place where another archive was seen since.
-func (a *Archive) isCopy(before memory) (is, newest bool, err error) {
+func (a *Archive) isCopy(before memory, root [32]byte) (is, newest bool, err error) {
 	if before.pinned && before.pin.Archive != a.keys.Archive.String() {
 		return false, false, nil
 	}
-	c, is, err := a.copied()
-	if was := before.copy; err == nil && !is && was != nil && was.RootHash == hex.EncodeToString(a.rootHash[:]) {
+	hash := hex.EncodeToString(root[:])
+	c, ok, err := a.opts.State.Copy(a.dest.String())
+	is = ok && c.RootHash == hash
+	if was := before.copy; err == nil && !is && was != nil && was.RootHash == hash {
 		return true, was.Newest, nil
 	}
 	return is, c.Newest, err

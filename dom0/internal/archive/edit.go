@@ -34,7 +34,7 @@ func (w *Writer) PutMetadata(ctx context.Context) PutMetadata {
 // NameMetadata stores nothing and says what the blob would be called.
 func (a *Archive) NameMetadata() PutMetadata {
 	h := a.NewHasher()
-	return func(t format.BlobType, plain []byte) (format.BlobID, error) { return h.ID(t, plain), nil }
+	return func(t format.BlobType, plain []byte) (format.BlobID, error) { return h.ID(t, format.SharedDomain, plain), nil }
 }
 
 // Apply puts the blobs of the edit and returns a root that names them. Nothing
@@ -45,7 +45,7 @@ func (e *Edit) Apply(root *format.Root, put PutMetadata) (*format.Root, error) {
 	if next.SessionTop, err = addList(put, e.Entries, next.NextSeq); err != nil {
 		return nil, err
 	}
-	next.Sessions = uint32(len(e.Entries))
+	next.Sessions = uint64(len(e.Entries))
 	if len(e.Table.Volumes)+len(e.Table.Qubes) == 0 {
 		next.VolumeTable = format.BlobID{}
 		return &next, nil
@@ -90,7 +90,7 @@ func (a *Archive) LoadFreshIndex(ctx context.Context) error {
 	if a.freshIndex {
 		return nil
 	}
-	t, err := index.OpenFresh(ctx, a.indexCache(), a.keys.Archive, a.root.Index, a.fetchIndex)
+	t, err := index.OpenFresh(ctx, a.indexCache(), a.keys.Archive, a.root.Index, indexSource{a})
 	if errors.Is(err, index.ErrBadObject) {
 		err = &DamageError{Object: "index", Reason: err}
 	}
@@ -118,7 +118,9 @@ func (a *Archive) Packs(ctx context.Context, f func(id format.ObjectID, size int
 // Holds reports whether a pack is this run's: begun by it, or adopted from a
 // backup that was interrupted. What it holds is wanted, though no session
 // names it yet.
-func (w *Writer) Holds(id format.ObjectID) bool { return w.own[id] || w.adopted[id] }
+func (w *Writer) Holds(id format.ObjectID) bool {
+	return w.own[id] || w.adopted[id] || w.own[id.Twin()] || w.adopted[id.Twin()]
+}
 
 // A Moved is a blob to be taken over into a new pack.
 type Moved struct {
@@ -135,14 +137,14 @@ func (w *Writer) Compose(ctx context.Context, kind format.PackKind, blobs func(y
 	var moved []Moved
 	var places []format.Location
 	finish := func() error {
-		name, size, list := c.Finish()
-		if err := w.a.conn.Compose(ctx, name, size, list); err != nil {
-			return fmt.Errorf("compose %s: %w", name, err)
+		size, err := w.compose(ctx, c)
+		if err != nil {
+			return err
 		}
+		w.a.index.SetPackLength(c.ID(), uint32(size))
 		w.own[c.ID()] = true
-		w.composed = append(w.composed, newPack{c.ID(), size})
-		w.stored += size
-		err := done(moved, places)
+		w.composed = append(w.composed, newPack{c.ID(), size, kind != format.PackData})
+		err = done(moved, places)
 		c, moved, places = nil, nil, nil
 		return err
 	}
@@ -162,6 +164,32 @@ func (w *Writer) Compose(ctx context.Context, kind format.PackKind, blobs func(y
 	return err
 }
 
+// compose has the store make a pack, and of a metadata pack its twin, which is
+// composed from twins where these are there, and else from the firsts: the blobs
+// are the same.
+func (w *Writer) compose(ctx context.Context, c *pack.Composition) (size int64, err error) {
+	name, size, list := c.Finish()
+	if err := w.a.conn.Compose(ctx, name, size, list); err != nil {
+		return 0, fmt.Errorf("compose %s: %w", name, err)
+	}
+	w.stored += size
+	if !c.HasTwin() {
+		return size, nil
+	}
+	var twinErr error
+	for _, fromTwins := range []bool{true, false} {
+		name, list := c.Twin(fromTwins)
+		if twinErr = w.a.conn.Compose(ctx, name, size, list); twinErr == nil {
+			w.stored += size
+			return size, nil
+		}
+		if !errors.Is(twinErr, store.ErrMissing) && !errors.Is(twinErr, store.ErrBadRequest) && !errors.Is(twinErr, store.ErrUnreadable) {
+			break
+		}
+	}
+	return 0, fmt.Errorf("compose the twin of %s: %w", name, twinErr)
+}
+
 // Decompose deletes what Compose made. It needs the exclusive lock.
 func (w *Writer) Decompose(ctx context.Context) error {
 	var ids []format.ObjectID
@@ -169,6 +197,9 @@ func (w *Writer) Decompose(ctx context.Context) error {
 		ids = append(ids, p.id)
 		delete(w.own, p.id)
 		w.stored -= p.size
+		if p.twins {
+			ids, w.stored = append(ids, p.id.Twin()), w.stored-p.size
+		}
 	}
 	w.composed = nil
 	return w.a.DeletePacks(ctx, ids)
@@ -180,13 +211,11 @@ func (w *Writer) RewriteIndex(ctx context.Context, change func(e index.Entry) (t
 	if err := w.flush(ctx); err != nil {
 		return err
 	}
-	refs, err := w.a.index.Rewrite(ctx, change, func(_ uint8, body []byte) (format.ObjectID, uint32, error) {
-		return w.putIndex(ctx, body)
-	})
+	runs, err := w.a.index.Rewrite(ctx, change, indexSink{w})
 	if err != nil {
 		return fmt.Errorf("store the index: %w", err)
 	}
-	w.rewritten = refs
+	w.rewritten = runs
 	return nil
 }
 
@@ -195,7 +224,7 @@ func (w *Writer) RewriteIndex(ctx context.Context, change func(e index.Entry) (t
 // is how many bytes the packs that are left have.
 func (w *Writer) CommitRewrite(ctx context.Context, next *format.Root, stored int64) error {
 	next.Index, next.Stored = w.rewritten, stored
-	next.PrunedAt = max(w.a.root.Generation, w.a.highest) + 1 // that of the root it becomes
+	next.PrunedAt = w.a.next // the generation that it gets
 	if err := w.a.commitRoot(ctx, next, w.branch); err != nil {
 		return err
 	}
@@ -211,7 +240,7 @@ func (w *Writer) Stored() int64 { return w.stored }
 func (w *Writer) Discard(ctx context.Context) error {
 	var names []string
 	for id := range w.own {
-		names = append(names, protocol.PackName(id))
+		names = append(names, protocol.PackName(id), protocol.PackName(id.Twin()))
 	}
 	for _, x := range w.index {
 		names = append(names, x.name)

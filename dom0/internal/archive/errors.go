@@ -60,12 +60,11 @@ func (e *DamageError) Error() string { return fmt.Sprintf("%s: %v", e.Object, e.
 // Unwrap gives the reason.
 func (e *DamageError) Unwrap() error { return e.Reason }
 
-// A RootError says that Open found the store's root damaged, forged or gone,
-// and which one that was.
+// A RootError says that Open found no root that opens, or none at all where one
+// was seen.
 type RootError struct {
-	Seen       *[32]byte // SHA-256 of the root object that was read; nil: none was there
-	Unreadable bool      // something is there that the store can't hand out, nor replace
-	Err        error     // a DamageError of the root
+	Missing bool  // none is there
+	Err     error // a DamageError of a root
 }
 
 // Error is that of the damage.
@@ -74,15 +73,13 @@ func (e *RootError) Error() string { return e.Err.Error() }
 // Unwrap gives the damage.
 func (e *RootError) Unwrap() error { return e.Err }
 
-// judged is the error err of an Open that read a root object with the SHA-256
-// seen (nil: there was none, or it was unreadable): a RootError if it is the
-// root's damage.
-func judged(seen *[32]byte, unreadable bool, err error) error {
+// rootError makes a RootError of the damage of a root.
+func rootError(err error) error {
 	var d *DamageError
-	if !errors.As(err, &d) || d.Object != protocol.RootName || errors.Is(err, format.ErrNewer) {
+	if !errors.As(err, &d) || protocol.CheckName(d.Object) != nil && d.Object != "root" {
 		return err
 	}
-	return &RootError{Seen: seen, Unreadable: unreadable, Err: err}
+	return &RootError{Err: err}
 }
 
 // readError makes damage of a failed get, if it is the object's.
@@ -91,7 +88,7 @@ func readError(object string, err error) error {
 	switch {
 	case !store.IsObjectError(err):
 		return fmt.Errorf("read %s: %w", object, err)
-	case errors.Is(err, store.ErrNotFound):
+	case errors.Is(err, store.ErrMissing):
 		return &DamageError{Object: object, Reason: errors.New("is missing")}
 	case errors.As(err, &text) && text.Text != "":
 		return &DamageError{Object: object, Reason: errors.New(text.Text)}

@@ -23,13 +23,17 @@ import (
 //  3. ask      send gets, as many as the window allows     (caller's goroutine)
 //  4. open     authenticate, decompress, hash, deliver     (one worker a core)
 //
+// Metadata that can't be read there, or doesn't open, is read from the pack's twin.
 // A request's buffer is reserved from the window before the request is sent
 // and given back when its last blob was delivered.
 
 // A Want names a blob to fetch.
 type Want struct {
-	Type format.BlobType
-	ID   format.BlobID
+	Type   format.BlobType
+	ID     format.BlobID
+	Domain format.Domain // of a chunk; metadata is of the shared one
+
+	AnyDomain bool // whatever its domain is: what its seal holds is all that is asked
 }
 
 // Deliver gets the blob wants[i], or why it can't be had: a DamageError. It is
@@ -103,6 +107,12 @@ type answer struct {
 }
 
 func (a *Archive) fetchLocated(ctx context.Context, wants []Want, found []located, deliver Deliver) error {
+	return a.fetchFrom(ctx, wants, found, true, deliver)
+}
+
+// fetchFrom is fetchLocated; without twins, what doesn't open where it was looked
+// for is damaged.
+func (a *Archive) fetchFrom(ctx context.Context, wants []Want, found []located, twins bool, deliver Deliver) error {
 	requests := plan(found, a.conn.Info().MaxRanges)
 	answers := make(chan answer, len(requests))
 	var g errgroup.Group
@@ -121,7 +131,7 @@ func (a *Archive) fetchLocated(ctx context.Context, wants []Want, found []locate
 	})
 	for range min(cap(a.openers), len(requests)) {
 		g.Go(func() error {
-			f := &opening{a: a, wants: wants, deliver: deliver}
+			f := &opening{a: a, wants: wants, twins: twins, deliver: deliver}
 			f.scratch = make([]byte, 0, max(a.ChunkSize(), format.MaxMetadata))
 			for x := range answers {
 				err := x.pending.Wait() // even of what nobody wants any more: its memory is in use
@@ -197,6 +207,7 @@ func (r *request) add(at format.Location) {
 type opening struct {
 	a       *Archive
 	wants   []Want
+	twins   bool // what is damaged may be read from the twin
 	deliver Deliver
 	opener  *blob.Opener
 	scratch []byte
@@ -210,7 +221,7 @@ func (f *opening) open(ctx context.Context, r request, buf []byte, err error) er
 	case err == nil:
 	case !store.IsObjectError(err):
 		return fmt.Errorf("read %s: %w", protocol.PackName(r.pack), err)
-	case len(r.blobs) > 1 && !errors.Is(err, store.ErrNotFound):
+	case len(r.blobs) > 1 && !errors.Is(err, store.ErrMissing):
 		return f.openOneByOne(ctx, r, buf)
 	}
 	for i := 0; i < len(r.blobs); {
@@ -221,18 +232,79 @@ func (f *opening) open(ctx context.Context, r request, buf []byte, err error) er
 		if err == nil {
 			var sealed []byte
 			sealed, buf = buf[:first.at.Length], buf[first.at.Length:]
-			plain, blobErr = f.opener.Open(f.scratch, sealed, want.Type, want.ID, f.a.maxPlain(want.Type))
+			plain, blobErr = f.unseal(want, sealed)
 		}
 		if blobErr != nil {
 			blobErr = blobDamage(want, first.at, blobErr)
-		}
-		for ; i < len(r.blobs) && r.blobs[i].at == first.at; i++ {
-			if err := f.deliver(r.blobs[i].i, plain, blobErr); err != nil {
-				return err
+			if f.twins && want.Type.Metadata() && isDamage(blobErr) {
+				if plain, err := f.fromTwin(ctx, want, first.at, blobErr); err != nil {
+					return err
+				} else if plain != nil {
+					if err := f.give(r, &i, first, plain, nil); err != nil {
+						return err
+					}
+					continue
+				}
 			}
+		}
+		if err := f.give(r, &i, first, plain, blobErr); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// give delivers a blob to all who want it, from the i-th of the request on.
+func (f *opening) give(r request, i *int, first located, plain []byte, blobErr error) error {
+	for ; *i < len(r.blobs) && r.blobs[*i].at == first.at; *i++ {
+		if err := f.deliver(r.blobs[*i].i, plain, blobErr); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unseal opens a blob and checks its domain.
+func (f *opening) unseal(want Want, untrusted []byte) ([]byte, error) {
+	plain, domain, err := f.opener.Open(f.scratch, untrusted, want.Type, want.ID, f.a.maxPlain(want.Type))
+	if err == nil && domain != want.Domain && !want.AnyDomain {
+		return nil, fmt.Errorf("is of domain %d, not %d: %w", domain, want.Domain, blob.ErrDamaged)
+	}
+	return plain, err
+}
+
+// fromTwin reads a blob from the twin of the pack that it should be in, and says
+// so, once for each pack; nil: it isn't there either. An error ends the fetch.
+func (f *opening) fromTwin(ctx context.Context, want Want, at format.Location, damage error) ([]byte, error) {
+	buf := make([]byte, at.Length)
+	pending := f.a.conn.Get(ctx, protocol.PackName(at.Pack.Twin()), []protocol.Range{{Off: uint64(at.Offset), Len: at.Length}}, buf)
+	err := pending.Wait()
+	if err != nil && !store.IsObjectError(err) {
+		return nil, fmt.Errorf("read %s: %w", protocol.PackName(at.Pack.Twin()), err)
+	}
+	if err != nil {
+		return nil, nil
+	}
+	plain, err := f.unseal(want, buf)
+	if err != nil {
+		return nil, nil
+	}
+	f.a.sayTwin(protocol.PackName(at.Pack), damage)
+	return append(make([]byte, 0, len(plain)+1), plain...), nil // not nil, though it may be empty
+}
+
+// sayTwin says once that an object's twin stands in for it.
+func (a *Archive) sayTwin(object string, damage error) {
+	a.saidMu.Lock()
+	defer a.saidMu.Unlock()
+	if a.said[object] {
+		return
+	}
+	if a.said == nil {
+		a.said = map[string]bool{}
+	}
+	a.said[object] = true
+	a.opts.Warn(fmt.Sprintf("%v; its second copy is used", damage))
 }
 
 // openOneByOne asks for each blob of a failed request by itself.
@@ -262,16 +334,13 @@ func blobDamage(w Want, at format.Location, err error) error {
 	if store.IsObjectError(err) {
 		return readError(object, err)
 	}
-	if errors.Is(err, format.ErrNewer) {
-		return fmt.Errorf("%s: %w", object, err)
-	}
 	return &DamageError{Object: object, Reason: fmt.Errorf("%s at %d: %w", w.Type, at.Offset, err)}
 }
 
 // Read fetches one metadata blob.
 func (a *Archive) Read(ctx context.Context, t format.BlobType, id format.BlobID) ([]byte, error) {
 	var plain []byte
-	err := a.Fetch(ctx, []Want{{t, id}}, func(_ int, p []byte, err error) error {
+	err := a.Fetch(ctx, []Want{{Type: t, ID: id}}, func(_ int, p []byte, err error) error {
 		plain = append(plain, p...)
 		return err
 	})

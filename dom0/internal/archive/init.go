@@ -11,13 +11,15 @@ import (
 	"pinion/protocol"
 )
 
-// Init makes a new archive at dest and returns its root. params says its chunk
-// size and compression; opts.Secret gets the secret of its first key slot,
-// stretched with argonMemory KiB if it is a passphrase.
-//
-// Order: directory → key slot → root. A root without a slot could never be
-// opened; a slot without a root is no archive yet.
-func Init(ctx context.Context, dest store.Destination, params format.Params, argonMemory uint32, opts Options) (*format.Root, error) {
+// Params are what an archive is made with.
+type Params struct {
+	ChunkSize   uint32
+	Compression format.Compression // unless a backup is told otherwise
+}
+
+// Init makes a new archive at dest and returns its root. opts.Secret gets the
+// secret of its first key slot, stretched at that cost if it is a passphrase.
+func Init(ctx context.Context, dest store.Destination, params Params, cost crypt.Cost, opts Options) (*format.Root, error) {
 	opts.Store.Create = true
 	conn, err := store.Open(ctx, dest, opts.Store)
 	if err != nil {
@@ -44,52 +46,46 @@ func Init(ctx context.Context, dest store.Destination, params format.Params, arg
 	master := crypt.NewMaster()
 	defer clear(master[:])
 	archive := format.NewObjectID()
-	slot, err := crypt.LockMaster(secret, argonMemory, master, archive)
+	slot, err := crypt.LockMaster(secret, cost, master, archive)
 	debug.FreeOSMemory()
 	if err != nil {
 		return nil, err
 	}
+	object := slot.Append(nil)
 	if a.keys, err = crypt.NewKeys(master, archive); err != nil {
 		return nil, err
 	}
-	a.root = newRoot(archive, params, slot, opts)
-	if err := a.create(ctx, slot); err != nil {
+	a.root = newRoot(archive, params, object, opts)
+	if err := a.create(ctx); err != nil {
 		return nil, err
 	}
 	if opts.Remember != nil {
-		opts.Remember(&Unlocked{Master: *master, Archive: archive, Slot: slot.ID})
+		opts.Remember(&Unlocked{Master: *master, Archive: archive, Slot: format.SlotIDOf(object)})
 	}
 	return a.root, nil
 }
 
 // newRoot is the first root of an archive.
-func newRoot(archive format.ArchiveID, params format.Params, slot *format.KeySlot, opts Options) *format.Root {
+func newRoot(archive format.ArchiveID, params Params, slot []byte, opts Options) *format.Root {
 	host, name := Host()
 	now := opts.Now().UnixNano()
 	return &format.Root{
-		Archive: archive, Branch: format.NewObjectID(), Generation: 1, Params: params, NextSeq: 1,
-		HostID: host, Host: name, Written: now,
-		Slots: []format.KeySlotRef{{ID: slot.ID, Created: now}},
+		Clear:     format.Clear{Archive: archive, Branch: format.NewObjectID(), Generation: 1, Slots: [][]byte{slot}},
+		ChunkSize: params.ChunkSize, Compression: params.Compression, NextSeq: 1,
+		HostID: host, Host: name, Written: now, SlotInfo: []format.SlotInfo{{Created: now}},
 	}
 }
 
-// create stores the slot and then the root, and remembers both.
-func (a *Archive) create(ctx context.Context, slot *format.KeySlot) error {
-	name, object := protocol.KeyName(slot.ID), slot.Append(nil)
-	if err := a.conn.Put(ctx, name, object).Wait(); err != nil {
-		return fmt.Errorf("store %s: %w", name, err)
-	}
+// create commits the first root and remembers it.
+func (a *Archive) create(ctx context.Context) error {
 	sealed, err := a.sealRoot(a.root)
 	if err != nil {
 		return err
 	}
-	if err := a.swap(ctx, nil, sealed); err != nil {
-		return err
+	if err := a.publish(ctx, 1, sealed); err != nil {
+		return fmt.Errorf("commit the first root: %w", err)
 	}
-	a.rootHash = hashRoot(sealed)
-	if err := a.opts.State.SaveSlot(a.keys.Archive, slot.ID, object); err != nil {
-		return err
-	}
+	a.rootHash, a.sealed = hashRoot(sealed), sealed
 	return a.rememberRoot(sealed, &[32]byte{})
 }
 
@@ -106,13 +102,13 @@ func (a *Archive) checkUnpinned() error {
 // checkEmpty refuses a place where an archive is, or where its root may only
 // have been hidden.
 func checkEmpty(ctx context.Context, conn *store.Conn) error {
-	for _, prefix := range []string{protocol.PrefixRoot, protocol.PrefixKeys, protocol.PrefixPacks, protocol.PrefixIndex} {
+	for _, prefix := range []string{protocol.PrefixHead, protocol.PrefixRoots, protocol.PrefixPacks, protocol.PrefixIndex} {
 		entries, _, err := conn.List(ctx, prefix, "", 1)
 		if err != nil {
 			return fmt.Errorf("list %s: %w", prefix, err)
 		}
 		if len(entries) > 0 {
-			if entries[0].Name == protocol.RootName {
+			if prefix == protocol.PrefixHead || prefix == protocol.PrefixRoots {
 				return &said{"an archive is there already", []error{ErrNotEmpty}}
 			}
 			return fmt.Errorf("%s is there: %w", entries[0].Name, ErrNotEmpty)

@@ -54,12 +54,12 @@ func (a *Archive) loadKept(ctx context.Context) (err error) {
 }
 
 // openGoodIndex opens those of the index objects that are there and whole.
-func (a *Archive) openGoodIndex(ctx context.Context, spare bool, refs []format.IndexRef, bad func(error)) (*index.Table, error) {
-	t, err := a.openIndexIn(ctx, spare, refs)
-	if err == nil || !isDamage(err) || errors.Is(err, format.ErrNewer) {
+func (a *Archive) openGoodIndex(ctx context.Context, spare bool, runs []format.IndexRun, bad func(error)) (*index.Table, error) {
+	t, err := a.openIndexIn(ctx, spare, runs)
+	if err == nil || !isDamage(err) {
 		return t, err
 	}
-	good, err := a.goodIndexRefs(ctx, refs, bad)
+	good, err := a.goodIndexRuns(ctx, runs, bad)
 	if err != nil {
 		return nil, err
 	}

@@ -13,22 +13,9 @@ import (
 	"pinion/protocol"
 )
 
-// Changes to the keys of an archive, in the order in which their steps become
-// durable:
-//
-//  1. the object of a new key slot
-//  2. the root that lists it, and no longer the one that it replaces
-//  3. this host's copies of slots
-//  4. where a slot was replaced, the same root once more: the newest root that
-//     the store has kept then lists the new one, too. Else, if the store lost
-//     its root, the root from before would need the old slot, which is
-//     deleted, to be opened
-//  5. the object of a slot that was removed is deleted
-//
-// A crash before 2 leaves the old keys and an object that the root doesn't
-// list, which opens nothing; a crash after 2 leaves the new ones and perhaps
-// such an object. At no moment does the root list a slot whose object isn't
-// durable, or no slot at all.
+// Key slots stand in the root, so a change of keys is a commit: the old ones open
+// the archive until it is acknowledged, and the new ones from then on. Older roots
+// keep the slots that they have: successors name them by their hash.
 
 // Errors of changes to keys.
 var (
@@ -40,72 +27,43 @@ var (
 type Unlocked struct {
 	Master  crypt.Master
 	Archive format.ArchiveID
-	Slot    format.ObjectID // the key slot that it came from
+	Slot    format.SlotID // the key slot that it came from
 }
 
 // Clear overwrites the master key.
 func (u *Unlocked) Clear() { clear(u.Master[:]) }
 
-// A KeyState says what is the matter with a key slot.
-type KeyState string
-
-// The states. An unlisted slot opens nothing.
-const (
-	KeyLive     KeyState = "live"
-	KeyDamaged  KeyState = "damaged" // the root lists it, and its object is damaged or not the one that was seen
-	KeyMissing  KeyState = "missing" // the root lists it, and its object is gone
-	KeyUnlisted KeyState = "unlisted"
-)
-
-// A Key is a key slot as the root or the store lists it.
+// A Key is a key slot of the archive.
 type Key struct {
-	ID      format.ObjectID
-	KDF     format.KDF // 0: not known
-	Created int64      // nanoseconds since 1970, UTC; 0: not known
-	State   KeyState
-	Opened  bool // it opened the archive in this run
+	ID      format.SlotID
+	KDF     format.KDF // 0: a newer program's
+	Label   string
+	Created int64 // nanoseconds since 1970, UTC
+	Damaged bool  // it was damaged when it was written
+	Opened  bool  // it opened the archive in this run
 }
 
-// Keys lists the keys: those of the root in its order, then what else the store
-// has, of which at most max; more is how many others there are, at least.
-func (a *Archive) Keys(ctx context.Context, max int) (keys []Key, more int, err error) {
-	objects, err := a.liveSlots(ctx)
-	if err != nil {
-		return nil, 0, err
+// Keys lists the keys, in the order of the root.
+func (a *Archive) Keys() []Key {
+	keys := make([]Key, len(a.root.Slots))
+	for i := range keys {
+		keys[i] = a.key(i)
 	}
-	for _, ref := range a.root.Slots {
-		name := protocol.KeyName(ref.ID)
-		k := Key{ID: ref.ID, Created: ref.Created, State: KeyLive, Opened: ref.ID == a.unlocked.Slot}
-		object, there := objects[name]
-		slot, err := a.parseLive(name, object)
-		if err != nil && !isDamage(err) {
-			return nil, 0, err
-		}
-		if err != nil {
-			k.State = KeyDamaged
-			if !there {
-				k.State = KeyMissing
-			}
-			var saved []byte
-			if saved, err = a.opts.State.Slot(a.keys.Archive, ref.ID); err != nil {
-				return nil, 0, err
-			}
-			slot, err = parseSlot(name, saved)
-		}
-		if err == nil {
-			k.KDF = slot.KDF
-		}
-		keys = append(keys, k)
+	return keys
+}
+
+func (a *Archive) key(i int) Key {
+	object, info := a.root.Slots[i], a.root.SlotInfo[i]
+	k := Key{ID: format.SlotIDOf(object), Label: info.Label, Created: info.Created}
+	k.Opened = k.ID == a.unlocked.Slot
+	slot, err := format.ParseKeySlot(object)
+	switch {
+	case err == nil:
+		k.KDF = slot.KDF
+	case !errors.Is(err, format.ErrNewer):
+		k.Damaged = true
 	}
-	unlisted, _, err := a.UnlistedSlots(ctx)
-	if err != nil {
-		return nil, 0, err
-	}
-	shown := unlisted[:min(len(unlisted), max)]
-	for _, id := range shown {
-		keys = append(keys, Key{ID: id, State: KeyUnlisted})
-	}
-	return keys, len(unlisted) - len(shown), nil
+	return k
 }
 
 // MayAddKey reports why AddKey, or with replace ReplaceKey, would fail, so that
@@ -123,231 +81,207 @@ func (a *Archive) MayAddKey(replace bool) error {
 	return nil
 }
 
-// AddKey gives the archive one more key. A passphrase is stretched with
-// argonMemory KiB. It needs the append lock.
-func (a *Archive) AddKey(ctx context.Context, s crypt.Secret, argonMemory uint32) (Key, error) {
-	if err := a.MayAddKey(false); err != nil {
-		return Key{}, err
-	}
-	slot, ref, err := a.putSlot(ctx, s, argonMemory)
+// AddKey gives the archive one more key. A passphrase is stretched at that cost.
+// It needs the append lock.
+func (a *Archive) AddKey(ctx context.Context, s crypt.Secret, cost crypt.Cost, label string) (Key, error) {
+	slot, err := a.newSlot(s, cost)
 	if err != nil {
 		return Key{}, err
 	}
-	list := append(slices.Clone(a.root.Slots), ref)
-	return newKey(slot, ref), a.listSlots(ctx, list, slot)
-}
-
-// ReplaceKey puts a new key in the place of the one that opened this archive,
-// by one swap of the root. It needs the exclusive lock. Where the old slot's
-// object stays in the store the error is a *KeptError, and the key is replaced
-// all the same.
-func (a *Archive) ReplaceKey(ctx context.Context, s crypt.Secret, argonMemory uint32) (added, removed Key, err error) {
-	if err := a.MayAddKey(true); err != nil {
-		return Key{}, Key{}, err
-	}
-	i, err := a.findLive(a.unlocked.Slot)
-	if err != nil {
-		return Key{}, Key{}, err
-	}
-	slot, ref, err := a.putSlot(ctx, s, argonMemory)
-	if err != nil {
-		return Key{}, Key{}, err
-	}
-	list := slices.Clone(a.root.Slots)
-	removed = Key{ID: list[i].ID, Created: list[i].Created, Opened: true}
-	list[i] = ref
-	if err := a.listSlots(ctx, list, slot); err != nil {
-		return Key{}, Key{}, err
-	}
-	added = newKey(slot, ref)
-	if err := a.listSlots(ctx, list, nil); err != nil {
-		if stateErr := a.forgetSlot(removed.ID); stateErr != nil {
-			return added, removed, stateErr
+	info := format.SlotInfo{Label: label, Created: a.opts.Now().UnixNano()}
+	err = a.editKeys(ctx, func(r *format.Root) error {
+		if len(r.Slots) >= format.MaxKeySlots {
+			return ErrKeysFull
 		}
-		return added, removed, &KeptError{Slot: removed.ID, Reason: err}
-	}
-	return added, removed, a.dropSlot(ctx, removed.ID)
-}
-
-// RemoveKey takes a key away. It needs the exclusive lock. The root decides
-// which is the last key; and as long as none of the others is whole in the
-// store, none is removed either. Where the slot's object stays in the store the
-// error is a *KeptError, and the key is removed all the same.
-func (a *Archive) RemoveKey(ctx context.Context, id format.ObjectID) (Key, error) {
-	i, err := a.findLive(id)
+		r.Slots, r.SlotInfo = append(r.Slots, slot), append(r.SlotInfo, info)
+		return nil
+	})
 	if err != nil {
 		return Key{}, err
 	}
-	if len(a.root.Slots) == 1 {
-		return Key{}, fmt.Errorf("remove key %s: %w", short(id.String()), ErrLastKey)
-	}
-	if err := a.MayAddKey(true); err != nil {
-		return Key{}, err
-	}
-	ref := a.root.Slots[i]
-	list := slices.Delete(slices.Clone(a.root.Slots), i, i+1)
-	if err := a.oneIsWhole(ctx, list); err != nil {
-		return Key{}, fmt.Errorf("remove key %s: %w", short(id.String()), err)
-	}
-	if err := a.listSlots(ctx, list, nil); err != nil {
-		return Key{}, err
-	}
-	return Key{ID: ref.ID, Created: ref.Created, Opened: ref.ID == a.unlocked.Slot}, a.dropSlot(ctx, id)
+	return a.key(len(a.root.Slots) - 1), nil
 }
 
-// A KeptError says that a key was removed, and that its slot's object is still
-// in the store: it opens nothing with an honest program.
-type KeptError struct {
-	Slot   format.ObjectID
-	Reason error
+// ReplaceKey puts a new key in the place of one, by one commit. It needs the append
+// lock.
+func (a *Archive) ReplaceKey(ctx context.Context, old format.SlotID, s crypt.Secret, cost crypt.Cost) (added, removed Key, err error) {
+	slot, err := a.newSlot(s, cost)
+	if err != nil {
+		return Key{}, Key{}, err
+	}
+	err = a.editKeys(ctx, func(r *format.Root) error {
+		i, err := findSlot(&r.Clear, old)
+		if err != nil {
+			return err
+		}
+		removed = a.key(i)
+		r.Slots[i], r.SlotInfo[i].Created = slot, a.opts.Now().UnixNano()
+		return nil
+	})
+	if err != nil {
+		return Key{}, Key{}, err
+	}
+	i, err := findSlot(&a.root.Clear, format.SlotIDOf(slot))
+	if err != nil {
+		return Key{}, removed, err
+	}
+	return a.key(i), removed, nil
 }
 
-// Error names the slot.
-func (e *KeptError) Error() string {
-	return fmt.Sprintf("the store still has key slot %s: %v", e.Slot, e.Reason)
+// RemoveKey takes a key away. It needs the append lock.
+func (a *Archive) RemoveKey(ctx context.Context, id format.SlotID) (removed Key, err error) {
+	err = a.editKeys(ctx, func(r *format.Root) error {
+		i, err := findSlot(&r.Clear, id)
+		if err != nil {
+			return err
+		}
+		removed = a.key(i)
+		r.Slots, r.SlotInfo = slices.Delete(r.Slots, i, i+1), slices.Delete(r.SlotInfo, i, i+1)
+		if !slices.ContainsFunc(r.Slots, isWholeSlot) {
+			return fmt.Errorf("remove key %s: %w", id, ErrLastKey)
+		}
+		return nil
+	})
+	return removed, err
 }
 
-// Unwrap gives the reason.
-func (e *KeptError) Unwrap() error { return e.Reason }
+// isWholeSlot reports whether a slot is one that this program can open, given its
+// secret.
+func isWholeSlot(b []byte) bool {
+	_, err := format.ParseKeySlot(b)
+	return err == nil
+}
 
-// findLive is the place of a slot in the root's list.
-func (a *Archive) findLive(id format.ObjectID) (int, error) {
-	i := slices.IndexFunc(a.root.Slots, func(r format.KeySlotRef) bool { return r.ID == id })
+// ImportKeys takes back the keys of an export that the archive doesn't have, and
+// returns them. It needs the append lock.
+func (a *Archive) ImportKeys(ctx context.Context, x *format.KeyExport) (added []Key, err error) {
+	if x.Archive != a.keys.Archive {
+		return nil, fmt.Errorf("the key export %w: it is of %s, and this is %s", errOtherArchive, short(x.Archive.String()), short(a.keys.Archive.String()))
+	}
+	before := len(a.root.Slots)
+	missing := slices.DeleteFunc(slices.Clone(x.Slots), func(b []byte) bool { return listsSlot(&a.root.Clear, format.SlotIDOf(b)) })
+	if len(missing) == 0 {
+		return nil, nil
+	}
+	err = a.editKeys(ctx, func(r *format.Root) error {
+		if len(r.Slots)+len(missing) > format.MaxKeySlots {
+			return ErrKeysFull
+		}
+		before = len(r.Slots)
+		for _, b := range missing {
+			r.Slots, r.SlotInfo = append(r.Slots, b), append(r.SlotInfo, format.SlotInfo{Created: a.opts.Now().UnixNano()})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return a.Keys()[before:], nil
+}
+
+// findSlot is the place of a slot in a root.
+func findSlot(c *format.Clear, id format.SlotID) (int, error) {
+	i := slices.IndexFunc(c.Slots, func(b []byte) bool { return format.SlotIDOf(b) == id })
 	if i < 0 {
-		return 0, fmt.Errorf("key %s is not one of the archive's", short(id.String()))
+		return 0, fmt.Errorf("key %s is not one of the archive's", id)
 	}
 	return i, nil
 }
 
-// oneIsWhole fails unless the store has at least one of these slots whole.
-func (a *Archive) oneIsWhole(ctx context.Context, refs []format.KeySlotRef) error {
-	objects, err := a.liveSlots(ctx)
-	if err != nil {
-		return err
+// newSlot makes a key slot for a secret.
+func (a *Archive) newSlot(s crypt.Secret, cost crypt.Cost) ([]byte, error) {
+	if err := a.MayAddKey(true); err != nil {
+		return nil, err
 	}
-	for _, ref := range refs {
-		name := protocol.KeyName(ref.ID)
-		if _, err := a.parseLive(name, objects[name]); err == nil || !isDamage(err) {
-			return err
-		}
-	}
-	return &DamageError{Object: "keys", Reason: errors.New("no other key slot is whole in the store")}
-}
-
-func newKey(slot *format.KeySlot, ref format.KeySlotRef) Key {
-	return Key{ID: ref.ID, KDF: slot.KDF, Created: ref.Created, State: KeyLive}
-}
-
-// putSlot makes a key slot for a secret and stores its object.
-func (a *Archive) putSlot(ctx context.Context, s crypt.Secret, argonMemory uint32) (*format.KeySlot, format.KeySlotRef, error) {
-	slot, err := crypt.LockMaster(s, argonMemory, &a.unlocked.Master, a.keys.Archive)
+	slot, err := crypt.LockMaster(s, cost, &a.unlocked.Master, a.keys.Archive)
 	debug.FreeOSMemory() // the derivation's memory is not needed again
 	if err != nil {
-		return nil, format.KeySlotRef{}, err
+		return nil, err
 	}
-	name := protocol.KeyName(slot.ID)
-	if err := a.conn.Put(ctx, name, slot.Append(nil)).Wait(); err != nil {
-		return nil, format.KeySlotRef{}, fmt.Errorf("store %s: %w", name, err)
-	}
-	return slot, format.KeySlotRef{ID: slot.ID, Created: a.opts.Now().UnixNano()}, nil
+	return slot.Append(nil), nil
 }
 
-// listSlots swaps in a root that lists these slots. added, if there is one, is
-// kept here as well.
-func (a *Archive) listSlots(ctx context.Context, list []format.KeySlotRef, added *format.KeySlot) error {
+// maxRetries is how often a small edit is made anew because another writer was
+// faster.
+const maxRetries = 16
+
+// editKeys commits the root with its slots changed. Where another writer was
+// faster, the change is made anew on what that committed.
+func (a *Archive) editKeys(ctx context.Context, change func(*format.Root) error) error {
 	branch, err := a.Branch()
 	if err != nil {
 		return err
 	}
-	next := *a.root
-	next.Slots = list
-	if err := a.commitRoot(ctx, &next, branch); err != nil {
-		if a.root == &next {
-			err = fmt.Errorf("the archive's keys are changed, but: %w", err)
+	for try := 1; ; try++ {
+		next := *a.root
+		next.Slots, next.SlotInfo = slices.Clone(next.Slots), slices.Clone(next.SlotInfo)
+		if err := change(&next); err != nil {
+			return err
 		}
-		return err
-	}
-	if added == nil {
-		return nil
-	}
-	if err := a.opts.State.SaveSlot(a.keys.Archive, added.ID, added.Append(nil)); err != nil {
-		return fmt.Errorf("the archive's keys are changed, but: %w", err)
-	}
-	return nil
-}
-
-// dropSlot forgets a slot that the root no longer lists, here and in the store.
-func (a *Archive) dropSlot(ctx context.Context, id format.ObjectID) error {
-	if err := a.forgetSlot(id); err != nil {
-		return err
-	}
-	if a.conn.Info().AppendOnly {
-		return &KeptError{Slot: id, Reason: ErrAppendOnly}
-	}
-	if err := a.conn.Delete(ctx, []string{protocol.KeyName(id)}); err != nil {
-		return &KeptError{Slot: id, Reason: err}
-	}
-	return nil
-}
-
-// OpenedSlot is the object of the key slot that opened this archive: the
-// store's, or if that isn't whole, this host's copy.
-func (a *Archive) OpenedSlot(ctx context.Context) (format.ObjectID, []byte, error) {
-	id := a.unlocked.Slot
-	name := protocol.KeyName(id)
-	objects, err := a.fetchSlots(ctx, []string{name})
-	if err != nil {
-		return id, nil, err
-	}
-	object := objects[name]
-	if _, err := a.parseLive(name, object); err == nil || !isDamage(err) {
-		return id, object, err
-	}
-	saved, err := a.opts.State.Slot(a.keys.Archive, id)
-	if err != nil {
-		return id, nil, err
-	}
-	if _, err := parseSlot(name, saved); err != nil {
-		return id, nil, err
-	}
-	return id, saved, nil
-}
-
-// PutBack stores the key slot that opened this archive, opts.Slot, where the
-// store has lost it or has something else in its place. It reports whether that
-// was so. It needs the exclusive lock.
-func (a *Archive) PutBack(ctx context.Context) (bool, error) {
-	name, object := protocol.KeyName(a.unlocked.Slot), a.opts.Slot.Append(nil)
-	objects, err := a.fetchSlots(ctx, []string{name})
-	if err != nil {
-		return false, err
-	}
-	there, found := objects[name]
-	if found && string(there) == string(object) {
-		return false, nil
-	}
-	if a.conn.Info().ReadOnly {
-		return false, fmt.Errorf("write to %s: %w", a.dest, store.ErrReadOnly)
-	}
-	if found {
-		if a.conn.Info().AppendOnly {
-			return false, fmt.Errorf("%s is damaged and can't be replaced: %w", name, ErrAppendOnly)
+		err := a.commitRoot(ctx, &next, branch)
+		if a.root == &next && err != nil {
+			return fmt.Errorf("the archive's keys are changed, but: %w", err)
 		}
-		if err := a.conn.Delete(ctx, []string{name}); err != nil {
-			return false, fmt.Errorf("replace %s: %w", name, err)
+		if !errors.Is(err, store.ErrConflict) || try == maxRetries {
+			return err
+		}
+		if err := a.reload(ctx); err != nil {
+			return err
 		}
 	}
-	if err := a.conn.Put(ctx, name, object).Wait(); err != nil {
-		return false, fmt.Errorf("store %s: %w", name, err)
-	}
-	return true, nil
 }
 
-// ParseSlotObject decodes a key slot of which only the object is there.
-func ParseSlotObject(untrusted []byte) (*format.KeySlot, error) {
-	id, err := format.KeySlotID(untrusted)
+// Export is what opens the archive where all of its roots are lost.
+func (a *Archive) Export() []byte {
+	x := format.KeyExport{
+		Clear: a.root.Clear, ChunkSize: a.root.ChunkSize, Compression: a.root.Compression, Time: a.opts.Now().UnixNano(),
+	}
+	return a.keys.SealObject(format.KindKeyExport, format.KeyExportSealName, x.Clear.Append(nil), x.AppendBody(nil))
+}
+
+// ParseExport reads what Export wrote, as far as that can be read without the
+// secret: its clear part. The rest is proven when the archive was opened with it.
+func ParseExport(untrusted []byte) (*format.KeyExport, error) {
+	_, clearPart, _, err := format.SplitKeyExport(untrusted)
 	if err != nil {
 		return nil, err
 	}
-	return format.ParseKeySlot(untrusted, id)
+	c, err := format.ParseClear(clearPart)
+	if err != nil {
+		return nil, err
+	}
+	return &format.KeyExport{Clear: *c}, nil
 }
+
+// KeptWith counts the older roots in the store whose clear part has a key slot:
+// whoever has its secret, and gets at one of them, opens the archive with it.
+func (a *Archive) KeptWith(ctx context.Context, id format.SlotID) (n int, err error) {
+	r := newRoots(a.conn)
+	if err := r.listNew(ctx, false); err != nil {
+		return 0, err
+	}
+	if err := r.listAll(ctx); err != nil {
+		return 0, err
+	}
+	seen := map[[32]byte]bool{}
+	for _, name := range r.names {
+		s, err := readSealedRoot(ctx, a.conn, name)
+		if isDamage(err) {
+			continue
+		}
+		if err != nil {
+			return n, err
+		}
+		if !seen[s.hash] && listsSlot(s.clear, id) {
+			n++
+		}
+		seen[s.hash] = true
+	}
+	return n, nil
+}
+
+// KeepsForEver reports whether the store takes nothing away.
+func (a *Archive) KeepsForEver() bool { return a.conn.Info().AppendOnly }
+
+// keepRoots says how long a store keeps roots, for messages.
+const keepRoots = protocol.KeepRootsDays

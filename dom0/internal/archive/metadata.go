@@ -38,7 +38,7 @@ func (a *Archive) QubeConfigs(ctx context.Context, ids []format.BlobID, deliver 
 	for _, id := range ids {
 		if !seen[id] {
 			seen[id] = true
-			wants = append(wants, Want{format.BlobQubeConfig, id})
+			wants = append(wants, Want{Type: format.BlobQubeConfig, ID: id})
 		}
 	}
 	var one sync.Mutex
@@ -75,7 +75,7 @@ func readAs[T any](ctx context.Context, a *Archive, t format.BlobType, id format
 func (a *Archive) ReadSessions(ctx context.Context, entries []format.SessionEntry) (sessions []*format.Session, errs []error, err error) {
 	wants := make([]Want, len(entries))
 	for i, e := range entries {
-		wants[i] = Want{format.BlobSession, e.Blob}
+		wants[i] = Want{Type: format.BlobSession, ID: e.Blob}
 	}
 	sessions, errs = make([]*format.Session, len(entries)), make([]error, len(entries))
 	err = a.Fetch(ctx, wants, func(i int, plain []byte, err error) error {
@@ -167,7 +167,7 @@ func (a *Archive) sessions(ctx context.Context, damaged func(tree.Item, error) e
 func (a *Archive) sessionLeaves(ctx context.Context, items []tree.Item) ([]*format.SessionLeaf, []error, error) {
 	wants := make([]Want, len(items))
 	for i, it := range items {
-		wants[i] = Want{format.BlobSessionLeaf, it.ID}
+		wants[i] = Want{Type: format.BlobSessionLeaf, ID: it.ID}
 	}
 	leaves, errs := make([]*format.SessionLeaf, len(items)), make([]error, len(items))
 	err := a.Fetch(ctx, wants, func(i int, plain []byte, err error) error {
@@ -188,7 +188,7 @@ func (a *Archive) Walker() *tree.Walker {
 	return &tree.Walker{Fetch: func(ctx context.Context, items []tree.Item, deliver func(int, []byte, error)) error {
 		wants := make([]Want, len(items))
 		for i, it := range items {
-			wants[i] = Want{format.BlobNode, it.ID}
+			wants[i] = Want{Type: format.BlobNode, ID: it.ID}
 		}
 		return a.Fetch(ctx, wants, func(i int, plain []byte, err error) error {
 			deliver(i, plain, err)
@@ -203,11 +203,11 @@ func (a *Archive) WalkVolume(ctx context.Context, r *format.VolumeRecord, w *tre
 	return w.Walk(ctx, r.Top, format.TreeLevel(format.Chunks(r.Size, a.ChunkSize())))
 }
 
-// FetchChunks is Fetch for entries of a volume's tree.
-func (a *Archive) FetchChunks(ctx context.Context, items []tree.Item, deliver func(it tree.Item, plain []byte, err error) error) error {
+// FetchChunks is Fetch for entries of the tree of a volume of that domain.
+func (a *Archive) FetchChunks(ctx context.Context, domain format.Domain, items []tree.Item, deliver func(it tree.Item, plain []byte, err error) error) error {
 	wants := make([]Want, len(items))
 	for i, it := range items {
-		wants[i] = Want{format.BlobChunk, it.ID}
+		wants[i] = Want{Type: format.BlobChunk, ID: it.ID, Domain: domain}
 	}
 	return a.Fetch(ctx, wants, func(i int, plain []byte, err error) error { return deliver(items[i], plain, err) })
 }

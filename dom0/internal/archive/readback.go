@@ -13,8 +13,9 @@ import (
 
 // A newPack is a pack that the next root will name for the first time.
 type newPack struct {
-	id   format.ObjectID
-	size int64 // bytes
+	id    format.ObjectID
+	size  int64 // bytes
+	twins bool  // it has a twin
 }
 
 // A newObject is an index object of this run, with what was sent.
@@ -37,12 +38,18 @@ func (w *Writer) ReadBack(ctx context.Context) error {
 
 func (w *Writer) readBack(ctx context.Context) error {
 	for _, p := range w.packs {
-		toc, err := w.a.ReadTOC(ctx, p.id, p.size)
-		if err != nil {
-			return fmt.Errorf("read back: %w", err)
+		ids := []format.ObjectID{p.id}
+		if p.twins {
+			ids = append(ids, p.id.Twin())
 		}
-		if err := w.readBackBlobs(ctx, p.id, toc); err != nil {
-			return fmt.Errorf("read back: %w", err)
+		for _, id := range ids {
+			toc, err := w.a.ReadTOC(ctx, id, p.size)
+			if err == nil {
+				err = w.readBackBlobs(ctx, p.id, id, toc)
+			}
+			if err != nil {
+				return fmt.Errorf("read back: %w", err)
+			}
 		}
 	}
 	for _, x := range w.index {
@@ -57,12 +64,12 @@ func (w *Writer) readBack(ctx context.Context) error {
 	return nil
 }
 
-// readBackBlobs opens every blob of a pack that the index places there, at the
-// place that the pack's table says.
-func (w *Writer) readBackBlobs(ctx context.Context, id format.ObjectID, toc *format.TOC) error {
+// readBackBlobs opens every blob of a pack, or of its twin, that the index places
+// in first, at the place that the table of contents says.
+func (w *Writer) readBackBlobs(ctx context.Context, first, id format.ObjectID, toc *format.TOC) error {
 	placed := func(b format.TOCBlob, at format.Location) (bool, error) {
 		e, ok, err := w.a.index.Lookup(ctx, b.ID)
-		return ok && e.Pack == at.Pack && e.Offset == at.Offset, err
+		return ok && e.Pack == first && e.Offset == at.Offset, err
 	}
 	return w.a.tryBlobs(ctx, id, toc, placed, func(_ format.BlobID, err error) error { return err })
 }
@@ -77,14 +84,14 @@ func (a *Archive) tryBlobs(ctx context.Context, id format.ObjectID, toc *format.
 		ok, err := chosen(b, at)
 		if ok {
 			places = append(places, located{i: len(wants), at: at})
-			wants = append(wants, Want{b.Type, b.ID})
+			wants = append(wants, Want{Type: b.Type, ID: b.ID, AnyDomain: true})
 		}
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	return a.fetchLocated(ctx, wants, places, func(i int, _ []byte, err error) error { return result(wants[i].ID, err) })
+	return a.fetchFrom(ctx, wants, places, false, func(i int, _ []byte, err error) error { return result(wants[i].ID, err) })
 }
 
 // unreadable tries the doubtful blobs of a pack and returns those that don't

@@ -92,7 +92,7 @@ func (a *Archive) survey(ctx context.Context) (*surveyed, error) {
 	var wants []Want
 	err := a.eachBlob(ctx, func(e index.Entry) error {
 		if e.Type == format.BlobSession || e.Type == format.BlobVolumeTable {
-			wants = append(wants, Want{e.Type, e.ID})
+			wants = append(wants, Want{Type: e.Type, ID: e.ID})
 		}
 		return nil
 	})
@@ -128,12 +128,17 @@ func (s *surveyed) enter(w Want, plain []byte) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, v := range slices.Concat(table.Volumes, table.Qubes) {
-		if known, ok := s.names[v.ID]; ok && known != v.Name {
-			s.names[v.ID] = ""
-		} else {
-			s.names[v.ID] = v.Name
+	name := func(id format.ObjectID, name string) {
+		if known, ok := s.names[id]; ok && known != name {
+			name = ""
 		}
+		s.names[id] = name
+	}
+	for _, v := range table.Volumes {
+		name(v.ID, v.Name)
+	}
+	for _, q := range table.Qubes {
+		name(q.ID, q.Name)
 	}
 	return nil
 }
@@ -164,7 +169,7 @@ func (l *Listing) fill(s *surveyed, root *format.Root) {
 		}
 		return 1
 	})
-	if uint64(len(l.Entries)) == uint64(root.Sessions) {
+	if uint64(len(l.Entries)) == root.Sessions {
 		return
 	}
 	for _, g := range l.ListDamage {
@@ -187,24 +192,28 @@ func (l *Listing) fill(s *surveyed, root *format.Root) {
 // name makes a volume table for the volumes and qubes of all sessions. A name
 // counts if every table that was found gives it to the same one and to no other.
 func (l *Listing) name(s *surveyed) {
-	l.Table.Volumes = l.nameAll(s, "volume-", format.MaxName, func(session *format.Session) (ids []format.ObjectID) {
+	l.nameAll(s, "volume-", format.MaxName, func(session *format.Session) (ids []format.ObjectID) {
 		for _, v := range session.Volumes {
 			ids = append(ids, v.Volume)
 		}
 		return ids
+	}, func(id format.ObjectID, name string) {
+		l.Table.Volumes = append(l.Table.Volumes, format.NamedVolume{ID: id, Name: name})
 	})
-	l.Table.Qubes = l.nameAll(s, "qube-", format.MaxQubeName, func(session *format.Session) (ids []format.ObjectID) {
+	l.nameAll(s, "qube-", format.MaxQubeName, func(session *format.Session) (ids []format.ObjectID) {
 		for _, q := range session.Qubes {
 			ids = append(ids, q.Qube)
 		}
 		return ids
+	}, func(id format.ObjectID, name string) {
+		l.Table.Qubes = append(l.Table.Qubes, format.NamedQube{ID: id, Name: name})
 	})
 	SortVolumes(l.Table)
 }
 
-// nameAll names what of finds in sessions: at most as many as a session may
-// have, with names of at most longest bytes.
-func (l *Listing) nameAll(s *surveyed, prefix string, longest int, of func(*format.Session) []format.ObjectID) []format.NamedVolume {
+// nameAll gives give what of finds in sessions, with its name: at most as many as
+// a session may have, with names of at most longest bytes.
+func (l *Listing) nameAll(s *surveyed, prefix string, longest int, of func(*format.Session) []format.ObjectID, give func(format.ObjectID, string)) {
 	var ids []format.ObjectID
 	seen, taken := map[format.ObjectID]bool{}, map[string]int{}
 	for _, e := range l.Entries {
@@ -220,7 +229,6 @@ func (l *Listing) nameAll(s *surveyed, prefix string, longest int, of func(*form
 			}
 		}
 	}
-	var list []format.NamedVolume
 	// They are in order of their first sessions, so that a short name doesn't
 	// depend on chance.
 	for _, id := range ids[:min(len(ids), format.MaxVolumes, format.MaxQubes)] {
@@ -233,9 +241,8 @@ func (l *Listing) nameAll(s *surveyed, prefix string, longest int, of func(*form
 			}
 			taken[name]++
 		}
-		list = append(list, format.NamedVolume{ID: id, Name: name})
+		give(id, name)
 	}
-	return list
 }
 
 // markList marks the blobs of the session list and the volume table that don't
@@ -266,7 +273,7 @@ func (w *Writer) relist(ctx context.Context, next *format.Root, warn func(string
 		if next.SessionTop, err = addList(w.PutMetadata(ctx), l.Entries, next.NextSeq); err != nil {
 			return err
 		}
-		next.Sessions = uint32(len(l.Entries))
+		next.Sessions = uint64(len(l.Entries))
 		for _, g := range l.Gaps {
 			warn(fmt.Sprintf("sessions #%d to #%d are lost", g.First, g.Last))
 		}

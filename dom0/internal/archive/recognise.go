@@ -9,23 +9,52 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"strings"
 
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/state"
-	"pinion/protocol"
+	"pinion/dom0/internal/store"
 )
 
-// recognise compares the root with what is known of the destination and of
-// the archive. A store that shows another archive, an older root, or one that
-// isn't descended from the last one seen, is refused. A copy that this host made
-// may be older than the original: it has to be what was copied.
+// judge compares a root with what is known of the destination and of the
+// archive: nil says that it may be the archive's state. A store that shows another
+// archive, an older root, or one that isn't descended from the last one seen, is
+// refused. A copy that this host made may be older than the original: it has to be
+// what was copied.
 //
 // The memory that counts is that from before the root was read: another command
 // of this host may have committed since.
-func (a *Archive) recognise(before memory) error {
+func (a *Archive) judge(c candidate, before memory, known *state.Memory) error {
+	if a.opts.AllowRollback {
+		return nil
+	}
+	// What was copied when it was the newest root seen is as old as its copy: the
+	// store hides nothing.
+	if copied, newest, err := a.isCopy(before, c.hash); err != nil || copied && newest {
+		return err
+	}
+	if err := a.isPinned(before); err != nil {
+		return err
+	}
+	if before.pinned && before.pin.Branch != c.root.Branch.String() {
+		// Somebody adopted the archive: its root must still follow the last one
+		// seen here. That this host knows the other branch is no excuse: it may
+		// be the one that was left.
+		if err := c.descends(known.Branches[before.pin.Branch]); err != nil {
+			return err
+		}
+	}
+	if branch, ok := known.Branches[c.root.Branch.String()]; ok {
+		return c.descends(branch)
+	}
+	return nil
+}
+
+// choose makes the highest root that opens and that judge accepts the archive's,
+// and notes what that means. Where none is accepted, the highest that opens is
+// the archive's all the same, and the error says why it isn't accepted.
+func (a *Archive) choose(ctx context.Context, r *roots, before memory) error {
 	known := before.of(a.keys.Archive)
 	if known == nil {
 		var err error
@@ -33,33 +62,32 @@ func (a *Archive) recognise(before memory) error {
 			return err
 		}
 	}
-	pin := before.pin
-	branch, ok := known.Branches[a.root.Branch.String()]
-	a.fresh = !ok
-	a.highest = max(branch.Highest, a.root.Generation)
-	a.copyBefore = before.copy
-	if a.opts.AllowRollback {
-		return nil
+	floor := uint64(0)
+	if before.pinned && before.copy == nil {
+		floor = known.Branches[before.pin.Branch].Generation
 	}
-	// What was copied when it was the newest root seen is as old as its copy: the
-	// store hides nothing.
-	if copied, newest, err := a.isCopy(before); err != nil || copied && newest {
-		a.oldCopy = copied && branch.Generation > a.root.Generation
+	best, accepted, err := r.newest(ctx, a.keys, floor, func(c candidate) bool { return a.judge(c, before, known) == nil })
+	if err != nil {
 		return err
 	}
-	if err := a.isPinned(before); err != nil {
-		return err
+	if best == nil {
+		return &RootError{Err: r.noneOpens()}
 	}
-	if before.pinned && pin.Branch != a.root.Branch.String() {
-		// Somebody adopted the archive: its root must still follow the last one
-		// seen here. That this host knows the other branch is no excuse: it may
-		// be the one that was left.
-		if err := a.descends(known.Branches[pin.Branch]); err != nil {
-			return err
-		}
+	branch, ok := known.Branches[best.root.Branch.String()]
+	a.root, a.rootHash, a.sealed = best.root, best.hash, best.object
+	a.fresh, a.copyBefore = !ok, before.copy
+	a.highest = max(branch.Highest, best.root.Generation)
+	a.oldCopy = false
+	if copied, newest, err := a.isCopy(before, best.hash); err == nil && copied && newest {
+		a.oldCopy = branch.Generation > best.root.Generation
 	}
-	if ok {
-		return a.descends(branch)
+	a.badRoots = r.above(best.root.Generation)
+	a.next = r.nextNumber(best.root, a.highest)
+	if !accepted {
+		return a.judge(*best, before, known)
+	}
+	if !listsSlot(&best.root.Clear, a.unlocked.Slot) {
+		return fmt.Errorf("key slot %s %w", a.unlocked.Slot, ErrRemoved)
 	}
 	return nil
 }
@@ -77,7 +105,6 @@ type memory struct {
 	pin     state.Pin
 	pinned  bool
 	archive *state.Memory // of the pinned archive; nil without a pin
-	slots   knownSlots    // of the pinned archive
 	copy    *state.Copy   // what this host copied there; nil: nothing
 }
 
@@ -93,39 +120,23 @@ func (a *Archive) recall() (m memory, err error) {
 		return m, err
 	}
 	if !m.pinned {
-		m.slots, err = a.slotsOfSource(m.copy)
-		return m, err
+		return m, nil
 	}
 	id, err := format.ParseObjectID(m.pin.Archive)
 	if err != nil {
 		return m, fmt.Errorf("state of %s: %w", a.dest, err)
 	}
-	if m.archive, err = a.opts.State.Memory(id); err != nil {
-		return m, err
-	}
-	m.slots, err = a.knownSlots(id, m.archive.Branches[m.pin.Branch])
+	m.archive, err = a.opts.State.Memory(id)
 	return m, err
 }
 
-// slotsOfSource is what is known of the key slots of the archive that a copy was
-// made from.
-func (a *Archive) slotsOfSource(c *state.Copy) (knownSlots, error) {
-	if c == nil {
-		return knownSlots{}, nil
+// pinnedArchive is the archive that was seen at the destination, or zero.
+func (m memory) pinnedArchive() format.ArchiveID {
+	if !m.pinned {
+		return format.ArchiveID{}
 	}
-	pin, ok, err := a.opts.State.Pin(c.Source)
-	if err != nil || !ok {
-		return knownSlots{}, err
-	}
-	id, err := format.ParseObjectID(pin.Archive)
-	if err != nil {
-		return knownSlots{}, fmt.Errorf("state of %s: %w", c.Source, err)
-	}
-	m, err := a.opts.State.Memory(id)
-	if err != nil {
-		return knownSlots{}, err
-	}
-	return a.knownSlots(id, m.Branches[pin.Branch])
+	id, _ := format.ParseObjectID(m.pin.Archive) // recall has parsed it
+	return id
 }
 
 // of returns what was known of an archive, or nil if it isn't the pinned one.
@@ -137,9 +148,9 @@ func (m memory) of(id format.ArchiveID) *state.Memory {
 }
 
 // descends checks that the root is the one that is known, or comes after it.
-func (a *Archive) descends(known state.Branch) error {
-	r := a.root
-	hash := hex.EncodeToString(a.rootHash[:])
+func (c candidate) descends(known state.Branch) error {
+	r := c.root
+	hash := hex.EncodeToString(c.hash[:])
 	switch {
 	case known.RootHash == "" || known.Generation == r.Generation && known.RootHash == hash:
 		return nil
@@ -161,10 +172,9 @@ func (a *Archive) descends(known state.Branch) error {
 		r.Generation, known.Generation, ErrRolledBack)
 }
 
-// remember notes the root as the newest seen, and keeps copies of what a store
-// could lose: the root and the live key slots. slots are those that the secret
-// was tried on.
-func (a *Archive) remember(ctx context.Context, slots map[string][]byte, sealedRoot []byte) error {
+// remember notes the root as the newest seen, and keeps a copy of it: what a store
+// could lose.
+func (a *Archive) remember() error {
 	if a.fresh {
 		// What a backup before this memory left behind is for the next one to
 		// find; this may not be it.
@@ -172,36 +182,13 @@ func (a *Archive) remember(ctx context.Context, slots map[string][]byte, sealedR
 			return err
 		}
 	}
-	if err := a.rememberRoot(sealedRoot, nil); err != nil {
-		return err
-	}
-	live := slots
-	if !a.hasLive(slots) { // there are more, or one was made since
-		var err error
-		if live, err = a.liveSlots(ctx); err != nil {
-			return err
-		}
-		maps.Copy(live, slots)
-	}
-	if err := a.keepSlots(live); err != nil {
+	if err := a.rememberRoot(a.sealed, nil); err != nil {
 		return err
 	}
 	if a.opts.Remember != nil && !a.remembered {
 		a.opts.Remember(&a.unlocked)
 	}
-	return a.forgetRemoved()
-}
-
-// hasLive reports whether all key slots that the root lists are among slots, and
-// whole.
-func (a *Archive) hasLive(slots map[string][]byte) bool {
-	for _, ref := range a.root.Slots {
-		name := protocol.KeyName(ref.ID)
-		if _, err := parseSlot(name, slots[name]); err != nil {
-			return false
-		}
-	}
-	return true
+	return nil
 }
 
 // rememberRoot makes the current root the known one. After a write, parent is
@@ -224,7 +211,6 @@ func (a *Archive) rememberRoot(sealedRoot []byte, parent *[32]byte) error {
 		newest, forked = a.follows(b, hash, parent)
 		if newest && forked == nil {
 			b.Generation, b.RootHash = a.root.Generation, hash
-			noteSlots(&b, a.root)
 		}
 		b.Highest = max(b.Highest, a.root.Generation)
 		m.Branches[a.root.Branch.String()] = b
@@ -251,7 +237,7 @@ func (a *Archive) follows(b state.Branch, hash string, parent *[32]byte) (newest
 	case parent == nil && b.Generation > a.root.Generation:
 		return false, nil // somebody committed since this root was read
 	}
-	return true, a.descends(b)
+	return true, candidate{&sealedRoot{hash: a.rootHash}, a.root}.descends(b)
 }
 
 // Branch decides whether this host may write here, and under which branch. The
@@ -272,6 +258,12 @@ func (a *Archive) Branch() (format.ObjectID, error) {
 func (a *Archive) mayWrite() (branch format.ObjectID, err error) {
 	if a.kept != nil {
 		return branch, fmt.Errorf("%s: %w", a.kept.name, ErrKept)
+	}
+	for _, b := range a.badRoots {
+		// It may hold a commit: what can't be read now is not known to be damaged.
+		if errors.Is(b.Err, store.ErrUnreadable) {
+			return branch, fmt.Errorf("%w; nothing is written while a root that may be newer can't be read", b.Err)
+		}
 	}
 	host, _ := Host()
 	memory, err := a.opts.State.Memory(a.keys.Archive)
@@ -312,7 +304,7 @@ func Host() (id format.ObjectID, name string) {
 		}
 	}
 	mac := hmac.New(sha256.New, secret)
-	mac.Write([]byte("pinion 1 host"))
+	mac.Write([]byte("pinion 2 host"))
 	copy(id[:], mac.Sum(nil))
 	return id, name
 }

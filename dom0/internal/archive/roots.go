@@ -1,443 +1,374 @@
 package archive
 
 import (
-	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
+
+	"golang.org/x/sync/errgroup"
 
 	"pinion/dom0/internal/crypt"
 	"pinion/dom0/internal/format"
-	"pinion/dom0/internal/state"
 	"pinion/dom0/internal/store"
 	"pinion/protocol"
 )
 
-// ErrNoRoot says that the store keeps no replaced root of that number.
-var ErrNoRoot = errors.New("the store keeps no such root")
+// Roots are never replaced: head/ and roots/ hold one object for each
+// generation, and the highest that opens is the archive's state. What else is
+// there, a store may have made up.
 
-// KeptName is what the store calls the nth root that was replaced.
-func KeptName(n uint64) string { return protocol.RootName + "." + strconv.FormatUint(n, 10) }
+const (
+	// maxBadHeads is how many objects of head/ that don't open are passed over
+	// in search of one that does. Crashes leave one at a time.
+	maxBadHeads = 64
 
-// A RootInfo is a root that the store has, be it the current one or one that
-// was replaced.
-type RootInfo struct {
-	Name    string       // root, or root.<n>
-	Root    *format.Root // nil: it doesn't open, and Err says why
-	Foreign bool         // it is of another archive that the same secret opens
-	Seen    bool         // it is the last one that this host saw of its branch
-	Err     error        // a DamageError; one of a newer version wraps format.ErrNewer
+	// maxBadRoots is the same for roots/. A copier without the key keeps what
+	// looks like a root, up to 4,096 of them; once the key is known, one that
+	// doesn't open costs its transfer alone.
+	maxBadRoots = 8192
+
+	// numberGap is how far above the highest root that opens a name may be and
+	// still count when the next number is taken: a store can't use the numbers up.
+	numberGap = 1 << 20
+)
+
+// A RootName is a root as the store names it.
+type RootName struct {
+	Name       string
+	Generation uint64
+	Sum        [16]byte // of a name in roots/: the first half of the SHA-256 of its bytes
+	Head       bool     // it is in head/
 }
 
-// A viewer looks at the roots that a store has. It takes no notice of what this
-// host remembers but to tell, changes nothing of it, and never writes to the
-// store.
-type viewer struct {
-	a       *Archive
-	slots   map[string][]byte
-	secret  crypt.Secret // asked for once
-	asked   bool
-	keys    []slotKeys      // of every slot that the secret opens; see allKeys
-	verdict error           // damage of the root; nil: it opens, and is a.root
-	slot    format.ObjectID // that opened the newest root
-	before  memory          // what was known before that was read
+// A sealedRoot is a root's object, its clear part read. Nothing of it is proven
+// before it is opened.
+type sealedRoot struct {
+	RootName
+	object []byte
+	hash   [32]byte
+	clear  *format.Clear
 }
 
-// slotKeys are the keys that a slot holds.
-type slotKeys struct {
-	slot format.ObjectID
-	keys *crypt.Keys
+// A BadRoot is a root object that can't be had, or doesn't open.
+type BadRoot struct {
+	Name string
+	Err  error // a DamageError
 }
 
-// view opens the store for reading, and the newest of its roots that opens. That
-// one has to list the key slot that the secret opens: one that was removed
-// since opens no older root either. Nobody is kept waiting while a person types:
-// the lock comes after the secret.
-func view(ctx context.Context, dest store.Destination, opts Options) (_ *viewer, err error) {
-	a := newArchive(dest, opts)
-	v := &viewer{a: a}
-	a.opts.Lock, a.opts.Secret = protocol.LockRead, v.askOnce(opts.Secret)
-	if err := a.connect(ctx); err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			v.forget()
-			a.Close()
-		}
-	}()
-	if v.before, err = a.recall(); err != nil {
-		return nil, err
-	}
-	if v.slots, err = a.candidates(ctx, v.before.slots); err != nil {
-		return nil, err
-	}
-	if err = v.openNewest(ctx); err != nil {
-		return nil, err
-	}
-	if err = a.lock(ctx); err != nil {
-		return nil, err
-	}
-	if err = v.refresh(ctx); err != nil {
-		return nil, err
-	}
-	return v, v.askMemory(ctx)
+// roots are the roots of one store, as far as they were listed and read.
+type roots struct {
+	conn   *store.Conn
+	names  []RootName // the highest first; of one generation those in roots/ first
+	whole  bool       // all of roots/ was listed, not only what is above head/
+	read   map[string]*sealedRoot
+	bad    map[string]error
+	failed []BadRoot // in the order in which they were met
 }
 
-// askOnce makes one question of many: unlocking clears what it was given.
-func (v *viewer) askOnce(ask func(context.Context) (crypt.Secret, error)) func(context.Context) (crypt.Secret, error) {
-	return func(ctx context.Context) (crypt.Secret, error) {
-		if !v.asked {
-			s, err := ask(ctx)
-			if err != nil {
-				return s, err
+func newRoots(conn *store.Conn) *roots {
+	return &roots{conn: conn, read: map[string]*sealedRoot{}, bad: map[string]error{}}
+}
+
+// listNew names the heads and what roots/ has from the highest of them on. With
+// hello, heads are those that the store named when it was opened; else they are
+// listed. That is all that is needed where the highest head opens.
+func (r *roots) listNew(ctx context.Context, hello bool) error {
+	heads := r.conn.Heads()
+	if !hello {
+		heads = heads[:0]
+		err := eachName(ctx, r.conn, protocol.PrefixHead, "", format.MaxKeptRoots, func(e protocol.Entry) error {
+			n, ok := protocol.ParseHead(e.Name)
+			if !ok {
+				return fmt.Errorf("list %s: %q: %w", protocol.PrefixHead, e.Name, store.ErrProtocol)
 			}
-			v.secret, v.asked = s, true
-		}
-		return crypt.Secret{Passphrase: slices.Clone(v.secret.Passphrase), KeyFile: slices.Clone(v.secret.KeyFile)}, nil
-	}
-}
-
-// forget clears the secret.
-func (v *viewer) forget() {
-	clear(v.secret.Passphrase)
-	clear(v.secret.KeyFile)
-}
-
-// openNewest makes the newest root that opens the archive's.
-func (v *viewer) openNewest(ctx context.Context) error {
-	a := v.a
-	sealed, err := a.conn.GetWhole(ctx, protocol.RootName, format.MaxRoot)
-	gone := errors.Is(err, store.ErrNotFound)
-	if err != nil {
-		err = readError(protocol.RootName, err)
-	} else if len(v.slots) == 0 {
-		return &DamageError{Object: "keys", Reason: errors.New("no key slot is there")}
-	}
-	if found, rememberedErr := v.openRemembered(ctx, sealed, err); found || rememberedErr != nil {
-		return rememberedErr
-	}
-	if err == nil {
-		if err = a.unlock(ctx, v.slots, sealed); err == nil {
-			v.slot = a.unlocked.Slot
+			heads = append(heads, n)
 			return nil
-		}
-	}
-	var d *DamageError
-	if !errors.As(err, &d) || d.Object != protocol.RootName {
-		return err
-	}
-	v.verdict = err
-	kept, listErr := v.kept(ctx)
-	if listErr != nil {
-		return listErr
-	}
-	if len(kept) == 0 && gone {
-		return a.missing(ctx)
-	}
-	keys, err := v.ownKeys(ctx)
-	if err != nil {
-		return err
-	}
-	if found, err := v.adoptNewest(ctx, kept, keys); found || err != nil {
-		return err
-	}
-	return v.verdict
-}
-
-// adoptNewest makes the newest of the kept roots that one of the keys opens the
-// archive's.
-func (v *viewer) adoptNewest(ctx context.Context, kept []uint64, keys []slotKeys) (found bool, err error) {
-	for _, n := range kept {
-		sealed, err := v.get(ctx, KeptName(n))
-		if err != nil && !isDamage(err) {
-			return false, err
-		}
-		if err == nil {
-			if found, err := v.adopt(keys, KeptName(n), sealed); found || err != nil {
-				return found, err
-			}
-		}
-	}
-	return false, nil
-}
-
-// adopt makes a root the archive's if one of the keys opens it.
-func (v *viewer) adopt(keys []slotKeys, name string, sealed []byte) (found bool, err error) {
-	for _, k := range keys {
-		root, openErr := openNamed(k.keys, name, sealed)
-		if openErr != nil {
-			continue
-		}
-		if !listsSlot(root, k.slot) {
-			// Removed since, or only added since: this root can't tell.
-			err = fmt.Errorf("key slot %s is none of the keys of %s: %w", k.slot, name, ErrWrongKey)
-			continue
-		}
-		v.a.keys, v.a.root, v.a.rootHash, v.slot = k.keys, root, hashRoot(sealed), k.slot
-		if v.a.openers != nil {
-			return true, nil // of the same archive
-		}
-		return true, v.a.startOpeners()
-	}
-	return false, err
-}
-
-// refresh looks once more, under the lock, whether the root is still the one
-// that was opened. Another one has to list the key slot too. Where it is damaged
-// by now, the newest that opens stands in for it.
-func (v *viewer) refresh(ctx context.Context) (err error) {
-	if v.verdict != nil {
-		return nil
-	}
-	a := v.a
-	if v.before, err = a.recall(); err != nil {
-		return err
-	}
-	sealed, err := v.get(ctx, protocol.RootName)
-	if err == nil {
-		err = a.reopen(sealed)
-	}
-	if err == nil || !isDamage(err) || errors.Is(err, format.ErrNewer) {
-		return err
-	}
-	v.verdict = err
-	kept, err := v.kept(ctx)
-	if err != nil {
-		return err
-	}
-	root, hash := a.root, a.rootHash
-	if _, err := v.adoptNewest(ctx, kept, []slotKeys{{v.slot, a.keys}}); err != nil {
-		return err
-	}
-	if a.root.Generation < root.Generation {
-		a.root, a.rootHash = root, hash
-	}
-	return nil
-}
-
-// allKeys unlocks every slot that the secret opens, of whatever archive.
-func (v *viewer) allKeys(ctx context.Context) error {
-	if v.keys != nil {
-		return nil
-	}
-	secret, err := v.a.opts.Secret(ctx)
-	if err != nil {
-		return err
-	}
-	defer clear(secret.Passphrase)
-	defer clear(secret.KeyFile)
-	var damage error
-	for _, name := range sortedNames(v.slots) {
-		slot, err := parseSlot(name, v.slots[name])
-		if err != nil {
-			damage = err
-			continue
-		}
-		if !secret.Matches(slot) {
-			continue
-		}
-		master, archive, err := crypt.UnlockMaster(secret, slot)
-		if err != nil {
-			if !errors.Is(err, crypt.ErrWrongSecret) {
-				damage = &DamageError{Object: name, Reason: err}
-			}
-			continue
-		}
-		keys, err := crypt.NewKeys(master, archive)
-		clear(master[:])
+		})
 		if err != nil {
 			return err
 		}
-		v.keys = append(v.keys, slotKeys{slot.ID, keys})
 	}
-	if len(v.keys) == 0 {
-		return cmp.Or(damage, ErrWrongKey)
+	r.names, r.whole = r.names[:0], len(heads) == 0
+	top := uint64(0)
+	for _, n := range heads {
+		r.names, top = append(r.names, RootName{Name: protocol.HeadName(n), Generation: n, Head: true}), max(top, n)
 	}
-	return nil
+	return r.list(ctx, protocol.RootName(top, [16]byte{}))
 }
 
-// ownKeys are the keys of the archive that was seen here, if the secret opens
-// it; else of every archive that it opens: what else a store has is not to pass
-// for this one.
-func (v *viewer) ownKeys(ctx context.Context) ([]slotKeys, error) {
-	if err := v.allKeys(ctx); err != nil {
-		return nil, err
+// listAll names all roots.
+func (r *roots) listAll(ctx context.Context) error {
+	if r.whole {
+		return nil
 	}
-	before := v.before
-	own := slices.DeleteFunc(slices.Clone(v.keys), func(k slotKeys) bool {
-		return before.pinned && k.keys.Archive.String() != before.pin.Archive
-	})
-	if len(own) == 0 {
-		return v.keys, nil
-	}
-	return own, nil
+	r.names = slices.DeleteFunc(r.names, func(n RootName) bool { return !n.Head })
+	r.whole = true
+	return r.list(ctx, "")
 }
 
-// kept lists the numbers of the roots that were replaced, the newest first.
-func (v *viewer) kept(ctx context.Context) ([]uint64, error) {
-	numbers, err := v.a.keptNumbers(ctx)
-	if err == nil && len(numbers) > format.MaxKeptRoots {
-		return nil, fmt.Errorf("list roots: the store lists more than %d: %w", format.MaxKeptRoots, store.ErrProtocol)
-	}
-	return numbers, err
-}
-
-// keptNumbers lists the numbers of the roots that were replaced, the newest
-// first. The store lists them by name, which is another order. Of more than
-// format.MaxKeptRoots it gives more than that, but not all.
-func (a *Archive) keptNumbers(ctx context.Context) ([]uint64, error) {
-	var numbers []uint64
-	for after := ""; len(numbers) <= format.MaxKeptRoots; {
-		entries, more, err := a.conn.List(ctx, protocol.PrefixRoot, after, protocol.MaxListed)
-		if err != nil {
-			return nil, fmt.Errorf("list roots: %w", err)
+// list adds the names in roots/ behind after.
+func (r *roots) list(ctx context.Context, after string) error {
+	err := eachName(ctx, r.conn, protocol.PrefixRoots, after, format.MaxKeptRoots, func(e protocol.Entry) error {
+		n, sum, ok := protocol.ParseRootName(e.Name)
+		if !ok {
+			return fmt.Errorf("list %s: %q: %w", protocol.PrefixRoots, e.Name, store.ErrProtocol)
 		}
+		r.names = append(r.names, RootName{Name: e.Name, Generation: n, Sum: sum})
+		return nil
+	})
+	slices.SortStableFunc(r.names, func(x, y RootName) int {
+		switch {
+		case x.Generation > y.Generation, x.Generation == y.Generation && !x.Head && y.Head:
+			return -1
+		case x.Generation == y.Generation && x.Head == y.Head:
+			return 0
+		}
+		return 1
+	})
+	return err
+}
+
+// eachName lists the names with a prefix that come after another one. More than
+// most are a store that goes on for ever.
+func eachName(ctx context.Context, conn *store.Conn, prefix, after string, most int, fn func(protocol.Entry) error) error {
+	for listed := 0; listed <= most; {
+		entries, more, err := conn.List(ctx, prefix, after, protocol.MaxListed)
+		if err != nil {
+			return fmt.Errorf("list %s: %w", prefix, err)
+		}
+		listed += len(entries)
 		for _, e := range entries {
 			after = e.Name
-			number, ok := strings.CutPrefix(e.Name, protocol.RootName+".")
-			if n, err := strconv.ParseUint(number, 10, 64); ok && err == nil {
-				numbers = append(numbers, n)
+			if err := fn(e); err != nil {
+				return err
 			}
 		}
 		if !more || len(entries) == 0 {
-			break
+			return nil
 		}
 	}
-	slices.Sort(numbers)
-	slices.Reverse(numbers)
-	return numbers, nil
+	return fmt.Errorf("list %s: the store lists more than %d: %w", prefix, most, store.ErrProtocol)
 }
 
-// get reads a sealed root. What is wrong with it alone is a DamageError.
-func (v *viewer) get(ctx context.Context, name string) ([]byte, error) {
-	sealed, err := v.a.conn.GetWhole(ctx, name, format.MaxRoot)
-	if err != nil {
-		return nil, readError(name, err)
+// highestNamed is the highest generation that any name has.
+func (r *roots) highestNamed() uint64 {
+	if len(r.names) == 0 {
+		return 0
 	}
-	return sealed, nil
+	return r.names[0].Generation
 }
 
-// openNamed opens a sealed root; damage is told by the name that the store has
-// for it.
-func openNamed(keys *crypt.Keys, name string, sealed []byte) (*format.Root, error) {
-	err := format.CheckHeader(sealed, format.KindRoot)
-	if err != nil {
-		return nil, &DamageError{Object: name, Reason: err}
+// get reads one root and its clear part. An error that is not the root's own
+// ends the command; a root that can't be had is a DamageError.
+func (r *roots) get(ctx context.Context, n RootName) (*sealedRoot, error) {
+	if s := r.read[n.Name]; s != nil {
+		return s, nil
 	}
-	root, err := openRoot(keys, sealed)
-	var d *DamageError
-	if errors.As(err, &d) {
-		err = &DamageError{Object: name, Reason: d.Reason}
-	}
-	return root, err
-}
-
-// Roots gives every root that the store has to visit, the newest first, and
-// returns what Open would have said of the current one: damage, that it is
-// missing, that it doesn't follow the last one seen. begin gets their number.
-// Nothing is changed, neither in the store nor in what this host remembers. One
-// root is held at a time, and 8 bytes for each.
-func Roots(ctx context.Context, dest store.Destination, opts Options, begin func(int), visit func(RootInfo) error) (verdict, err error) {
-	v, err := view(ctx, dest, opts)
-	if err != nil {
+	if err := r.bad[n.Name]; err != nil {
 		return nil, err
 	}
-	defer v.a.Close()
-	defer v.forget()
-	kept, err := v.kept(ctx)
-	if err != nil {
-		return nil, err
+	if s := r.read[protocol.HeadName(n.Generation)]; s != nil && n.Sum == [16]byte(s.hash[:16]) {
+		copied := *s // the same bytes
+		copied.RootName = n
+		return &copied, nil
 	}
-	known, err := opts.State.Memory(v.a.keys.Archive)
-	if err != nil {
-		return nil, err
+	s, err := readSealedRoot(ctx, r.conn, n)
+	switch {
+	case err == nil:
+		r.read[n.Name] = s
+	case isDamage(err):
+		r.spoil(n.Name, err)
 	}
-	begin(len(kept) + 1)
-	for i := range len(kept) + 1 {
-		name := protocol.RootName
-		if i > 0 {
-			name = KeptName(kept[i-1])
-		}
-		info, err := v.look(ctx, name, known)
-		if err == nil {
-			err = visit(info)
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-	if v.verdict != nil {
-		return v.verdict, nil
-	}
-	return v.a.recognise(v.before), nil
+	return s, err
 }
 
-// look reads one root. An error is that of the connection.
-func (v *viewer) look(ctx context.Context, name string, known *state.Memory) (RootInfo, error) {
-	info := RootInfo{Name: name}
-	sealed, err := v.get(ctx, name)
-	if err == nil {
-		info.Root, err = openNamed(v.a.keys, name, sealed)
+// spoil notes that a root doesn't open.
+func (r *roots) spoil(name string, err error) {
+	if r.bad[name] == nil {
+		r.failed = append(r.failed, BadRoot{name, err})
+	}
+	r.bad[name] = err
+	delete(r.read, name)
+}
+
+func readSealedRoot(ctx context.Context, conn *store.Conn, n RootName) (*sealedRoot, error) {
+	object, err := conn.GetWhole(ctx, n.Name, format.MaxRoot)
+	if err != nil {
+		return nil, readError(n.Name, err)
+	}
+	return parseSealedRoot(n, object)
+}
+
+// parseSealedRoot reads the clear part of a root's object.
+func parseSealedRoot(n RootName, untrusted []byte) (*sealedRoot, error) {
+	s := &sealedRoot{RootName: n, object: untrusted, hash: sha256.Sum256(untrusted)}
+	_, clearPart, _, err := format.SplitRoot(untrusted)
+	if err == nil && !n.Head && n.Sum != [16]byte(s.hash[:16]) {
+		err = errors.New("is not what its name says")
 	}
 	if err == nil {
-		info.Seen = known.Branches[info.Root.Branch.String()].RootHash == fmt.Sprintf("%x", hashRoot(sealed))
-		return info, nil
+		s.clear, err = format.ParseClear(clearPart)
 	}
-	if !isDamage(err) {
-		return info, err
+	if err == nil && s.clear.Generation != n.Generation {
+		err = fmt.Errorf("is of generation %d", s.clear.Generation)
 	}
-	info.Root, info.Err = nil, err
-	if errors.Is(err, crypt.ErrForged) && !v.a.remembered {
-		if err := v.allKeys(ctx); err != nil {
-			return info, err
+	if err != nil {
+		return nil, &DamageError{Object: n.Name, Reason: rootReason(err)}
+	}
+	return s, nil
+}
+
+// rootReason says of a root of another version what is known of it: nothing
+// below it proves the version, so it may be damage as well.
+func rootReason(err error) error {
+	if errors.Is(err, format.ErrNewer) {
+		return fmt.Errorf("is damaged, or of a newer version of pinion (%v)", err)
+	}
+	return err
+}
+
+// open opens a root that was read.
+func (s *sealedRoot) open(keys *crypt.Keys) (*format.Root, error) {
+	fail := func(err error) (*format.Root, error) {
+		return nil, &DamageError{Object: s.Name, Reason: rootReason(err)}
+	}
+	if s.clear.Archive != keys.Archive {
+		return fail(errOtherArchive)
+	}
+	_, body, err := keys.OpenObject(s.object, format.KindRoot, format.RootSealName)
+	if err != nil {
+		return fail(err)
+	}
+	root, err := format.ParseRoot(s.clear, body)
+	if err != nil {
+		if errors.Is(err, format.ErrNewer) { // it authenticates: it is what it says
+			return nil, fmt.Errorf("%s: %w", s.Name, err)
 		}
-		info.Foreign = slices.ContainsFunc(v.keys, func(k slotKeys) bool {
-			_, err := openNamed(k.keys, name, sealed)
-			return err == nil && k.keys.Archive != v.a.keys.Archive
+		return fail(err)
+	}
+	return root, nil
+}
+
+var errOtherArchive = errors.New("is of another archive")
+
+// A candidate is a root that opens.
+type candidate struct {
+	*sealedRoot
+	root *format.Root
+}
+
+// newest finds the highest root that opens and that follows accepts. Where there
+// is none of the latter, it is the highest that opens, and accepted is false.
+// floor is the lowest generation that follows may accept.
+func (r *roots) newest(ctx context.Context, keys *crypt.Keys, floor uint64, follows func(candidate) bool) (best *candidate, accepted bool, err error) {
+	badHeads, badRoots := 0, 0
+	for {
+		for _, n := range r.names {
+			if best != nil && n.Generation < floor {
+				return best, false, nil
+			}
+			c, err := r.try(ctx, keys, n)
+			if err != nil {
+				return nil, false, err
+			}
+			switch {
+			case c == nil && n.Head:
+				badHeads++
+			case c == nil:
+				badRoots++
+			case follows(*c):
+				return c, true, nil
+			case best == nil:
+				best = c
+			}
+			if badRoots > maxBadRoots || badHeads > maxBadHeads && (r.whole || !n.Head) {
+				return best, false, nil
+			}
+		}
+		if r.whole {
+			return best, false, nil
+		}
+		if err := r.listAll(ctx); err != nil {
+			return nil, false, err
+		}
+		badHeads, badRoots, best = 0, 0, nil
+	}
+}
+
+// try opens one root; nil says that it doesn't open.
+func (r *roots) try(ctx context.Context, keys *crypt.Keys, n RootName) (*candidate, error) {
+	s, err := r.get(ctx, n)
+	if isDamage(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	root, err := s.open(keys)
+	if isDamage(err) {
+		r.spoil(n.Name, err)
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &candidate{s, root}, nil
+}
+
+// above lists the roots that were met above a generation and don't open.
+func (r *roots) above(generation uint64) []BadRoot {
+	var list []BadRoot
+	for _, b := range r.failed {
+		if n, ok := protocol.ParseHead(b.Name); ok && n > generation {
+			list = append(list, b)
+		} else if n, _, ok := protocol.ParseRootName(b.Name); ok && n > generation {
+			list = append(list, b)
+		}
+	}
+	return list
+}
+
+// nextNumber is the generation of a commit that builds on a root: one above the
+// highest name, whether that opens or not. seen is the highest generation that
+// this host ever saw.
+func (r *roots) nextNumber(root *format.Root, seen uint64) uint64 {
+	highest := max(root.Generation, seen)
+	limit := highest + numberGap
+	for _, n := range r.names {
+		if n.Generation <= limit {
+			return max(highest, n.Generation) + 1
+		}
+	}
+	return highest + 1
+}
+
+// prefetch reads the highest head while names are listed, so that both take one
+// round trip.
+func (r *roots) prefetch(ctx context.Context) error {
+	heads := r.conn.Heads()
+	var g errgroup.Group
+	var top *sealedRoot
+	var topErr error
+	if len(heads) > 0 {
+		n := RootName{Name: protocol.HeadName(heads[0]), Generation: heads[0], Head: true}
+		g.Go(func() error {
+			top, topErr = readSealedRoot(ctx, r.conn, n)
+			if topErr != nil && !isDamage(topErr) {
+				return topErr
+			}
+			return nil
 		})
 	}
-	return info, nil
-}
-
-// OpenKept opens the archive as of the nth root that the store keeps of those
-// that were replaced, to be read and no more: nothing is written to the store,
-// and what this host remembers stays as it is. What is wrong with the current
-// root is no error here, but is told.
-func OpenKept(ctx context.Context, dest store.Destination, opts Options, n uint64) (_ *Archive, err error) {
-	v, err := view(ctx, dest, opts)
-	if err != nil {
-		return nil, err
+	g.Go(func() error { return r.listNew(ctx, true) })
+	if err := g.Wait(); err != nil {
+		return err
 	}
-	a := v.a
-	defer v.forget()
-	defer func() {
-		if err != nil {
-			a.Close()
-		}
-	}()
-	if err := a.isPinned(v.before); err != nil {
-		return nil, err
+	if top != nil {
+		r.read[top.Name] = top
+	} else if topErr != nil {
+		r.spoil(protocol.HeadName(heads[0]), topErr)
 	}
-	if err := cmp.Or(v.verdict, a.recognise(v.before)); err != nil {
-		opts.Warn(err.Error())
-	}
-	name := KeptName(n)
-	sealed, err := a.conn.GetWhole(ctx, name, format.MaxRoot)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, fmt.Errorf("%s: %w", name, ErrNoRoot)
-	}
-	if err != nil {
-		return nil, readError(name, err)
-	}
-	root, err := openNamed(a.keys, name, sealed)
-	if err != nil {
-		return nil, err
-	}
-	a.kept = &kept{name: name, newest: a.root}
-	a.root, a.rootHash, a.fresh = root, hashRoot(sealed), false
-	return a, nil
+	return nil
 }

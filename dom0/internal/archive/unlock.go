@@ -3,72 +3,168 @@ package archive
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"sort"
-	"strings"
+	"slices"
 	"time"
 
 	"pinion/dom0/internal/crypt"
 	"pinion/dom0/internal/format"
-	"pinion/protocol"
 )
 
-// hashRoot is the hash that swaps compare and that dom0 remembers.
-func hashRoot(sealedRoot []byte) [32]byte { return sha256.Sum256(sealedRoot) }
+// Key slots stand in the clear part of every root, where a store that makes up
+// roots can put any. So which are tried is bounded: by number, by what each may
+// cost, and by what all of them may.
 
-// parseSlot decodes what a key slot's object holds.
-func parseSlot(name string, untrusted []byte) (*format.KeySlot, error) {
-	id, err := format.ParseObjectID(strings.TrimPrefix(name, protocol.PrefixKeys))
-	if err != nil {
-		return nil, &DamageError{Object: name, Reason: err}
-	}
-	slot, err := format.ParseKeySlot(untrusted, id)
-	if err != nil {
-		return nil, &DamageError{Object: name, Reason: err}
-	}
-	return slot, nil
+const (
+	// maxWork bounds the key derivations of one command, in KiB of memory times
+	// passes: 16 GiB·passes, 21 times what this program's own slots cost.
+	maxWork = 16 << 20
+
+	// slowFactor is how many times the work of this program's own slots one may
+	// cost before a person has to ask for it.
+	slowFactor = 2
+
+	// maxRootsForSlots is how many roots may be read for slots that a key file is
+	// tried on: each costs next to nothing.
+	maxRootsForSlots = 4096
+)
+
+// ErrSlow says that the secret may open a slot that costs more than this program
+// pays unasked.
+var ErrSlow = errors.New("a key slot needs more time or memory than usual")
+
+// ErrNoMemory says that a key derivation needs more memory than there is.
+var ErrNoMemory = errors.New("not enough memory to derive the key")
+
+// A slotInRoot is a key slot as a root has it, with the archive that the root says
+// it is of.
+type slotInRoot struct {
+	id      format.SlotID
+	slot    *format.KeySlot
+	archive format.ArchiveID
 }
 
-// checkSlotsReadable fails if no slot can be decoded at all: then no secret
-// would help, and none should be asked for.
-func checkSlotsReadable(slots map[string][]byte) error {
-	var first error
-	for _, name := range sortedNames(slots) {
-		_, err := parseSlot(name, slots[name])
-		if err == nil {
-			return nil
+// work is what deriving the slot's key costs, in KiB·passes.
+func work(s *format.KeySlot) uint64 { return uint64(s.Memory) * uint64(s.Time) }
+
+// usualWork is what a slot that this program makes costs.
+func usualWork() uint64 {
+	return uint64(crypt.DefaultCost.Memory) * uint64(crypt.DefaultCost.Passes)
+}
+
+// An unlocker tries one secret on key slots, each once.
+type unlocker struct {
+	a      *Archive
+	secret crypt.Secret
+	tried  map[format.SlotID]bool
+	spent  uint64 // KiB·passes
+	slow   *slotInRoot
+	broken error // a slot that is damaged, or of a newer program
+	fits   bool  // there was one for this sort of secret
+	wrong  bool  // there was one that the secret doesn't open
+}
+
+// slotsOf are the slots of some roots that were not tried yet, the cheapest first.
+func (u *unlocker) slotsOf(list []*sealedRoot) []slotInRoot {
+	var slots []slotInRoot
+	for _, s := range list {
+		for _, b := range s.clear.Slots {
+			id := format.SlotIDOf(b)
+			if u.tried[id] {
+				continue
+			}
+			u.tried[id] = true
+			slot, err := format.ParseKeySlot(b)
+			switch {
+			case err == nil && u.secret.Matches(slot):
+				u.fits = true
+				slots = append(slots, slotInRoot{id, slot, s.clear.Archive})
+			case errors.Is(err, format.ErrNewer):
+				u.broken = cmp.Or(u.broken, fmt.Errorf("key slot %s of %s: %w", id, s.Name, err))
+			case err != nil:
+				u.broken = &DamageError{Object: s.Name, Reason: fmt.Errorf("key slot %s: %w", id, err)}
+			}
 		}
-		if first == nil || errors.Is(err, format.ErrNewer) {
-			first = err
+	}
+	slices.SortStableFunc(slots, func(x, y slotInRoot) int { return cmp.Compare(work(x.slot), work(y.slot)) })
+	return slots
+}
+
+// try tries the secret on the slots of some roots; nil: it opens none of them.
+func (u *unlocker) try(ctx context.Context, list ...*sealedRoot) (*Unlocked, error) {
+	for _, s := range u.slotsOf(list) {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		cost := work(s.slot)
+		if cost > slowFactor*usualWork() && !u.a.opts.SlowKey || u.spent+cost > maxWork {
+			u.slow = &s
+			continue
+		}
+		if err := u.begin(s); err != nil {
+			return nil, err
+		}
+		master, err := crypt.UnlockMaster(u.secret, s.slot, s.archive)
+		u.spent += cost
+		switch {
+		case err == nil:
+			found := &Unlocked{Master: *master, Archive: s.archive, Slot: s.id}
+			clear(master[:])
+			return found, nil
+		case errors.Is(err, crypt.ErrWrongSecret):
+			u.wrong = true
+		default:
+			u.broken = &DamageError{Object: "key slot " + s.id.String(), Reason: err}
 		}
 	}
-	return first
+	return nil, nil
 }
 
-func sortedNames(slots map[string][]byte) []string {
-	names := make([]string, 0, len(slots))
-	for name := range slots {
-		names = append(names, name)
+// begin says which slot is tried where that takes long, and fails before memory
+// runs out.
+func (u *unlocker) begin(s slotInRoot) error {
+	if s.slot.KDF != format.KDFArgon2id {
+		return nil
 	}
-	sort.Strings(names)
-	return names
+	if free, ok := availableMemory(); ok && uint64(s.slot.Memory)<<10 > free {
+		return fmt.Errorf("key slot %s needs %d MiB of memory, and %d MiB are free: %w", s.id, s.slot.Memory>>10, free>>20, ErrNoMemory)
+	}
+	if u.a.opts.Trying != nil && (work(s.slot) > usualWork() || u.spent > 0) {
+		u.a.opts.Trying(s.id, int(s.slot.Memory>>10), int(s.slot.Time))
+	}
+	return nil
 }
 
-// unlock finds the slot that the secret opens, and opens the root with what
-// is in it.
-func (a *Archive) unlock(ctx context.Context, slots map[string][]byte, sealedRoot []byte) error {
-	if err := checkSlotsReadable(slots); err != nil {
-		return a.try.verdict(err, sealedRoot)
+// verdict is the error where no slot opened. A damaged slot may have been the
+// right one only if no whole one was for this sort of secret.
+func (u *unlocker) verdict() error {
+	switch {
+	case u.slow != nil:
+		return fmt.Errorf("key slot %s takes %d MiB and %d passes to open: %w", u.slow.id, u.slow.slot.Memory>>10, u.slow.slot.Time, ErrSlow)
+	case u.broken != nil:
+		return u.broken
+	case !u.fits:
+		kind := "passphrase"
+		if u.secret.KeyFile != nil {
+			kind = "key file"
+		}
+		return fmt.Errorf("the archive has no key slot for a %s: %w", kind, ErrWrongKey)
 	}
-	if err := format.CheckHeader(sealedRoot, format.KindRoot); err != nil {
-		return &DamageError{Object: protocol.RootName, Reason: err}
-	}
-	if a.unlockRemembered(sealedRoot) {
-		a.rootHash = hashRoot(sealedRoot)
+	return ErrWrongKey
+}
+
+// unlock gets the archive's keys: from what an earlier run remembered, or from a
+// secret that opens a slot of one of the roots. Which root counts is decided
+// after it.
+func (a *Archive) unlock(ctx context.Context, r *roots, pinned format.ArchiveID) error {
+	if a.unlockRemembered(ctx, r) {
 		return a.startOpeners()
+	}
+	first, err := a.slotRoots(ctx, r, pinned)
+	if err != nil {
+		return err
 	}
 	secret, err := a.opts.Secret(ctx)
 	if err != nil {
@@ -77,7 +173,8 @@ func (a *Archive) unlock(ctx context.Context, slots map[string][]byte, sealedRoo
 	defer clear(secret.Passphrase)
 	defer clear(secret.KeyFile)
 	start := time.Now()
-	err = a.openAnySlot(ctx, secret, slots, sealedRoot)
+	u := &unlocker{a: a, secret: secret, tried: map[format.SlotID]bool{}}
+	found, err := u.search(ctx, r, first, pinned)
 	if secret.KeyFile == nil {
 		debug.FreeOSMemory() // the derivation's memory is not needed again
 	}
@@ -85,85 +182,150 @@ func (a *Archive) unlock(ctx context.Context, slots map[string][]byte, sealedRoo
 	if err != nil {
 		return err
 	}
-	a.rootHash = hashRoot(sealedRoot)
+	a.unlocked = *found
+	found.Clear()
+	if a.keys, err = crypt.NewKeys(&a.unlocked.Master, a.unlocked.Archive); err != nil {
+		return err
+	}
 	return a.startOpeners()
 }
 
-// openAnySlot tries the secret on every slot of its sort, until one opens a
-// root that lists it. If there is none, the first of these is the error: a root
-// that didn't open, a slot that may have been the right one and is damaged or
-// not what this host has a copy of, a slot that was removed, a wrong secret.
-func (a *Archive) openAnySlot(ctx context.Context, secret crypt.Secret, slots map[string][]byte, sealedRoot []byte) error {
-	var badRoot, damage, removed error
-	wrong := ErrWrongKey
-	fits := false
-	for _, name := range a.try.order(slots) {
-		if err := ctx.Err(); err != nil {
-			return err
+// search tries the slots of the roots in first, then of the oldest one, of which
+// a store that makes up new ones can't have taken the place, and at last, with a
+// key file, those of all.
+func (u *unlocker) search(ctx context.Context, r *roots, first []*sealedRoot, pinned format.ArchiveID) (*Unlocked, error) {
+	found, err := u.try(ctx, first...)
+	if found != nil || err != nil || u.a.opts.KeyExport != nil {
+		return u.done(found, err)
+	}
+	if err := r.listAll(ctx); err != nil {
+		return nil, err
+	}
+	for i := len(r.names) - 1; i >= 0; i-- {
+		s, err := r.get(ctx, r.names[i])
+		if err != nil && !isDamage(err) {
+			return nil, err
 		}
-		objects := [][]byte{slots[name]}
-		other := a.try.other(name, slots[name])
-		if other != nil && a.opts.SlotCopies {
-			objects = append(objects, other)
+		if err != nil || !pinned.IsZero() && s.clear.Archive != pinned {
+			continue
 		}
-		for _, object := range objects {
-			tried, err := a.openSlot(secret, name, object, sealedRoot)
-			fits = fits || tried
-			var d *DamageError
-			switch {
-			case err == nil && tried:
-				return nil
-			case err == nil, errors.Is(err, crypt.ErrWrongSecret):
-			case errors.As(err, &d) && d.Object == name:
-				damage = err
-			case errors.Is(err, ErrWrongKey):
-				removed = err
-			default:
-				badRoot = err
-			}
+		if found, err := u.try(ctx, s); found != nil || err != nil {
+			return u.done(found, err)
 		}
-		if slot, err := parseSlot(name, other); err == nil && secret.Matches(slot) && !a.opts.SlotCopies {
-			fits, damage = true, &DamageError{Object: name, Reason: errOtherSlot}
+		break
+	}
+	if u.secret.KeyFile == nil {
+		return nil, u.verdict()
+	}
+	for _, n := range r.names[:min(len(r.names), maxRootsForSlots)] {
+		s, err := r.get(ctx, n)
+		if err != nil && !isDamage(err) {
+			return nil, err
+		}
+		if err != nil {
+			continue
+		}
+		if found, err := u.try(ctx, s); found != nil || err != nil {
+			return u.done(found, err)
 		}
 	}
-	if !fits {
-		kind := "passphrase"
-		if secret.KeyFile != nil {
-			kind = "key file"
-		}
-		wrong = fmt.Errorf("the archive has no key slot for a %s: %w", kind, ErrWrongKey)
-	}
-	if removed == nil {
-		damage = a.try.verdict(cmp.Or(damage, wrong), sealedRoot)
-	}
-	return cmp.Or(badRoot, damage, removed)
+	return nil, u.verdict()
 }
 
-// openSlot tries the secret on what is, or was, the object of a slot, and opens
-// the root with what that holds. It isn't tried if the slot is of another sort.
-func (a *Archive) openSlot(secret crypt.Secret, name string, object, sealedRoot []byte) (tried bool, err error) {
-	slot, err := parseSlot(name, object)
-	if err != nil || !secret.Matches(slot) {
-		return false, err
+func (u *unlocker) done(found *Unlocked, err error) (*Unlocked, error) {
+	if err == nil && found == nil {
+		err = u.verdict()
 	}
-	master, archive, err := crypt.UnlockMaster(secret, slot)
-	if errors.Is(err, crypt.ErrWrongSecret) {
-		return true, err
+	return found, err
+}
+
+// slotRoots are the roots whose slots are tried first: a key export's, or else
+// the two highest that can be read, and the one that was asked for. Where the
+// archive that was seen here is among them, roots of others don't count.
+func (a *Archive) slotRoots(ctx context.Context, r *roots, pinned format.ArchiveID) ([]*sealedRoot, error) {
+	if x := a.opts.KeyExport; x != nil {
+		return []*sealedRoot{{RootName: RootName{Name: "key export"}, clear: &x.Clear}}, nil
+	}
+	list, err := r.highest(ctx, 2, pinned)
+	if err == nil && len(list) == 0 && !pinned.IsZero() {
+		list, err = r.highest(ctx, 2, format.ArchiveID{})
 	}
 	if err != nil {
-		return true, &DamageError{Object: name, Reason: err}
+		return nil, err
 	}
-	defer clear(master[:])
-	if err := a.openWith(master, archive, slot.ID, sealedRoot); err != nil {
-		return true, err
+	if a.opts.AsOf != nil {
+		more, err := a.rootsAsOf(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, more...)
 	}
-	a.opened = object
-	return true, nil
+	if len(list) == 0 {
+		return nil, r.noneOpens()
+	}
+	return list, nil
 }
 
-// unlockRemembered opens the root with what an earlier run of the host kept. If
-// that fails the secret is asked for, which then says what the matter is.
-func (a *Archive) unlockRemembered(sealedRoot []byte) bool {
+// highest reads the n highest roots that can be read and say that they are of the
+// archive, if one is given.
+func (r *roots) highest(ctx context.Context, n int, archive format.ArchiveID) ([]*sealedRoot, error) {
+	var list []*sealedRoot
+	for {
+		bad := 0
+		list = list[:0]
+		last := uint64(0)
+		for _, name := range r.names {
+			if len(list) == n || bad > maxBadHeads {
+				break
+			}
+			if len(list) > 0 && name.Generation == last {
+				continue // its second copy
+			}
+			s, err := r.get(ctx, name)
+			if err != nil && !isDamage(err) {
+				return nil, err
+			}
+			if err != nil {
+				bad++
+				continue
+			}
+			if archive.IsZero() || s.clear.Archive == archive {
+				list, last = append(list, s), name.Generation
+			}
+		}
+		if len(list) > 0 || r.whole {
+			return list, nil
+		}
+		if err := r.listAll(ctx); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// noneOpens is the error where no root can be read.
+func (r *roots) noneOpens() error {
+	if len(r.failed) == 0 {
+		return &DamageError{Object: "root", Reason: errors.New("none is there")}
+	}
+	first := r.failed[0]
+	if n := len(r.failed) - 1; n > 0 {
+		return &DamageError{Object: first.Name, Reason: fmt.Errorf("%w; %d more roots don't open either", reasonOf(first.Err), n)}
+	}
+	return first.Err
+}
+
+// reasonOf is the reason of a DamageError without its object.
+func reasonOf(err error) error {
+	var d *DamageError
+	if errors.As(err, &d) {
+		return d.Reason
+	}
+	return err
+}
+
+// unlockRemembered takes the keys that an earlier run of this host kept, if one of
+// the roots opens with them.
+func (a *Archive) unlockRemembered(ctx context.Context, r *roots) bool {
 	if a.opts.Remembered == nil {
 		return false
 	}
@@ -172,71 +334,26 @@ func (a *Archive) unlockRemembered(sealedRoot []byte) bool {
 		return false
 	}
 	defer u.Clear()
-	err := a.openWith(&u.Master, u.Archive, u.Slot, sealedRoot)
-	a.remembered = err == nil
-	if errors.Is(err, ErrWrongKey) && a.opts.Forget != nil {
-		a.opts.Forget()
-	}
-	return a.remembered
-}
-
-// openWith opens the root with the keys that a slot held, and accepts it if it
-// lists that slot.
-func (a *Archive) openWith(master *crypt.Master, archive format.ArchiveID, slot format.ObjectID, sealedRoot []byte) error {
-	keys, err := crypt.NewKeys(master, archive)
+	keys, err := crypt.NewKeys(&u.Master, u.Archive)
 	if err != nil {
-		return err
+		return false
 	}
-	root, err := openRoot(keys, sealedRoot)
-	if err != nil {
-		return err
+	best, _, err := r.newest(ctx, keys, 0, func(candidate) bool { return true })
+	if err != nil || best == nil {
+		r.failed, r.bad = nil, map[string]error{} // they may open with other keys
+		return false
 	}
-	for _, live := range root.Slots {
-		if live.ID == slot {
-			a.keys, a.root = keys, root
-			a.unlocked = Unlocked{Master: *master, Archive: archive, Slot: slot}
-			return nil
+	if !listsSlot(&best.root.Clear, u.Slot) {
+		if a.opts.Forget != nil {
+			a.opts.Forget()
 		}
+		return false
 	}
-	return fmt.Errorf("key slot %s %w", slot, ErrRemoved)
+	a.keys, a.unlocked, a.remembered = keys, *u, true
+	return true
 }
 
-// reopen makes another sealed root the archive's. It has to be of the same
-// archive, and to list the slot that the archive was opened through.
-func (a *Archive) reopen(sealedRoot []byte) error {
-	hash := hashRoot(sealedRoot)
-	if hash == a.rootHash {
-		return nil
-	}
-	if err := format.CheckHeader(sealedRoot, format.KindRoot); err != nil {
-		return &DamageError{Object: protocol.RootName, Reason: err}
-	}
-	root, err := openRoot(a.keys, sealedRoot)
-	if err != nil {
-		return err
-	}
-	for _, live := range root.Slots {
-		if live.ID == a.unlocked.Slot {
-			a.root, a.rootHash = root, hash
-			return nil
-		}
-	}
-	return fmt.Errorf("key slot %s %w", a.unlocked.Slot, ErrRemoved)
-}
-
-// openRoot opens and decodes a sealed root of the archive that the keys are of.
-func openRoot(keys *crypt.Keys, sealedRoot []byte) (*format.Root, error) {
-	body := append([]byte(nil), sealedRoot[format.HeaderSize:]...)
-	plain, err := keys.OpenObject(body, format.KindRoot, protocol.RootName)
-	if err != nil {
-		return nil, &DamageError{Object: protocol.RootName, Reason: err}
-	}
-	root, err := format.ParseRoot(plain)
-	if err != nil {
-		return nil, &DamageError{Object: protocol.RootName, Reason: err}
-	}
-	if root.Archive != keys.Archive {
-		return nil, &DamageError{Object: protocol.RootName, Reason: errors.New("is of another archive")}
-	}
-	return root, nil
+// listsSlot reports whether a clear part has a slot.
+func listsSlot(c *format.Clear, id format.SlotID) bool {
+	return slices.ContainsFunc(c.Slots, func(b []byte) bool { return format.SlotIDOf(b) == id })
 }

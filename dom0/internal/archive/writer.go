@@ -60,7 +60,7 @@ func (a *Archive) NewWriter(ctx context.Context, c format.Compression, tryAll bo
 	}
 	w := &Writer{a: a, branch: branch, sealer: sealer, own: map[format.ObjectID]bool{}, adopted: map[format.ObjectID]bool{}}
 	w.data = packStream{w: w, kind: format.PackData, size: pack.Capacity(a.ChunkSize())}
-	w.meta = packStream{w: w, kind: format.PackMetadata}
+	w.meta = packStream{w: w, kind: format.PackMetadata, twins: true}
 	if err := w.adopt(ctx, tryAll); err != nil {
 		return nil, err
 	}
@@ -81,7 +81,7 @@ func (w *Writer) AddSealed(ctx context.Context, id format.BlobID, sealed []byte)
 // AddMetadata adds a metadata blob unless it is known, and returns its id and
 // the sealed bytes that it cost.
 func (w *Writer) AddMetadata(ctx context.Context, t format.BlobType, plain []byte) (id format.BlobID, stored int64, err error) {
-	id = w.sealer.ID(t, plain)
+	id = w.sealer.ID(t, format.SharedDomain, plain)
 	known, err := w.Known(ctx, id)
 	if err != nil || known {
 		return id, 0, err
@@ -92,7 +92,7 @@ func (w *Writer) AddMetadata(ctx context.Context, t format.BlobType, plain []byt
 // RenewMetadata is AddMetadata where what the archive has is in doubt: only a
 // blob that this run stored is known. From the commit on, the new one is found.
 func (w *Writer) RenewMetadata(ctx context.Context, t format.BlobType, plain []byte) (id format.BlobID, stored int64, err error) {
-	id = w.sealer.ID(t, plain)
+	id = w.sealer.ID(t, format.SharedDomain, plain)
 	e, ok, err := w.a.index.Lookup(ctx, id)
 	if err != nil || ok && w.own[e.Pack] {
 		return id, 0, err
@@ -101,7 +101,7 @@ func (w *Writer) RenewMetadata(ctx context.Context, t format.BlobType, plain []b
 }
 
 func (w *Writer) addMetadata(ctx context.Context, t format.BlobType, id format.BlobID, plain []byte) (format.BlobID, int64, error) {
-	w.sealed = w.sealer.Seal(w.sealed, t, id, plain)
+	w.sealed = w.sealer.Seal(w.sealed, t, format.SharedDomain, id, plain)
 	return id, int64(len(w.sealed)), w.meta.add(ctx, t, id, w.sealed)
 }
 
@@ -118,6 +118,7 @@ func (w *Writer) flush(ctx context.Context) error {
 type packStream struct {
 	w        *Writer
 	kind     format.PackKind
+	twins    bool // each is put a second time, as its twin
 	size     int // capacity of a buffer, bytes; 0: grow as needed
 	builder  *pack.Builder
 	inFlight []sentPack
@@ -130,6 +131,7 @@ type sentPack struct {
 	name    string
 	buf     []byte
 	pending *store.Pending
+	twin    *store.Pending // nil: it has none
 }
 
 // add puts a sealed blob into the open pack and sends the pack if it is full.
@@ -175,10 +177,17 @@ func (s *packStream) send(ctx context.Context) error {
 	w := s.w
 	id := s.builder.ID()
 	name, object := s.builder.Finish()
-	s.builder = nil
+	w.a.index.SetPackLength(id, uint32(len(object)))
 	w.stored += int64(len(object))
-	w.packs = append(w.packs, newPack{id, int64(len(object))})
-	s.inFlight = append(s.inFlight, sentPack{name, object, w.a.conn.Put(ctx, name, object)})
+	w.packs = append(w.packs, newPack{id, int64(len(object)), s.twins})
+	sent := sentPack{name: name, buf: object, pending: w.a.conn.Put(ctx, name, object)}
+	if s.twins {
+		twinName, twin := s.builder.Twin()
+		w.stored += int64(len(twin))
+		sent.twin = w.a.conn.Put(ctx, twinName, twin)
+	}
+	s.builder = nil
+	s.inFlight = append(s.inFlight, sent)
 	return nil
 }
 
@@ -187,6 +196,11 @@ func (s *packStream) settle() error {
 	p := s.inFlight[0]
 	if err := p.pending.Wait(); err != nil {
 		return fmt.Errorf("store %s: %w", p.name, err)
+	}
+	if p.twin != nil {
+		if err := p.twin.Wait(); err != nil {
+			return fmt.Errorf("store the twin of %s: %w", p.name, err)
+		}
 	}
 	s.inFlight = s.inFlight[1:]
 	s.free = append(s.free, p.buf)
@@ -207,19 +221,37 @@ func (s *packStream) flush(ctx context.Context) error {
 	return nil
 }
 
-// putIndex seals an index body and puts it as a new index object.
-func (w *Writer) putIndex(ctx context.Context, body []byte) (format.ObjectID, uint32, error) {
+// An indexSink puts index objects and lists of them, each and its twin.
+type indexSink struct{ w *Writer }
+
+// PutObject puts an index object.
+func (s indexSink) PutObject(ctx context.Context, body []byte) (format.ObjectID, uint32, error) {
+	return s.w.putIndex(ctx, format.KindIndex, body)
+}
+
+// PutList puts a list of index objects.
+func (s indexSink) PutList(ctx context.Context, body []byte) (format.ObjectID, uint32, error) {
+	return s.w.putIndex(ctx, format.KindIndexList, body)
+}
+
+// putIndex seals a body under a new id and once more under that of its twin, and
+// puts both.
+func (w *Writer) putIndex(ctx context.Context, kind format.Kind, body []byte) (format.ObjectID, uint32, error) {
 	id := format.NewObjectID()
-	name := protocol.IndexName(id)
-	object := w.a.keys.SealObject(format.AppendHeader(nil, format.KindIndex), format.KindIndex, name, body)
-	if len(object) > format.MaxIndexObject {
-		return id, 0, fmt.Errorf("store %s: %d bytes are too many for an index object", name, len(object))
+	size := 0
+	for _, id := range []format.ObjectID{id, id.Twin()} {
+		name := protocol.IndexName(id)
+		object := w.a.keys.SealObject(kind, name, nil, body)
+		if len(object) > format.MaxIndexObject {
+			return id, 0, fmt.Errorf("store %s: %d bytes are too many for an index object", name, len(object))
+		}
+		if err := w.a.conn.Put(ctx, name, object).Wait(); err != nil {
+			return id, 0, fmt.Errorf("store %s: %w", name, err)
+		}
+		w.index = append(w.index, newObject{name, sha256.Sum256(object)})
+		size = len(object)
 	}
-	if err := w.a.conn.Put(ctx, name, object).Wait(); err != nil {
-		return id, 0, fmt.Errorf("store %s: %w", name, err)
-	}
-	w.index = append(w.index, newObject{name, sha256.Sum256(object)})
-	return id, uint32(len(object)), nil
+	return id, uint32(size), nil
 }
 
 // NewSealer makes a sealer of chunks; every worker needs its own.
