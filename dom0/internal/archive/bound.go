@@ -65,22 +65,23 @@ func (a *Archive) SentAtMost(ctx context.Context, l Load, d Draft) (int64, error
 	meta.add(1, len(leaf.Append(nil)))
 	meta.add(1, len(d.Table.Append(nil)))
 	meta.blobs += l.Configs
-	meta.bytes += l.ConfigBytes + int64(l.Configs)*format.BlobOverhead
+	meta.bytes += l.ConfigBytes + int64(l.Configs)*(format.BlobOverhead+configPadding)
 
 	dataPacks, dataBytes := data.packs()
 	metaPacks, metaBytes := meta.packs()
-	total := dataBytes + metaBytes
-	objects := dataPacks + metaPacks
+	total := dataBytes + 2*metaBytes // with twins
+	objects := dataPacks + 2*metaPacks
 
 	indexBytes, indexObjects := a.index.FlushBound(data.blobs + meta.blobs)
-	total += indexBytes + int64(indexObjects)*(format.HeaderSize+format.SealOverhead)
-	objects += int64(indexObjects)
+	total += 2 * (indexBytes + int64(indexObjects)*(format.HeaderSize+format.SealOverhead))
+	objects += 2 * int64(indexObjects)
 
 	next.Host = string(make([]byte, format.MaxHost))
-	next.Index = append(next.Index[:len(next.Index):len(next.Index)], make([]format.IndexRef, indexObjects)...)
+	next.Index = append(next.Index[:len(next.Index):len(next.Index)], make([]format.IndexRun, min(indexObjects, format.MaxIndexRuns-len(next.Index)))...)
 	next.Predecessors = append(next.Predecessors[:len(next.Predecessors):len(next.Predecessors)], format.RootHash{})
-	total += int64(format.HeaderSize + format.SealOverhead + len(next.Append(nil)))
-	objects++
+	rootBytes := int64(format.HeaderSize + format.SealOverhead + len(next.Clear.Append(nil)) + len(next.AppendBody(nil)))
+	total += 2 * rootBytes
+	objects += 2
 
 	// Reading back asks for runs of blobs, for both ends of each pack, and for
 	// the index.
@@ -92,6 +93,10 @@ const (
 	// requestFrame is what a request for one run of bytes, or the beginning
 	// of a put, takes at most.
 	requestFrame int64 = protocol.HeaderSize + 2 + int64(protocol.MaxName) + 4 + 12
+
+	// configPadding is what a qube's configuration is padded by at most: 511
+	// bytes by its id, and up to a multiple of 512.
+	configPadding = 2 * 511
 
 	// openingSlack is for what may differ between two openings: another
 	// command's lock that is waited for, a key slot more.
@@ -124,7 +129,7 @@ func (b *bound) packs() (packs, bytes int64) {
 		return 0, 0
 	}
 	packs = b.bytes/format.PackTarget + int64(b.blobs/format.MaxPackBlobs) + 1
-	table := int64(format.SealedTOCSize(1) - format.SealedTOCSize(0))
-	around := int64(format.HeaderSize + format.SealedTOCSize(0) + format.TrailerSize)
-	return packs, b.bytes + int64(b.blobs)*table + packs*around
+	const line = 1 + 32 + 4 // of a table of contents, which is padded
+	around := int64(format.HeaderSize + format.SealedTOCSize(1) + format.PadUnit + format.TrailerSize)
+	return packs, b.bytes + int64(b.blobs)*line + packs*around
 }

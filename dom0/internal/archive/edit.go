@@ -294,7 +294,11 @@ func (a *Archive) BlobsEnd(ctx context.Context, id format.ObjectID, size int64) 
 	if err != nil {
 		return 0, err
 	}
-	return size - format.TrailerSize - int64(format.SealedTOCSize(len(toc.Blobs))), nil
+	end := int64(format.HeaderSize)
+	for _, b := range toc.Blobs {
+		end += int64(b.Length)
+	}
+	return end, nil
 }
 
 // Exclusively makes the append lock exclusive. Nobody else writes, so what may

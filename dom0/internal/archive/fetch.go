@@ -34,6 +34,9 @@ type Want struct {
 	Domain format.Domain // of a chunk; metadata is of the shared one
 
 	AnyDomain bool // whatever its domain is: what its seal holds is all that is asked
+	// Found is told the domain of a blob that opened, before it is delivered. It
+	// may be nil.
+	Found func(format.Domain)
 }
 
 // Deliver gets the blob wants[i], or why it can't be had: a DamageError. It is
@@ -269,6 +272,9 @@ func (f *opening) unseal(want Want, untrusted []byte) ([]byte, error) {
 	plain, domain, err := f.opener.Open(f.scratch, untrusted, want.Type, want.ID, f.a.maxPlain(want.Type))
 	if err == nil && domain != want.Domain && !want.AnyDomain {
 		return nil, fmt.Errorf("is of domain %d, not %d: %w", domain, want.Domain, blob.ErrDamaged)
+	}
+	if err == nil && want.Found != nil {
+		want.Found(domain)
 	}
 	return plain, err
 }

@@ -8,38 +8,98 @@ import (
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/index"
 	"pinion/dom0/internal/pack"
+	"pinion/dom0/internal/store"
 	"pinion/protocol"
 )
 
-// CheckSlots gives every live key slot that is damaged, missing or not
-// the one that this host saw to bad. Here
-// as below, what a newer version of pinion wrote is not damage, which a repair
-// would take away, but ends the check.
-func (a *Archive) CheckSlots(ctx context.Context, bad func(error)) error {
-	slots, err := a.liveSlots(ctx)
+// indexObject is an index object or a list of them that a root leads to.
+type indexObject struct {
+	id   format.ObjectID
+	kind format.Kind
+}
+
+// indexObjects are the index objects and lists that runs lead to.
+func (a *Archive) indexObjects(ctx context.Context, runs []format.IndexRun) ([]indexObject, error) {
+	var list []indexObject
+	for _, run := range runs {
+		if !run.List {
+			list = append(list, indexObject{run.Object, format.KindIndex})
+			continue
+		}
+		list = append(list, indexObject{run.Object, format.KindIndexList})
+		body, err := a.fetchIndex(ctx, format.KindIndexList, run.Object)
+		if isDamage(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		l, err := format.ParseIndexList(body)
+		if err != nil {
+			continue // named where it is checked
+		}
+		for _, o := range l.Objects {
+			list = append(list, indexObject{o.Object, format.KindIndex})
+		}
+	}
+	return list, nil
+}
+
+// CheckIndex reads every index object and list that the root leads to, and each
+// one's twin. What is damaged or missing goes to bad. With restore, what one of
+// two has lost is put again from the other, and restored is told.
+func (a *Archive) CheckIndex(ctx context.Context, restore bool, bad func(error), restored func(name string)) error {
+	objects, err := a.indexObjects(ctx, a.root.Index)
 	if err != nil {
 		return err
 	}
-	for _, ref := range a.root.Slots {
-		name := protocol.KeyName(ref.ID)
-		object, ok := slots[name]
-		if !ok {
-			bad(&DamageError{Object: name, Reason: errors.New("is missing")})
-			continue
-		}
-		if _, err := a.parseLive(name, object); err != nil && (errors.Is(err, format.ErrNewer) || !isDamage(err)) {
-			return err
-		} else if err != nil {
-			bad(err)
+	for _, o := range objects {
+		for _, id := range []format.ObjectID{o.id, o.id.Twin()} {
+			_, damage := a.fetchOneIndex(ctx, o.kind, id)
+			if damage == nil {
+				continue
+			}
+			if !isDamage(damage) {
+				return damage
+			}
+			body, err := a.fetchOneIndex(ctx, o.kind, id.Twin())
+			if err != nil && !isDamage(err) {
+				return err
+			}
+			if err != nil || !restore {
+				bad(damage)
+				continue
+			}
+			name := protocol.IndexName(id)
+			object := a.keys.SealObject(o.kind, name, nil, body)
+			if err := a.replaceDamaged(ctx, name, object); err != nil {
+				return err
+			}
+			restored(name)
 		}
 	}
 	return nil
 }
 
-// LoadGoodIndex reads every index object from the store, gives the damaged
-// ones to bad, and makes blobs readable through the others.
+// replaceDamaged puts an object whose name is free, or taken by something damaged,
+// which is deleted. It needs the exclusive lock.
+func (a *Archive) replaceDamaged(ctx context.Context, name string, object []byte) error {
+	err := a.conn.Put(ctx, name, object).Wait()
+	if errors.Is(err, store.ErrExists) || errors.Is(err, store.ErrNotAFile) {
+		if err = a.conn.Delete(ctx, []string{name}); err == nil {
+			err = a.conn.Put(ctx, name, object).Wait()
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("restore %s: %w", name, err)
+	}
+	return nil
+}
+
+// LoadGoodIndex makes blobs readable through the index runs of which each object,
+// or its twin, is whole; the others go to bad.
 func (a *Archive) LoadGoodIndex(ctx context.Context, bad func(error)) error {
-	good, err := a.goodIndexRefs(ctx, a.root.Index, bad)
+	good, err := a.goodIndexRuns(ctx, a.root.Index, bad)
 	if err != nil {
 		return err
 	}
@@ -49,19 +109,16 @@ func (a *Archive) LoadGoodIndex(ctx context.Context, bad func(error)) error {
 	return a.loadIndex(ctx, good)
 }
 
-// goodIndexRefs reads index objects from the store and returns those that are
-// whole; the others go to bad.
-func (a *Archive) goodIndexRefs(ctx context.Context, refs []format.IndexRef, bad func(error)) ([]format.IndexRef, error) {
-	good := make([]format.IndexRef, 0, len(refs))
-	for _, ref := range refs {
-		body, err := a.fetchIndex(ctx, ref)
-		if err == nil {
-			err = checkBody(ref, body)
-		}
+// goodIndexRuns reads the objects of index runs from the store and returns the
+// runs that are whole; of the others the first damage goes to bad.
+func (a *Archive) goodIndexRuns(ctx context.Context, runs []format.IndexRun, bad func(error)) ([]format.IndexRun, error) {
+	good := make([]format.IndexRun, 0, len(runs))
+	for _, run := range runs {
+		err := a.checkRun(ctx, run)
 		switch {
 		case err == nil:
-			good = append(good, ref)
-		case isDamage(err) && !errors.Is(err, format.ErrNewer):
+			good = append(good, run)
+		case isDamage(err):
 			bad(err)
 		default:
 			return nil, err
@@ -70,14 +127,35 @@ func (a *Archive) goodIndexRefs(ctx context.Context, refs []format.IndexRef, bad
 	return good, nil
 }
 
-// checkBody checks that an index object is the one that the root means.
-func checkBody(ref format.IndexRef, body []byte) error {
-	b, err := index.ParseBody(body)
-	if err == nil && b.Len() != int(ref.Entries) {
-		err = fmt.Errorf("has %d entries where the root says %d", b.Len(), ref.Entries)
+// checkRun checks that the objects of a run are the ones that the root means.
+func (a *Archive) checkRun(ctx context.Context, run format.IndexRun) error {
+	objects := []format.IndexListItem{{Object: run.Object, Entries: uint32(run.Entries), Size: run.Size}}
+	if run.List {
+		body, err := a.fetchIndex(ctx, format.KindIndexList, run.Object)
+		if err != nil {
+			return err
+		}
+		l, err := format.ParseIndexList(body)
+		if err == nil && l.Entries() != run.Entries {
+			err = fmt.Errorf("has %d entries where the root says %d", l.Entries(), run.Entries)
+		}
+		if err != nil {
+			return &DamageError{Object: protocol.IndexName(run.Object), Reason: err}
+		}
+		objects = l.Objects
 	}
-	if err != nil {
-		return &DamageError{Object: protocol.IndexName(ref.Object), Reason: err}
+	for _, o := range objects {
+		body, err := a.fetchIndex(ctx, format.KindIndex, o.Object)
+		if err != nil {
+			return err
+		}
+		b, err := index.ParseBody(body)
+		if err == nil && b.Len() != int(o.Entries) {
+			err = fmt.Errorf("has %d entries where the root says %d", b.Len(), o.Entries)
+		}
+		if err != nil {
+			return &DamageError{Object: protocol.IndexName(o.Object), Reason: err}
+		}
 	}
 	return nil
 }
@@ -89,6 +167,7 @@ type PackState struct {
 	Entries int   // blobs that the index places in it
 	TOC     error // the table of contents is damaged, or says otherwise than the index
 	Missing bool  // the index names it, and the store doesn't have it
+	Twin    *PackState // of a metadata pack; it has no entries of its own
 }
 
 // CheckPacks reads the table of contents of every pack that the index names,
@@ -101,6 +180,9 @@ func (a *Archive) CheckPacks(ctx context.Context, begin, step func(bytes int64),
 		s := states[e.Pack]
 		if s == nil {
 			s = &PackState{Missing: true}
+			if e.Type.Metadata() {
+				s.Twin = &PackState{Missing: true}
+			}
 			states[e.Pack] = s
 		}
 		s.Entries++
@@ -112,6 +194,8 @@ func (a *Archive) CheckPacks(ctx context.Context, begin, step func(bytes int64),
 	err = a.eachPack(ctx, func(id format.ObjectID, size int64) error {
 		if s := states[id]; s != nil {
 			s.Missing, s.Size = false, size
+		} else if s := states[id.Twin()]; s != nil && s.Twin != nil {
+			s.Twin.Missing, s.Twin.Size = false, size
 		} else {
 			strays.Packs++
 			strays.Bytes += size
@@ -127,40 +211,74 @@ func (a *Archive) CheckPacks(ctx context.Context, begin, step func(bytes int64),
 	}
 	begin(total)
 	for id, s := range states {
-		if s.Missing {
-			bad(&DamageError{Object: protocol.PackName(id), Reason: errors.New("is missing")})
-		} else if err := a.checkPack(ctx, id, s); err != nil {
+		if err := a.checkPack(ctx, id, id, s, s.Entries, bad); err != nil {
 			return nil, strays, err
-		} else if s.TOC != nil {
-			bad(s.TOC)
+		}
+		if s.Twin != nil {
+			if err := a.checkPack(ctx, id, id.Twin(), s.Twin, s.Entries, bad); err != nil {
+				return nil, strays, err
+			}
 		}
 		step(s.Size)
 	}
 	return states, strays, nil
 }
 
-// checkPack reads one table of contents; damage goes to s.TOC.
-func (a *Archive) checkPack(ctx context.Context, id format.ObjectID, s *PackState) error {
+// checkPack reads the table of contents of a pack or of its twin, and compares it
+// with what the index places in first.
+func (a *Archive) checkPack(ctx context.Context, first, id format.ObjectID, s *PackState, entries int, bad func(error)) error {
+	name := protocol.PackName(id)
+	if s.Missing {
+		bad(&DamageError{Object: name, Reason: errors.New("is missing")})
+		return nil
+	}
 	toc, err := a.ReadTOC(ctx, id, s.Size)
-	if isDamage(err) && !errors.Is(err, format.ErrNewer) {
+	if isDamage(err) {
 		s.TOC = err
+		bad(err)
 		return nil
 	}
 	if err != nil {
 		return err
 	}
 	placed := 0
-	err = pack.Locations(id, toc, func(b format.TOCBlob, at format.Location) error {
+	err = pack.Locations(first, toc, func(b format.TOCBlob, at format.Location) error {
 		e, ok, err := a.index.Lookup(ctx, b.ID)
 		if ok && e.Type == b.Type && (format.Location{Pack: e.Pack, Offset: e.Offset, Length: e.Length}) == at {
 			placed++
 		}
 		return err
 	})
-	if err == nil && placed != s.Entries {
-		s.TOC = &DamageError{Object: protocol.PackName(id), Reason: fmt.Errorf("table of contents has %d of the %d blobs that the index places there", placed, s.Entries)}
+	if err == nil && placed != entries {
+		s.TOC = &DamageError{Object: name, Reason: fmt.Errorf("table of contents has %d of the %d blobs that the index places there", placed, entries)}
+		bad(s.TOC)
 	}
 	return err
+}
+
+// RestoreTwin puts a metadata pack, or its twin, again from the other one, where
+// that is whole: its table of contents and every blob that the index places there.
+// It reports whether it was. It needs the exclusive lock.
+func (a *Archive) RestoreTwin(ctx context.Context, lost, from format.ObjectID, size int64) (bool, error) {
+	toc, err := a.ReadTOC(ctx, from, size)
+	if isDamage(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	object, err := a.conn.GetWhole(ctx, protocol.PackName(from), format.MaxPack)
+	if store.IsObjectError(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	name, other, err := pack.Other(a.keys, from, toc, object)
+	if err != nil {
+		return false, err
+	}
+	return true, a.replaceDamaged(ctx, name, other)
 }
 
 // Locate says in which pack the index places a blob.

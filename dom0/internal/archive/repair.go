@@ -18,7 +18,8 @@ import (
 // Repair makes an index from what is really there, and puts it in the place of
 // the one that the root lists. Its steps, each durable before the next:
 //
-//  1. lost key slots are put back from this host's copies
+//  1. what one of two twins has lost is put again from the other: index objects,
+//     lists of them, metadata packs
 //  2. blobs of packs whose table of contents is damaged, as far as the old
 //     index still finds them and they open, are sent again in new packs
 //  3. the session list and the volume table, if they are damaged, are made
@@ -27,8 +28,8 @@ import (
 //  4. index objects over those and every pack whose table of contents opens
 //  5. the root that lists them, with Heal raised if blobs were lost
 //
-// Nothing is deleted but damaged key slots. A crash leaves the old root and
-// packs that the next Repair finds again.
+// Nothing is deleted but a damaged object whose twin has the same. A crash leaves
+// the old root and packs that the next Repair finds again.
 type Repair struct {
 	Bad  map[format.BlobID]bool // blobs that were missed, or didn't open: tried again
 	Lost bool                   // something is gone: trackers must rescan
@@ -38,9 +39,6 @@ type Repair struct {
 // Repair runs r. LoadGoodIndex was called before; afterwards the archive reads
 // through the new index.
 func (a *Archive) Repair(ctx context.Context, r Repair, c format.Compression) error {
-	if err := a.repairSlots(ctx, r); err != nil {
-		return err
-	}
 	r.Bad = maps.Clone(r.Bad)
 	if r.Bad == nil {
 		r.Bad = map[format.BlobID]bool{}
@@ -62,7 +60,7 @@ func (a *Archive) Repair(ctx context.Context, r Repair, c format.Compression) er
 		return err
 	}
 	w.data = packStream{w: w, kind: format.PackData, size: pack.Capacity(a.ChunkSize())}
-	w.meta = packStream{w: w, kind: format.PackMetadata}
+	w.meta = packStream{w: w, kind: format.PackMetadata, twins: true}
 	rescued := &rescue{w: w, old: old, fresh: fresh, r: r}
 	if rescued.doubt, err = a.InDoubt(); err != nil {
 		fresh.Close()
@@ -89,60 +87,12 @@ func (a *Archive) Repair(ctx context.Context, r Repair, c format.Compression) er
 	old.Close()
 	next.Stored = rescued.stored
 	if r.Lost || rescued.lost {
-		next.Heal = max(a.root.Generation, a.highest) + 1
+		next.Heal = a.next
 	}
 	if err := w.commit(ctx, &next, nil); err != nil || !rescued.doubt {
 		return err
 	}
 	return a.opts.State.SetDoubt(a.keys.Archive, a.dest.String(), false)
-}
-
-// fillSlots enters this host's copies of slots that the store doesn't have, or
-// not whole. They are those of the archive that was seen here last.
-func (a *Archive) fillSlots(slots map[string][]byte) {
-	for name, saved := range a.try.known.copies {
-		if _, err := parseSlot(name, slots[name]); err != nil {
-			slots[name] = saved
-		}
-	}
-}
-
-// repairSlots puts key slots back that the store lost.
-func (a *Archive) repairSlots(ctx context.Context, r Repair) error {
-	slots, err := a.liveSlots(ctx)
-	if err != nil {
-		return err
-	}
-	for _, ref := range a.root.Slots {
-		name := protocol.KeyName(ref.ID)
-		object, there := slots[name]
-		if _, err := a.parseLive(name, object); there && err == nil {
-			continue
-		} else if err != nil && !isDamage(err) {
-			return err
-		}
-		saved, err := a.opts.State.Slot(a.keys.Archive, ref.ID)
-		if err != nil {
-			return err
-		}
-		if _, err := parseSlot(name, saved); err != nil {
-			r.Warn(fmt.Sprintf("key slot %s is lost, and this host has no copy of it", ref.ID))
-			continue
-		}
-		if info := a.conn.Info(); there && info.AppendOnly {
-			r.Warn(fmt.Sprintf("key slot %s is damaged and can't be replaced: the store only appends", ref.ID))
-			continue
-		}
-		if there {
-			if err := a.conn.Delete(ctx, []string{name}); err != nil {
-				return fmt.Errorf("replace %s: %w", name, err)
-			}
-		}
-		if err := a.conn.Put(ctx, name, saved).Wait(); err != nil {
-			return fmt.Errorf("store %s: %w", name, err)
-		}
-	}
-	return nil
 }
 
 // rescue fills a fresh index.
@@ -174,26 +124,37 @@ func (x *rescue) run(ctx context.Context) error {
 
 // A foundPack is a pack in the store whose table of contents opens.
 type foundPack struct {
-	id         format.ObjectID
+	id         format.ObjectID // whose table of contents opens
+	first      format.ObjectID // that the index names: itself, or its twin
 	size       int64  // bytes
 	generation uint64 // of the root that it was written on
 }
 
 // adoptPacks enters every pack in the store whose table of contents opens, the
 // newest first: a blob that is in two packs was sent again because it had been
-// lost, so it is the older copy that must not be used. It takes 32 bytes of
-// memory a pack.
+// lost, so it is the older copy that must not be used. Of a pair of twins the
+// first is entered, whichever table opens. It takes 33 bytes of memory a pack.
 func (x *rescue) adoptPacks(ctx context.Context) error {
 	a := x.w.a
 	var packs []foundPack
+	seen := map[format.ObjectID]bool{}
 	err := a.eachPack(ctx, func(id format.ObjectID, size int64) error {
 		toc, err := a.ReadTOC(ctx, id, size)
-		if err == nil {
-			packs = append(packs, foundPack{id, size, toc.Generation})
-		} else if isDamage(err) {
-			return nil // what the old index knows of it is sent again
+		if isDamage(err) {
+			return nil // its twin, or what the old index knows of it, is used
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		first := id
+		if toc.Kind == format.PackTwin {
+			first = id.Twin()
+		}
+		if !seen[first] {
+			seen[first] = true
+			packs = append(packs, foundPack{id, first, size, toc.Generation})
+		}
+		return nil
 	})
 	if err != nil {
 		return err
@@ -217,6 +178,12 @@ func (x *rescue) adoptPack(ctx context.Context, p foundPack) error {
 	if err != nil {
 		return err
 	}
+	twins := toc.Kind != format.PackData
+	if twins {
+		if _, err := x.w.completePair(ctx, p.id, p.size, toc); err != nil {
+			return err
+		}
+	}
 	// Of a pack that a prune may have begun to free, all is in doubt but what the
 	// old index says is there; else only what was missed somewhere.
 	bad, err := a.unreadable(ctx, p.id, toc, func(b format.TOCBlob, at format.Location) (bool, error) {
@@ -227,15 +194,20 @@ func (x *rescue) adoptPack(ctx context.Context, p foundPack) error {
 			return x.r.Bad[b.ID], nil
 		}
 		e, ok, err := x.old.Lookup(ctx, b.ID)
-		return !ok || e.Pack != at.Pack || e.Offset != at.Offset, err
+		return !ok || e.Pack != p.first || e.Offset != at.Offset, err
 	})
 	if err != nil {
 		return err
 	}
-	x.stored += p.size
-	return pack.Locations(p.id, toc, func(b format.TOCBlob, at format.Location) error {
+	copies := int64(1)
+	if twins {
+		copies = 2
+	}
+	x.stored += copies * p.size
+	x.fresh.SetPackLength(p.first, uint32(p.size))
+	return pack.Locations(p.first, toc, func(b format.TOCBlob, at format.Location) error {
 		if bad[b.ID] {
-			x.stored -= int64(b.Length)
+			x.stored -= copies * int64(b.Length)
 			return nil
 		}
 		known, err := x.w.Known(ctx, b.ID)
@@ -250,10 +222,12 @@ func (x *rescue) adoptPack(ctx context.Context, p foundPack) error {
 // adds it to a new pack.
 func (x *rescue) resend(ctx context.Context, e index.Entry) error {
 	a := x.w.a
-	want := []Want{{e.Type, e.ID}}
+	want := []Want{{Type: e.Type, ID: e.ID, AnyDomain: true}}
 	place := []located{{at: format.Location{Pack: e.Pack, Offset: e.Offset, Length: e.Length}}}
 	var plain []byte
 	var damage error
+	var domain format.Domain
+	want[0].Found = func(d format.Domain) { domain = d }
 	err := a.fetchLocated(ctx, want, place, func(_ int, p []byte, err error) error {
 		plain, damage = append(plain, p...), err
 		return nil
@@ -269,7 +243,7 @@ func (x *rescue) resend(ctx context.Context, e index.Entry) error {
 		_, _, err = x.w.AddMetadata(ctx, e.Type, plain)
 		return err
 	}
-	return x.w.AddSealed(ctx, e.ID, x.sealer.Seal(nil, e.Type, e.ID, plain))
+	return x.w.AddSealed(ctx, e.ID, x.sealer.Seal(nil, e.Type, domain, e.ID, plain))
 }
 
 // SweepIndex deletes index objects that the root doesn't list: those that were
@@ -285,30 +259,33 @@ func (a *Archive) sweepIndex(ctx context.Context) (freed int64, err error) {
 	if info := a.conn.Info(); info.AppendOnly || info.ReadOnly {
 		return 0, nil
 	}
+	objects, err := a.indexObjects(ctx, a.root.Index)
+	if err != nil {
+		return 0, err
+	}
 	live := map[string]bool{}
-	for _, ref := range a.root.Index {
-		live[protocol.IndexName(ref.Object)] = true
+	for _, o := range objects {
+		live[protocol.IndexName(o.id)], live[protocol.IndexName(o.id.Twin())] = true, true
 	}
-	after := ""
-	for {
-		entries, more, err := a.conn.List(ctx, protocol.PrefixIndex, after, protocol.MaxListed)
-		if err != nil {
-			return freed, fmt.Errorf("list index objects: %w", err)
+	var dead []string
+	err = eachName(ctx, a.conn, protocol.PrefixIndex, "", maxIndexNames, func(e protocol.Entry) error {
+		if !live[e.Name] {
+			dead, freed = append(dead, e.Name), freed+int64(e.Size)
 		}
-		var dead []string
-		for _, e := range entries {
-			after = e.Name
-			if !live[e.Name] {
-				dead, freed = append(dead, e.Name), freed+int64(e.Size)
-			}
-		}
-		if len(dead) > 0 {
-			if err := a.conn.Delete(ctx, dead); err != nil {
-				return freed, fmt.Errorf("delete superseded index objects: %w", err)
-			}
-		}
-		if !more || len(entries) == 0 {
-			return freed, nil
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	for some := range slices.Chunk(dead, protocol.MaxDeletes) {
+		if err := a.conn.Delete(ctx, some); err != nil {
+			return freed, fmt.Errorf("delete superseded index objects: %w", err)
 		}
 	}
+	return freed, nil
 }
+
+// maxIndexNames bounds the index objects that a store may list, with twins and
+// what merges have left: 16 times what 2^32 entries fill.
+const maxIndexNames = 1 << 20
+
