@@ -16,17 +16,30 @@ type Hello struct {
 	Min, Max uint16          // versions that the client speaks
 	Token    [TokenSize]byte // random; the helper repeats it after the magic
 	Create   bool            // make the archive's directory if it is missing
+
+	// Extensions are what later versions add. Those that a helper doesn't
+	// know, it passes over, but for those that are wire.NeededToRead.
+	Extensions []wire.Extension
 }
+
+// The lengths of a hello's payload: without an extension, and at most. A
+// helper refuses what can't be one before it waits for it.
+const (
+	MinHello = 2 + 2 + TokenSize + 1 + 2
+	MaxHello = MinHello - 2 + MaxExtensions
+)
 
 // Append appends the payload of h to b.
 func (h Hello) Append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint16(b, h.Min)
 	b = binary.BigEndian.AppendUint16(b, h.Max)
 	b = append(b, h.Token[:]...)
-	return wire.AppendBool(b, h.Create)
+	b = wire.AppendBool(b, h.Create)
+	return wire.AppendExtensions(b, h.Extensions)
 }
 
-// ParseHello parses the payload of a hello.
+// ParseHello parses the payload of a hello. The data of its extensions points
+// into untrusted.
 func ParseHello(untrusted []byte) (Hello, error) {
 	d := wire.NewDecoder(untrusted)
 	h := Hello{Min: d.U16(), Max: d.U16()}
@@ -36,6 +49,7 @@ func ParseHello(untrusted []byte) (Hello, error) {
 		d.Failf("has unknown flags 0x%02x", untrustedFlags)
 	}
 	h.Create = untrustedFlags&helloCreate != 0
+	h.Extensions = d.Extensions(MaxExtensions)
 	if h.Min > h.Max {
 		d.Failf("offers versions %d to %d", h.Min, h.Max)
 	}
@@ -166,14 +180,19 @@ func ParseList(untrusted []byte) (List, error) {
 	return checked(d, "list", l)
 }
 
-// Delete removes objects. A name that isn't there is no error, so that a
+// deleteKeep is the bit of a delete's flags that asks for objects to be kept.
+const deleteKeep = 1
+
+// Delete takes objects away. A name that isn't there is no error, so that a
 // delete can be repeated. Its OK is empty.
 type Delete struct {
+	Keep  bool     // put them aside, out of the archive, and don't remove them
 	Names []string // 1 to MaxDeletes
 }
 
 // Append appends the payload of m to b.
 func (m Delete) Append(b []byte) []byte {
+	b = wire.AppendBool(b, m.Keep)
 	b = binary.BigEndian.AppendUint32(b, uint32(len(m.Names)))
 	for _, n := range m.Names {
 		b = wire.AppendText(b, n)
@@ -184,46 +203,42 @@ func (m Delete) Append(b []byte) []byte {
 // ParseDelete parses the payload of a delete.
 func ParseDelete(untrusted []byte) (Delete, error) {
 	d := wire.NewDecoder(untrusted)
-	n := d.Count(2+len(RootName), MaxDeletes)
+	untrustedFlags := d.U8()
+	if untrustedFlags&^deleteKeep != 0 {
+		d.Failf("has unknown flags 0x%02x", untrustedFlags)
+	}
+	n := d.Count(2+len(PrefixHead)+1, MaxDeletes)
 	if n == 0 {
 		d.Failf("names nothing")
 	}
-	m := Delete{Names: make([]string, 0, n)}
+	m := Delete{Keep: untrustedFlags&deleteKeep != 0, Names: make([]string, 0, n)}
 	for range n {
 		m.Names = append(m.Names, name(d))
 	}
 	return checked(d, "delete", m)
 }
 
-// Swap replaces the root. Size bytes follow in data frames of the same id.
-// Its OK is empty.
-type Swap struct {
-	Expect *[32]byte // SHA-256 of the root to be replaced; nil if there must be none
-	Size   uint32    // 1 to MaxRoot
+// Commit makes the head of a generation, which must not be there. Size bytes
+// follow in data frames of the same id. Its OK carries a Committed.
+type Commit struct {
+	Generation uint64 // 1 to MaxGeneration
+	Size       uint32 // 1 to MaxRoot
 }
 
-// Append appends the payload of s to b.
-func (s Swap) Append(b []byte) []byte {
-	b = wire.AppendBool(b, s.Expect != nil)
-	if s.Expect != nil {
-		b = append(b, s.Expect[:]...)
-	}
-	return binary.BigEndian.AppendUint32(b, s.Size)
+// Append appends the payload of c to b.
+func (c Commit) Append(b []byte) []byte {
+	b = binary.BigEndian.AppendUint64(b, c.Generation)
+	return binary.BigEndian.AppendUint32(b, c.Size)
 }
 
-// ParseSwap parses the payload of a swap.
-func ParseSwap(untrusted []byte) (Swap, error) {
+// ParseCommit parses the payload of a commit.
+func ParseCommit(untrusted []byte) (Commit, error) {
 	d := wire.NewDecoder(untrusted)
-	var s Swap
-	if d.Bool() {
-		s.Expect = new([32]byte)
-		d.Into(s.Expect[:])
+	c := Commit{Generation: generation(d), Size: d.U32()}
+	if c.Size < 1 || c.Size > MaxRoot {
+		d.Failf("has a root of %d bytes where 1 to %d are allowed", c.Size, MaxRoot)
 	}
-	s.Size = d.U32()
-	if s.Size < 1 || s.Size > MaxRoot {
-		d.Failf("has a root of %d bytes where 1 to %d are allowed", s.Size, MaxRoot)
-	}
-	return checked(d, "swap", s)
+	return checked(d, "commit", c)
 }
 
 // Punch frees ranges of an object, which then read as zeros. Its OK is empty.
@@ -242,6 +257,16 @@ func ParsePunch(untrusted []byte) (Punch, error) {
 	d := wire.NewDecoder(untrusted)
 	p := Punch{Name: name(d), Ranges: ranges(d)}
 	return checked(d, "punch", p)
+}
+
+// generation takes a generation and checks it.
+func generation(d *wire.Decoder) uint64 {
+	untrusted := d.U64()
+	if d.Err() == nil && (untrusted < 1 || untrusted > MaxGeneration) {
+		d.Failf("has the generation %d where 1 to %d are allowed", untrusted, uint64(MaxGeneration))
+		return 0
+	}
+	return untrusted
 }
 
 // name takes a name and checks it.

@@ -1,10 +1,10 @@
 // Package wire reads and writes the fields that all of Pinion's byte formats
-// are made of: big-endian integers, fixed byte strings and byte strings with
-// a length in front.
+// are made of: big-endian integers, fixed byte strings, byte strings with a
+// length in front, and extension areas.
 //
 // It owns nothing but the cursor. It promises that a Decoder never panics,
-// never reads outside its input and never allocates more than its input is
-// long; that the first error sticks; and that Finish refuses left-over bytes,
+// never reads outside its input and never allocates more than a small multiple
+// of its input; that the first error sticks; and that Finish refuses left-over bytes,
 // so that parsing followed by marshalling gives back the same bytes. It never
 // interprets a value.
 package wire

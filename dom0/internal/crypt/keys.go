@@ -11,13 +11,14 @@ package crypt
 import (
 	"crypto/cipher"
 	"crypto/hkdf"
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash"
 
-	"golang.org/x/crypto/blake2b"
+	"github.com/zeebo/blake3"
 	"golang.org/x/crypto/chacha20poly1305"
 
 	"pinion/dom0/internal/format"
@@ -39,19 +40,30 @@ func NewMaster() *Master {
 
 // The HKDF purposes. Their texts are part of the format.
 const (
-	purposeBlobID = "pinion 1 blob id"
-	purposeBlob   = "pinion 1 blob seal"
-	purposeRoot   = "pinion 1 root seal"
-	purposeIndex  = "pinion 1 index seal"
-	purposeTOC    = "pinion 1 table of contents seal"
-	purposeNote   = "pinion 1 lock note seal"
+	purposeBlobID  = "pinion 2 blob id"
+	purposeBlob    = "pinion 2 blob seal"
+	purposePadding = "pinion 2 padding"
 )
+
+// purposes are those of what is sealed beside blobs.
+func purposes() map[format.Kind]string {
+	return map[format.Kind]string{
+		format.KindRoot:      "pinion 2 root",
+		format.KindIndex:     "pinion 2 index",
+		format.KindIndexList: "pinion 2 index list",
+		format.KindTOC:       "pinion 2 table of contents",
+		format.KindLockNote:  "pinion 2 lock note",
+		format.KindKeyExport: "pinion 2 key export",
+		format.KindHostCopy:  "pinion 2 host copy",
+	}
+}
 
 // Keys are the keys of one archive. They are safe for concurrent use.
 type Keys struct {
 	Archive format.ArchiveID
 
-	blobID  [32]byte
+	prk     []byte // what HKDF expands to the key of each purpose
+	padding []byte
 	blob    cipher.AEAD
 	objects map[format.Kind]cipher.AEAD
 }
@@ -59,110 +71,98 @@ type Keys struct {
 // NewKeys derives all keys from the master key, by HKDF-SHA256 (RFC 5869)
 // with the archive's id as salt.
 func NewKeys(m *Master, archive format.ArchiveID) (*Keys, error) {
-	k := &Keys{Archive: archive, objects: map[format.Kind]cipher.AEAD{}}
-	id, err := hkdf.Key(sha256.New, m[:], archive[:], purposeBlobID, len(k.blobID))
+	prk, err := hkdf.Extract(sha256.New, m[:], archive[:])
 	if err != nil {
 		return nil, fmt.Errorf("derive a key: %w", err)
 	}
-	copy(k.blobID[:], id)
-	if k.blob, err = sealKey(m, archive, purposeBlob); err != nil {
+	k := &Keys{Archive: archive, prk: prk, objects: map[format.Kind]cipher.AEAD{}}
+	if k.padding, err = k.derive(purposePadding); err != nil {
 		return nil, err
 	}
-	for kind, purpose := range map[format.Kind]string{
-		format.KindRoot:  purposeRoot,
-		format.KindIndex: purposeIndex,
-		format.KindTOC:   purposeTOC,
-
-		format.KindLockNote: purposeNote,
-	} {
-		if k.objects[kind], err = sealKey(m, archive, purpose); err != nil {
+	if k.blob, err = k.cipher(purposeBlob); err != nil {
+		return nil, err
+	}
+	for kind, purpose := range purposes() {
+		if k.objects[kind], err = k.cipher(purpose); err != nil {
 			return nil, err
 		}
 	}
 	return k, nil
 }
 
-// sealKey derives the key of one purpose and makes its cipher.
-func sealKey(m *Master, archive format.ArchiveID, purpose string) (cipher.AEAD, error) {
-	key, err := hkdf.Key(sha256.New, m[:], archive[:], purpose, chacha20poly1305.KeySize)
+// derive makes the key of one purpose.
+func (k *Keys) derive(purpose string) ([]byte, error) {
+	key, err := hkdf.Expand(sha256.New, k.prk, purpose, 32)
 	if err != nil {
 		return nil, fmt.Errorf("derive a key: %w", err)
 	}
+	return key, nil
+}
+
+// cipher makes the cipher of one purpose.
+func (k *Keys) cipher(purpose string) (cipher.AEAD, error) {
+	key, err := k.derive(purpose)
+	if err != nil {
+		return nil, err
+	}
 	return chacha20poly1305.NewX(key)
+}
+
+// PadBits is the number that lengthens a blob before it is padded, 0 to 511:
+// the first 9 bits of the keyed hash of its id.
+func (k *Keys) PadBits(id format.BlobID) int {
+	h := hmac.New(sha256.New, k.padding)
+	h.Write(id[:])
+	return int(binary.BigEndian.Uint16(h.Sum(nil)) >> 7)
 }
 
 // A Hasher names blobs. It is not safe for concurrent use; make one for each
 // goroutine.
 type Hasher struct {
-	h hash.Hash
+	keys *Keys
+	made map[name]*blake3.Hasher
 }
 
-// NewHasher makes a Hasher for the archive: BLAKE2b-256 (RFC 7693) with a key.
-func (k *Keys) NewHasher() *Hasher {
-	h, err := blake2b.New256(k.blobID[:])
-	if err != nil {
-		panic("crypt: " + err.Error()) // the key has the right length
-	}
-	return &Hasher{h: h}
+// name is what the key of a hash is made for.
+type name struct {
+	t      format.BlobType
+	domain format.Domain
 }
 
-// ID is the name of the blob of that type and plaintext.
-func (h *Hasher) ID(t format.BlobType, plaintext []byte) format.BlobID {
+// maxHashers bounds the hashes that a Hasher keeps, of 10 KB each: a program
+// works on a type or two in a domain or two, and what an archive says can't
+// make it keep more.
+const maxHashers = 16
+
+// NewHasher makes a Hasher for the archive: BLAKE3 with a key.
+func (k *Keys) NewHasher() *Hasher { return &Hasher{keys: k, made: map[name]*blake3.Hasher{}} }
+
+// ID is the name of the blob of that type, domain and plaintext.
+func (h *Hasher) ID(t format.BlobType, domain format.Domain, plaintext []byte) format.BlobID {
+	hash := h.of(name{t, domain})
+	hash.Reset()
+	hash.Write(plaintext)
 	var id format.BlobID
-	h.h.Reset()
-	h.h.Write([]byte{byte(t)})
-	h.h.Write(plaintext)
-	h.h.Sum(id[:0])
+	hash.Sum(id[:0])
 	return id
 }
 
-// NonceSize is the length of the nonce in front of everything sealed.
-const NonceSize = chacha20poly1305.NonceSizeX
-
-// SealBlob seals buf in place: its first NonceSize bytes are overwritten by a
-// random nonce, the rest is encrypted, and the tag is appended. It returns the
-// grown buf.
-func (k *Keys) SealBlob(buf []byte, t format.BlobType, id format.BlobID) []byte {
-	var ad [format.BlobADSize]byte
-	return seal(k.blob, buf, format.AppendBlobAD(ad[:0], k.Archive, t, id))
-}
-
-// OpenBlob authenticates and decrypts a sealed blob in place and returns the
-// plaintext, which lies in sealed. After an error sealed holds rubbish.
-func (k *Keys) OpenBlob(untrusted []byte, t format.BlobType, id format.BlobID) ([]byte, error) {
-	var ad [format.BlobADSize]byte
-	return open(k.blob, untrusted, format.AppendBlobAD(ad[:0], k.Archive, t, id))
-}
-
-// SealObject seals the plaintext of an object, of the table of contents of
-// the pack of that name, or of a lock note, and appends it to dst.
-func (k *Keys) SealObject(dst []byte, kind format.Kind, name string, plaintext []byte) []byte {
-	start := len(dst)
-	dst = append(dst, make([]byte, NonceSize)...)
-	dst = append(dst, plaintext...)
-	sealed := seal(k.objects[kind], dst[start:], format.ObjectAD(k.Archive, kind, name))
-	return append(dst[:start], sealed...)
-}
-
-// OpenObject authenticates and decrypts, in place, what SealObject sealed.
-func (k *Keys) OpenObject(untrusted []byte, kind format.Kind, name string) ([]byte, error) {
-	return open(k.objects[kind], untrusted, format.ObjectAD(k.Archive, kind, name))
-}
-
-func seal(aead cipher.AEAD, buf, ad []byte) []byte {
-	nonce := buf[:NonceSize]
-	rand.Read(nonce) // never fails: the runtime ends the program instead
-	return aead.Seal(nonce, nonce, buf[NonceSize:], ad)
-}
-
-func open(aead cipher.AEAD, untrusted, ad []byte) ([]byte, error) {
-	if len(untrusted) < NonceSize+aead.Overhead() {
-		return nil, ErrForged
+// of is the hash for one type and domain.
+func (h *Hasher) of(n name) *blake3.Hasher {
+	if hash := h.made[n]; hash != nil {
+		return hash
 	}
-	nonce, sealed := untrusted[:NonceSize], untrusted[NonceSize:]
-	plain, err := aead.Open(sealed[:0], nonce, sealed, ad)
+	key, err := h.keys.derive(string(binary.BigEndian.AppendUint16(append([]byte(purposeBlobID), byte(n.t)), uint16(n.domain))))
 	if err != nil {
-		return nil, ErrForged
+		panic("crypt: " + err.Error()) // the key that is asked for isn't too long
 	}
-	return plain, nil
+	hash, err := blake3.NewKeyed(key)
+	if err != nil {
+		panic("crypt: " + err.Error()) // the key has the right length
+	}
+	if len(h.made) >= maxHashers {
+		clear(h.made)
+	}
+	h.made[n] = hash
+	return hash
 }

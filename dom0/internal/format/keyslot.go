@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 
@@ -19,137 +20,145 @@ const (
 	KDFKeyFile  KDF = 2 // HKDF-SHA256 over the bytes of a key file
 )
 
-// Argon2 parameters that are accepted. The lower bound keeps a store from
-// planting a slot that makes a passphrase cheap to guess, the upper ones keep
-// it from taking dom0's memory or hours of its time.
+// What Argon2 costs in a new key slot.
 const (
-	MinArgonMemory     = 64 << 10  // KiB
-	MaxArgonMemory     = 1 << 20   // KiB
 	DefaultArgonMemory = 256 << 10 // KiB
-	MaxArgonTime       = 10
 	DefaultArgonTime   = 3
-	MaxArgonThreads    = 8
 	DefaultArgonLanes  = 4
 )
 
-// A KeySlot holds the master key, sealed under a passphrase or a key file. It
-// has a fixed length. The header in clear is associated data of the seal.
+// A SlotID names a key slot: the first bytes of the SHA-256 of its bytes.
+type SlotID [8]byte
+
+// String is the identifier as 16 lower-case hex digits.
+func (id SlotID) String() string { return hex.EncodeToString(id[:]) }
+
+// ParseSlotID is the inverse of String; it takes nothing else.
+func ParseSlotID(untrusted string) (SlotID, error) {
+	var id SlotID
+	if !isHex(untrusted, 2*len(id)) {
+		return id, errors.New("the id of a key slot has 16 lower-case hex digits")
+	}
+	if _, err := hex.Decode(id[:], []byte(untrusted)); err != nil {
+		return SlotID{}, fmt.Errorf("id of a key slot: %w", err)
+	}
+	return id, nil
+}
+
+// SlotIDOf is the id of the key slot with these bytes.
+func SlotIDOf(slot []byte) SlotID {
+	sum := sha256.Sum256(slot)
+	return SlotID(sum[:8])
+}
+
+// A KeySlot holds the master key, sealed under a passphrase or a key file.
 type KeySlot struct {
-	ID         ObjectID // also its name
 	KDF        KDF
 	Threads    uint8  // Argon2: lanes; 0 for a key file
 	Memory     uint32 // Argon2: KiB; 0 for a key file
 	Time       uint32 // Argon2: passes; 0 for a key file
 	Salt       [32]byte
 	Nonce      [24]byte
+	Sealed     [32 + 16]byte // master key, tag
 	Commitment [32]byte
-	Sealed     [32 + 16 + 16]byte // master key, archive id, tag
+	Ext        Extensions
 }
 
 const (
-	// KeySlotHeader is the length of the clear header, in bytes.
-	KeySlotHeader = HeaderSize + 1 + 1 + 2 + 4 + 4 + 16 + 32
-
-	// KeySlotSize is the length of a key slot, in bytes.
-	KeySlotSize = KeySlotHeader + 24 + 32 + 64 + sha256.Size
-
-	// MaxKeySlot bounds a key slot that is read, in bytes: one of a newer
-	// version may be longer, and should be told from a damaged one.
-	MaxKeySlot = 4 << 10
+	argonParams   = 1 + 4 + 4 + 32
+	keyFileParams = 32
 )
 
-// ErrSlotDamaged says that a key slot isn't what was once written: not the
-// right length, or not with the right checksum.
+// ErrSlotDamaged says that a key slot isn't what was once written: its checksum
+// is wrong, or what it says is outside the bounds.
 var ErrSlotDamaged = errors.New("key slot is damaged")
 
-// AppendHeader appends the clear header.
-func (s *KeySlot) AppendHeader(b []byte) []byte {
-	b = AppendHeader(b, KindKeySlot)
-	b = append(b, byte(s.KDF), s.Threads, 0, 0)
-	b = binary.BigEndian.AppendUint32(b, s.Memory)
-	b = binary.BigEndian.AppendUint32(b, s.Time)
-	b = append(b, s.ID[:]...)
+// appendParams appends what stands before the nonce.
+func (s *KeySlot) appendParams(b []byte) []byte {
+	b = append(b, byte(s.KDF))
+	if s.KDF == KDFArgon2id {
+		b = binary.BigEndian.AppendUint16(b, argonParams)
+		b = append(b, s.Threads)
+		b = binary.BigEndian.AppendUint32(b, s.Memory)
+		b = binary.BigEndian.AppendUint32(b, s.Time)
+	} else {
+		b = binary.BigEndian.AppendUint16(b, keyFileParams)
+	}
 	return append(b, s.Salt[:]...)
+}
+
+// AD is the associated data of the slot's seal in an archive.
+func (s *KeySlot) AD(archive ArchiveID) []byte {
+	b := append([]byte(nil), archive[:]...)
+	return wire.AppendExtensions(s.appendParams(b), s.Ext)
 }
 
 // Append appends the whole slot, which ends in the SHA-256 of what is before.
 func (s *KeySlot) Append(b []byte) []byte {
 	start := len(b)
-	b = s.AppendHeader(b)
+	b = s.appendParams(b)
 	b = append(b, s.Nonce[:]...)
-	b = append(b, s.Commitment[:]...)
 	b = append(b, s.Sealed[:]...)
+	b = append(b, s.Commitment[:]...)
+	b = wire.AppendExtensions(b, s.Ext)
 	sum := sha256.Sum256(b[start:])
 	return append(b, sum[:]...)
 }
 
-// ParseKeySlot decodes the key slot named id.
-func ParseKeySlot(untrusted []byte, id ObjectID) (*KeySlot, error) {
-	if err := CheckHeader(untrusted, KindKeySlot); errors.Is(err, ErrNewer) {
-		return nil, err
+// ParseKeySlot decodes a key slot. One whose checksum is right, and that is of
+// a derivation or needs an extension that this version doesn't know, is
+// ErrNewer; any other that it refuses is ErrSlotDamaged.
+func ParseKeySlot(untrusted []byte) (*KeySlot, error) {
+	if len(untrusted) < MinKeySlot || len(untrusted) > MaxKeySlot {
+		return nil, fmt.Errorf("has %d bytes: %w", len(untrusted), ErrSlotDamaged)
 	}
-	if len(untrusted) != KeySlotSize {
-		return nil, fmt.Errorf("%d bytes where %d belong: %w", len(untrusted), KeySlotSize, ErrSlotDamaged)
-	}
-	body := untrusted[:KeySlotSize-sha256.Size]
+	body := untrusted[:len(untrusted)-sha256.Size]
 	if sum := sha256.Sum256(body); !bytes.Equal(sum[:], untrusted[len(body):]) {
 		return nil, fmt.Errorf("checksum: %w", ErrSlotDamaged)
 	}
 	d := wire.NewDecoder(body)
-	if err := CheckHeader(d.Bytes(HeaderSize), KindKeySlot); err != nil {
-		return nil, fmt.Errorf("%w: %w", err, ErrSlotDamaged)
+	s := &KeySlot{KDF: KDF(d.U8())}
+	if s.KDF != KDFArgon2id && s.KDF != KDFKeyFile {
+		return nil, fmt.Errorf("key derivation %d: %w", s.KDF, ErrNewer)
 	}
-	s := &KeySlot{KDF: KDF(d.U8()), Threads: d.U8()}
-	if d.U16() != 0 {
-		d.Failf("has a flag that this version doesn't know: %w", ErrNewer)
-	}
-	s.Memory, s.Time = d.U32(), d.U32()
-	d.Into(s.ID[:])
-	d.Into(s.Salt[:])
+	s.parseParams(d)
 	d.Into(s.Nonce[:])
-	d.Into(s.Commitment[:])
 	d.Into(s.Sealed[:])
-	if d.Err() == nil && s.ID != id {
-		d.Failf("carries the name %s: %w", s.ID, ErrSlotDamaged)
-	}
-	if d.Err() == nil {
-		if err := s.checkKDF(); err != nil {
-			d.Fail(err)
-		}
-	}
-	if err := d.Finish(); err != nil {
+	d.Into(s.Commitment[:])
+	s.Ext = parseExtensions(d, StructKeySlot, MaxKeySlot)
+	if err := d.Finish(); errors.Is(err, ErrNewer) {
 		return nil, err
+	} else if err != nil {
+		return nil, fmt.Errorf("%w: %w", err, ErrSlotDamaged)
 	}
 	return s, nil
 }
 
-// KeySlotID is the id that a key slot's object carries. Nothing else of it is
-// looked at.
-func KeySlotID(untrusted []byte) (ObjectID, error) {
-	const at = HeaderSize + 1 + 1 + 2 + 4 + 4
-	var id ObjectID
-	if len(untrusted) < at+len(id) {
-		return id, fmt.Errorf("%d bytes where %d belong: %w", len(untrusted), KeySlotSize, ErrSlotDamaged)
+func (s *KeySlot) parseParams(d *wire.Decoder) {
+	n, want := int(d.U16()), keyFileParams
+	if s.KDF == KDFArgon2id {
+		want = argonParams
 	}
-	copy(id[:], untrusted[at:])
-	return id, nil
+	if d.Err() == nil && n != want {
+		d.Failf("has %d bytes of parameters", n)
+	}
+	if s.KDF == KDFArgon2id {
+		s.Threads, s.Memory, s.Time = d.U8(), d.U32(), d.U32()
+		if d.Err() == nil {
+			if err := CheckArgon(s.Memory, s.Time, s.Threads); err != nil {
+				d.Fail(err)
+			}
+		}
+	}
+	d.Into(s.Salt[:])
 }
 
-// checkKDF bounds what a store can make the derivation cost, and how cheap it
-// can make it.
-func (s *KeySlot) checkKDF() error {
-	switch s.KDF {
-	case KDFArgon2id:
-		if s.Memory < MinArgonMemory || s.Memory > MaxArgonMemory || s.Time < 1 || s.Time > MaxArgonTime ||
-			s.Threads < 1 || s.Threads > MaxArgonThreads {
-			return fmt.Errorf("asks for Argon2 with %d KiB, %d passes, %d lanes, outside the bounds: %w", s.Memory, s.Time, s.Threads, ErrSlotDamaged)
-		}
-	case KDFKeyFile:
-		if s.Memory != 0 || s.Time != 0 || s.Threads != 0 {
-			return fmt.Errorf("has Argon2 parameters for a key file: %w", ErrSlotDamaged)
-		}
-	default:
-		return fmt.Errorf("key derivation %d: %w", s.KDF, ErrNewer)
+// CheckArgon bounds what a store can make a derivation cost, and how cheap it
+// can make it: memory in KiB, passes and lanes.
+func CheckArgon(memory, passes uint32, lanes uint8) error {
+	if memory < MinArgonMemory || memory > MaxArgonMemory || passes < 1 || passes > MaxArgonTime ||
+		lanes < 1 || lanes > MaxArgonThreads || uint64(memory)*uint64(passes) > MaxArgonWork {
+		return fmt.Errorf("asks for Argon2 with %d KiB, %d passes, %d lanes, outside the bounds", memory, passes, lanes)
 	}
 	return nil
 }

@@ -12,7 +12,7 @@ const LockNoteName = "lock.note"
 // LockNoteSize is the length of a lock note before it is sealed, in bytes. It
 // is always the same, so that it doesn't tell commands and hosts apart. With
 // header and seal it is the most that a store's helper keeps.
-const LockNoteSize = 208
+const LockNoteSize = 200
 
 // A LockNote says who holds the archive's append or exclusive lock. It is for
 // people to read; nothing else depends on it.
@@ -44,18 +44,14 @@ func ParseLockNote(untrusted []byte) (*LockNote, error) {
 		d.Failf("has %d bytes where %d belong", len(untrusted), LockNoteSize)
 	}
 	d.Into(n.HostID[:])
-	n.Host = d.Text(MaxHost)
-	n.Command = d.Text(MaxCommand)
+	n.Host = parseText(d, MaxHost)
+	n.Command = parseText(d, MaxCommand)
 	n.Process = d.U32()
 	n.Time = int64(d.U64())
 	if d.Err() == nil && !IsCommand(n.Command) {
 		d.Failf("names a command that can't be one")
 	}
-	for _, b := range d.Bytes(d.Len()) {
-		if b != 0 {
-			d.Failf("ends in something else than zeros")
-		}
-	}
+	parseZeros(d)
 	if err := d.Finish(); err != nil {
 		return nil, err
 	}

@@ -34,6 +34,7 @@ type QubeConfig struct {
 	// Inherited are the values of netvm and default_dispvm where the qube had
 	// what the system gives by default: elsewhere that is another.
 	Inherited []QubePair
+	Ext       Extensions
 }
 
 // A QubePair is a name with a value.
@@ -105,7 +106,8 @@ func (c *QubeConfig) Append(b []byte) []byte {
 		b = binary.BigEndian.AppendUint32(b, uint32(v.Revisions))
 		b = append(b, byte(v.Flags))
 	}
-	return appendPairs(appendPairs(b, c.Globals), c.Inherited)
+	b = appendPairs(appendPairs(b, c.Globals), c.Inherited)
+	return wire.AppendExtensions(b, c.Ext)
 }
 
 // ParseQubeConfig decodes a configuration.
@@ -122,6 +124,7 @@ func ParseQubeConfig(untrusted []byte) (*QubeConfig, error) {
 	c.Notes = d.Text(MaxQubeValue)
 	c.Volumes = list(d, qubeVolumeSize, func() QubeVolume { return parseQubeVolume(d) })
 	c.Globals, c.Inherited = pairs(d), pairs(d)
+	c.Ext = parseExtensions(d, StructQubeConfig, MaxExtensions)
 	if d.Err() == nil {
 		if err := c.Check(); err != nil {
 			d.Fail(err)
@@ -273,7 +276,7 @@ func (c *QubeConfig) checkVolumes() error {
 			}
 		}
 		if v.Flags&^qubeVolumeFlagsKnown != 0 {
-			return fmt.Errorf("volume %q has the flags %#x: %w", v.Name, v.Flags, ErrNewer)
+			return fmt.Errorf("volume %q has the flags %#x", v.Name, v.Flags)
 		}
 		if v.Size < 0 || v.Revisions < -1 {
 			return fmt.Errorf("volume %q has a size of %d bytes and %d revisions", v.Name, v.Size, v.Revisions)

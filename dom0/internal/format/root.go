@@ -2,6 +2,7 @@ package format
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"pinion/protocol/wire"
@@ -19,134 +20,126 @@ const (
 	CompressZstd = 1
 )
 
-// Params are an archive's parameters, fixed at init but for Compression, which
-// is only the default of a backup.
-type Params struct {
-	Hash        uint8 // HashBLAKE2b
-	Cipher      uint8 // CipherXChaCha20Poly1305
-	ChunkSize   uint32
-	Compression Compression
+// An IndexRun is a run of the index that is valid under a root.
+type IndexRun struct {
+	Level   uint8 // how often its entries were merged; for writers only
+	Entries uint64
+	List    bool     // Object is a list of index objects, not one of them
+	Object  ObjectID // its twin has the inverse id
+	Size    uint32   // bytes of that object
 }
 
-// The algorithms that this version knows.
-const (
-	HashBLAKE2b             = 1
-	CipherXChaCha20Poly1305 = 1
-)
-
-// An IndexRef names an index object that is valid under a root. The objects of
-// one run have the same run number, and ascending ranges of blob ids in the
-// order in which they are listed.
-type IndexRef struct {
-	Object  ObjectID
-	Run     uint32 // newer runs have higher numbers
-	Level   uint8  // how often its entries were merged
-	Entries uint32
-	Size    uint32 // bytes, sealed
+// SlotInfo is what a root says of a key slot beside its bytes.
+type SlotInfo struct {
+	Label   string // at most MaxLabel bytes without control characters
+	Created int64  // nanoseconds since 1970, UTC
 }
 
-// A KeySlotRef names a live key slot. Slots that the root doesn't list open
-// nothing.
-type KeySlotRef struct {
-	ID      ObjectID
-	Created int64 // nanoseconds since 1970, UTC
-}
-
-// A RootHash is the first half of the SHA-256 of a sealed root object.
+// A RootHash is the first half of the SHA-256 of a root object.
 type RootHash [16]byte
 
 // A Root is the one object that names everything that is valid in an archive.
 type Root struct {
-	Archive      ArchiveID
-	Branch       ObjectID // a new one whenever a copy goes its own way
-	Generation   uint64   // one more at every swap
-	Params       Params
-	NextSeq      uint64 // sequence number of the next session, from 1
-	Sessions     uint32 // how many the list holds
-	SessionTop   BlobID // top of the session list; zero: no sessions
-	VolumeTable  BlobID // zero: no volumes
-	Stored       int64  // sealed bytes of all packs
-	PrunedAt     uint64 // generation of the last prune; 0: none
-	Heal         uint64 // generation at which lost blobs were last found; 0: never
+	Clear
+	ChunkSize    uint32
+	Compression  Compression // of new blobs, unless a backup is told otherwise
+	NextSeq      uint64      // sequence number of the next session, from 1 to MaxSeq
+	Sessions     uint64      // how many entries the list holds
+	SessionTop   BlobID      // top of the session list; zero: no entries
+	VolumeTable  BlobID      // zero: no volumes
+	Removed      BlobID      // removed numbers; zero: none
+	Stored       int64       // bytes of all packs, twins included
+	PrunedAt     uint64      // generation of the last prune; 0: none
+	Heal         uint64      // generation at which lost blobs were last found; 0: never
 	HostID       ObjectID
-	Host         string // name of the host that wrote this root, for display
-	Written      int64  // nanoseconds since 1970, UTC
-	Slots        []KeySlotRef
-	Index        []IndexRef
+	Host         string     // name of the host that wrote this root, for display
+	Written      int64      // nanoseconds since 1970, UTC
+	SlotInfo     []SlotInfo // one for each of Slots
+	Index        []IndexRun // the oldest first
+	Needed       []NeededTag
 	Predecessors []RootHash // newest first
+	Ext          Extensions
 }
 
-const (
-	indexRef   = 16 + 4 + 1 + 4 + 4
-	keySlotRef = 16 + 8
-)
+const indexRun = 1 + 8 + 1 + 16 + 4
 
 // SessionListLevel is the height of the session list's tree.
 func (r *Root) SessionListLevel() uint8 { return TreeLevel(r.NextSeq/Fanout + 1) }
 
-// Append appends the root's encoding.
-func (r *Root) Append(b []byte) []byte {
-	b = append(b, r.Archive[:]...)
-	b = append(b, r.Branch[:]...)
-	b = binary.BigEndian.AppendUint64(b, r.Generation)
-	b = append(b, r.Params.Hash, r.Params.Cipher)
-	b = binary.BigEndian.AppendUint32(b, r.Params.ChunkSize)
-	b = append(b, r.Params.Compression.Method, r.Params.Compression.Level)
+// CheckWritable refuses a root that needs something that this version doesn't
+// know of who writes to the archive or prunes it. The error names it and wraps
+// ErrNewer.
+func (r *Root) CheckWritable() error {
+	for _, t := range JoinNeeded(NeededTags(StructRoot, r.Ext), r.Needed) {
+		return fmt.Errorf("writing needs the extension %s: %w", t, ErrNewer)
+	}
+	return nil
+}
+
+// AppendBody appends the encoding of what is sealed, padded.
+func (r *Root) AppendBody(b []byte) []byte {
+	start := len(b)
+	b = binary.BigEndian.AppendUint32(b, r.ChunkSize)
+	b = append(b, r.Compression.Method, r.Compression.Level)
 	b = binary.BigEndian.AppendUint64(b, r.NextSeq)
-	b = binary.BigEndian.AppendUint32(b, r.Sessions)
+	b = binary.BigEndian.AppendUint64(b, r.Sessions)
 	b = append(b, r.SessionTop[:]...)
 	b = append(b, r.VolumeTable[:]...)
+	b = append(b, r.Removed[:]...)
 	b = binary.BigEndian.AppendUint64(b, uint64(r.Stored))
 	b = binary.BigEndian.AppendUint64(b, r.PrunedAt)
 	b = binary.BigEndian.AppendUint64(b, r.Heal)
 	b = append(b, r.HostID[:]...)
 	b = wire.AppendText(b, r.Host)
 	b = binary.BigEndian.AppendUint64(b, uint64(r.Written))
-	b = binary.BigEndian.AppendUint32(b, uint32(len(r.Slots)))
-	for _, s := range r.Slots {
-		b = append(b, s.ID[:]...)
+	for _, s := range r.SlotInfo {
+		b = wire.AppendText(b, s.Label)
 		b = binary.BigEndian.AppendUint64(b, uint64(s.Created))
 	}
-	b = binary.BigEndian.AppendUint32(b, uint32(len(r.Index)))
+	b = append(b, byte(len(r.Index)))
 	for _, x := range r.Index {
-		b = append(b, x.Object[:]...)
-		b = binary.BigEndian.AppendUint32(b, x.Run)
 		b = append(b, x.Level)
-		b = binary.BigEndian.AppendUint32(b, x.Entries)
+		b = binary.BigEndian.AppendUint64(b, x.Entries)
+		b = wire.AppendBool(b, x.List)
+		b = append(b, x.Object[:]...)
 		b = binary.BigEndian.AppendUint32(b, x.Size)
+	}
+	b = binary.BigEndian.AppendUint16(b, uint16(len(r.Needed)))
+	for _, t := range r.Needed {
+		b = append(b, byte(t.Structure))
+		b = binary.BigEndian.AppendUint16(b, t.Tag)
 	}
 	b = binary.BigEndian.AppendUint32(b, uint32(len(r.Predecessors)))
 	for _, h := range r.Predecessors {
 		b = append(b, h[:]...)
 	}
-	return b
+	return appendPadding(wire.AppendExtensions(b, r.Ext), start)
 }
 
-// ParseRoot decodes a root's body.
-func ParseRoot(untrusted []byte) (*Root, error) {
-	d := wire.NewDecoder(untrusted)
-	r := &Root{}
-	d.Into(r.Archive[:])
-	d.Into(r.Branch[:])
-	r.Generation = d.U64()
-	r.Params = parseParams(d)
-	r.NextSeq = d.U64()
-	r.Sessions = d.U32()
+// ParseRoot decodes what is sealed in a root with that clear part, of which the
+// root takes over the slots.
+func ParseRoot(clear *Clear, untrustedBody []byte) (*Root, error) {
+	d := wire.NewDecoder(untrustedBody)
+	r := &Root{Clear: *clear}
+	r.ChunkSize, r.Compression = parseParams(d)
+	r.NextSeq, r.Sessions = d.U64(), d.U64()
 	d.Into(r.SessionTop[:])
 	d.Into(r.VolumeTable[:])
+	d.Into(r.Removed[:])
 	r.Stored = size(d)
-	r.PrunedAt = d.U64()
-	r.Heal = d.U64()
+	r.PrunedAt, r.Heal = parseGeneration(d), parseGeneration(d)
 	d.Into(r.HostID[:])
-	r.Host = d.Text(MaxHost)
+	r.Host = parseText(d, MaxHost)
 	r.Written = int64(d.U64())
-	r.Slots = parseSlots(d)
-	r.Index = parseIndexRefs(d)
-	n := d.Count(16, MaxPredecessors)
-	r.Predecessors = make([]RootHash, n)
+	r.SlotInfo = parseSlotInfo(d, len(clear.Slots))
+	r.Index = parseIndexRuns(d)
+	r.Needed = parseNeeded(d)
+	r.Predecessors = sized[RootHash](d.Count(len(RootHash{}), MaxPredecessors))
 	for i := range r.Predecessors {
 		d.Into(r.Predecessors[i][:])
 	}
+	r.Ext = parseExtensions(d, StructRoot, MaxExtensions)
+	parsePadding(d, len(untrustedBody))
 	if d.Err() == nil {
 		if err := r.check(); err != nil {
 			d.Fail(err)
@@ -160,14 +153,11 @@ func ParseRoot(untrusted []byte) (*Root, error) {
 
 // check holds what a root's fields must be to each other.
 func (r *Root) check() error {
-	if r.Generation == 0 || r.NextSeq == 0 || r.NextSeq > 1<<48 {
-		return fmt.Errorf("has generation %d and next sequence number %d", r.Generation, r.NextSeq)
+	if r.NextSeq == 0 || r.NextSeq > MaxSeq {
+		return fmt.Errorf("has next sequence number %d", r.NextSeq)
 	}
-	if r.SessionTop.IsZero() != (r.Sessions == 0) || uint64(r.Sessions) >= r.NextSeq {
+	if r.SessionTop.IsZero() != (r.Sessions == 0) || r.Sessions >= r.NextSeq {
 		return fmt.Errorf("counts %d sessions below #%d", r.Sessions, r.NextSeq)
-	}
-	if len(r.Slots) == 0 {
-		return fmt.Errorf("lists no key slots")
 	}
 	return nil
 }
@@ -180,20 +170,15 @@ func CheckChunkSize(n int64) error {
 	return nil
 }
 
-func parseParams(d *wire.Decoder) Params {
-	p := Params{Hash: d.U8(), Cipher: d.U8(), ChunkSize: d.U32()}
-	p.Compression = Compression{Method: d.U8(), Level: d.U8()}
-	if d.Err() != nil {
-		return p
+// parseParams takes chunk size and compression.
+func parseParams(d *wire.Decoder) (chunkSize uint32, c Compression) {
+	chunkSize, c = d.U32(), Compression{Method: d.U8(), Level: d.U8()}
+	if d.Err() == nil {
+		if err := errors.Join(CheckChunkSize(int64(chunkSize)), c.Check()); err != nil {
+			d.Fail(err)
+		}
 	}
-	if p.Hash != HashBLAKE2b || p.Cipher != CipherXChaCha20Poly1305 || p.Compression.Method > CompressZstd {
-		d.Failf("names algorithms %d, %d, %d: %w", p.Hash, p.Cipher, p.Compression.Method, ErrNewer)
-	} else if err := CheckChunkSize(int64(p.ChunkSize)); err != nil {
-		d.Fail(err)
-	} else if err := p.Compression.Check(); err != nil {
-		d.Fail(err)
-	}
-	return p
+	return chunkSize, c
 }
 
 // Check accepts zstd levels 1 to 19, and none without a level.
@@ -207,26 +192,71 @@ func (c Compression) Check() error {
 	return fmt.Errorf("compression method %d at level %d is unknown", c.Method, c.Level)
 }
 
-func parseSlots(d *wire.Decoder) []KeySlotRef {
-	slots := make([]KeySlotRef, d.Count(keySlotRef, MaxKeySlots))
-	for i := range slots {
-		d.Into(slots[i].ID[:])
-		slots[i].Created = int64(d.U64())
+func parseSlotInfo(d *wire.Decoder, n int) []SlotInfo {
+	var list []SlotInfo
+	for range n {
+		s := SlotInfo{Label: d.Text(MaxLabel), Created: int64(d.U64())}
+		if d.Err() != nil {
+			return nil
+		}
+		if err := CheckLabel(s.Label); err != nil {
+			d.Fail(err)
+		}
+		list = append(list, s)
 	}
-	return slots
+	return list
 }
 
-func parseIndexRefs(d *wire.Decoder) []IndexRef {
-	refs := make([]IndexRef, d.Count(indexRef, MaxIndexObjects))
-	seen := make(map[ObjectID]bool, len(refs))
-	for i := range refs {
-		x := &refs[i]
-		d.Into(x.Object[:])
-		x.Run, x.Level, x.Entries, x.Size = d.U32(), d.U8(), d.U32(), d.U32()
-		if d.Err() == nil && (seen[x.Object] || x.Entries == 0 || x.Size > MaxIndexObject) {
-			d.Failf("lists index object %s twice or with %d entries in %d bytes", x.Object, x.Entries, x.Size)
-		}
-		seen[x.Object] = true
+// CheckLabel accepts the label of a key slot: at most MaxLabel bytes of UTF-8
+// without control characters.
+func CheckLabel(label string) error { return checkText("label of a key slot", label, 0, MaxLabel) }
+
+func parseIndexRuns(d *wire.Decoder) []IndexRun {
+	n := int(d.U8())
+	if d.Err() == nil && (n > MaxIndexRuns || n*indexRun > d.Len()) {
+		d.Failf("lists %d index runs", n)
 	}
-	return refs
+	if d.Err() != nil {
+		return nil
+	}
+	runs, seen := sized[IndexRun](n), make(map[ObjectID]bool, 2*n)
+	total := uint64(0)
+	for i := range runs {
+		x := &runs[i]
+		x.Level, x.Entries, x.List = d.U8(), d.U64(), d.Bool()
+		d.Into(x.Object[:])
+		x.Size = d.U32()
+		most := uint32(MaxIndexObject)
+		if x.List {
+			most = MaxIndexList
+		}
+		if d.Err() == nil && (seen[x.Object] || x.Level > MaxRunLevel || x.Size > most || x.Entries == 0 || x.Entries > MaxIndexEntries-total) {
+			d.Failf("lists index object %s twice or with %d entries in %d bytes on level %d", x.Object, x.Entries, x.Size, x.Level)
+			return nil
+		}
+		total += x.Entries
+		seen[x.Object], seen[x.Object.Twin()] = true, true
+	}
+	return runs
+}
+
+func parseNeeded(d *wire.Decoder) []NeededTag {
+	n := int(d.U16())
+	if d.Err() == nil && (n > MaxNeeded || n*3 > d.Len()) {
+		d.Failf("needs %d tags", n)
+	}
+	if d.Err() != nil {
+		return nil
+	}
+	tags := sized[NeededTag](n)
+	for i := range tags {
+		tags[i] = NeededTag{Structure(d.U8()), d.U16()}
+		if d.Err() == nil && (tags[i].Structure == 0 || tags[i].Class() < wire.NeededToWrite) {
+			d.Failf("needs the tag %s, which nobody needs", tags[i])
+		}
+		if d.Err() == nil && i > 0 && compareNeeded(tags[i-1], tags[i]) >= 0 {
+			d.Failf("needs tags out of order")
+		}
+	}
+	return tags
 }

@@ -1,12 +1,16 @@
 package format
 
 import (
+	"bytes"
 	"encoding/binary"
+	"fmt"
+	"slices"
 
 	"pinion/protocol/wire"
 )
 
-// Mode says how a volume of a session was read.
+// Mode says how a volume of a session was read. A number that this version
+// doesn't know is shown as one.
 type Mode uint8
 
 // The modes. Numbers are never reused.
@@ -26,20 +30,40 @@ func (m Mode) String() string {
 		return "scan"
 	case ModeDelta:
 		return "delta"
+	case ModeUnchanged:
+		return "unchanged"
 	}
-	return "unchanged"
+	return fmt.Sprintf("mode %d", uint8(m))
 }
+
+// Marks are bits that say what was special about a volume of a session. Those
+// that this version doesn't know are kept.
+type Marks uint16
+
+// The marks. Bits are never reused.
+const (
+	MarkLive     Marks = 1 << 0 // something may have been writing to it
+	MarkChanged  Marks = 1 << 1 // it changed while it was read
+	MarkPaused   Marks = 1 << 2 // its qube was paused
+	MarkSalvaged Marks = 1 << 3 // what couldn't be read of it is missing
+	MarkStream   Marks = 1 << 4 // it was read from a stream
+	MarkImported Marks = 1 << 5 // it was imported: Imported says when that was made
+)
 
 // A Session is one backup run: a point in time for the volumes in it.
 type Session struct {
+	Generation uint64 // of the root that it was written for
+	Edits      uint32 // how often it was changed on purpose; the highest counts in one generation
 	ID         ObjectID
-	Seq        uint64 // from 1; the order of sessions
+	Seq        uint64 // from 1 to MaxSeq; the order of sessions
 	Time       int64  // nanoseconds since 1970, UTC
 	ZoneOffset int32  // seconds east of UTC on the host's wall clock
 	Zone       string // abbreviation of that zone, for display
 	Host       string // name of the host, for display
 	Volumes    []SessionVolume
 	Qubes      []SessionQube
+	Removed    []ObjectID // volumes and qubes that were removed from it on purpose, ascending
+	Ext        Extensions
 }
 
 // A SessionQube is a qube's line in a session: its volumes are those of the
@@ -59,17 +83,23 @@ type SessionVolume struct {
 	Stored    int64  // sealed bytes of blobs that were new with this volume
 	NewChunks uint64 // chunks that were new with this volume
 	Mode      Mode
-	Live      bool // taken while something may have been writing
+	Marks     Marks
+	Imported  int64 // when what was imported was made, nanoseconds since 1970, UTC; 0: it wasn't imported
 }
 
+// Live reports whether something may have been writing to the volume.
+func (v *SessionVolume) Live() bool { return v.Marks&MarkLive != 0 }
+
 const (
-	sessionVolume = 16 + 32 + 8 + 8 + 8 + 1 + 1
+	sessionVolume = 16 + 32 + 8 + 8 + 8 + 1 + 2 + 8
 	sessionQube   = 16 + 32 + 1 + 8
 )
 
 // Append appends the session's encoding.
 func (s *Session) Append(b []byte) []byte {
-	b = append(b, versionWithQubes(len(s.Qubes)))
+	b = append(b, Version)
+	b = binary.BigEndian.AppendUint64(b, s.Generation)
+	b = binary.BigEndian.AppendUint32(b, s.Edits)
 	b = append(b, s.ID[:]...)
 	b = binary.BigEndian.AppendUint64(b, s.Seq)
 	b = binary.BigEndian.AppendUint64(b, uint64(s.Time))
@@ -85,10 +115,8 @@ func (s *Session) Append(b []byte) []byte {
 		b = binary.BigEndian.AppendUint64(b, uint64(v.Stored))
 		b = binary.BigEndian.AppendUint64(b, v.NewChunks)
 		b = append(b, byte(v.Mode))
-		b = wire.AppendBool(b, v.Live)
-	}
-	if len(s.Qubes) == 0 {
-		return b
+		b = binary.BigEndian.AppendUint16(b, uint16(v.Marks))
+		b = binary.BigEndian.AppendUint64(b, uint64(v.Imported))
 	}
 	b = binary.BigEndian.AppendUint32(b, uint32(len(s.Qubes)))
 	for i := range s.Qubes {
@@ -98,25 +126,25 @@ func (s *Session) Append(b []byte) []byte {
 		b = wire.AppendBool(b, q.Running)
 		b = binary.BigEndian.AppendUint64(b, uint64(q.State))
 	}
-	return b
+	return wire.AppendExtensions(appendIDs(b, s.Removed), s.Ext)
 }
 
 // ParseSession decodes a session.
 func ParseSession(untrusted []byte) (*Session, error) {
 	d := wire.NewDecoder(untrusted)
-	withQubes := parseVersionWithQubes(d)
-	s := &Session{}
+	parseVersion(d)
+	s := &Session{Generation: parseGeneration(d), Edits: d.U32()}
 	d.Into(s.ID[:])
 	s.Seq = d.U64()
 	s.Time = int64(d.U64())
 	s.ZoneOffset = int32(d.U32())
-	s.Zone = d.Text(MaxZone)
-	s.Host = d.Text(MaxHost)
+	s.Zone = parseText(d, MaxZone)
+	s.Host = parseText(d, MaxHost)
 	n := d.Count(sessionVolume, MaxVolumes)
-	if d.Err() == nil && (s.Seq == 0 || s.ZoneOffset < -86400 || s.ZoneOffset > 86400) {
+	if d.Err() == nil && (s.Seq == 0 || s.Seq > MaxSeq || s.ZoneOffset < -86400 || s.ZoneOffset > 86400) {
 		d.Failf("has sequence number %d and zone offset %d", s.Seq, s.ZoneOffset)
 	}
-	s.Volumes = make([]SessionVolume, 0, n)
+	s.Volumes = slices.Grow([]SessionVolume(nil), n)
 	seen := make(map[ObjectID]bool, n)
 	for range n {
 		v := parseSessionVolume(d)
@@ -126,9 +154,14 @@ func ParseSession(untrusted []byte) (*Session, error) {
 		seen[v.Volume] = true
 		s.Volumes = append(s.Volumes, v)
 	}
-	if withQubes {
-		s.Qubes = parseSessionQubes(d)
+	s.Qubes = parseSessionQubes(d)
+	s.Removed = parseIDs(d)
+	for i := 1; i < len(s.Removed); i++ {
+		if d.Err() == nil && bytes.Compare(s.Removed[i-1][:], s.Removed[i][:]) >= 0 {
+			d.Failf("has removed ids out of order")
+		}
 	}
+	s.Ext = parseExtensions(d, StructSession, MaxExtensions)
 	if err := d.Finish(); err != nil {
 		return nil, err
 	}
@@ -136,8 +169,8 @@ func ParseSession(untrusted []byte) (*Session, error) {
 }
 
 func parseSessionQubes(d *wire.Decoder) []SessionQube {
-	n := countQubes(d, sessionQube)
-	list, seen := make([]SessionQube, 0, n), make(map[ObjectID]bool, n)
+	n := d.Count(sessionQube, MaxQubes)
+	list, seen := slices.Grow([]SessionQube(nil), n), make(map[ObjectID]bool, n)
 	for range n {
 		var q SessionQube
 		d.Into(q.Qube[:])
@@ -164,103 +197,10 @@ func parseSessionVolume(d *wire.Decoder) SessionVolume {
 	v.Stored = size(d)
 	v.NewChunks = d.U64()
 	v.Mode = Mode(d.U8())
-	v.Live = d.Bool()
-	if d.Err() == nil && (v.Mode < ModeFull || v.Mode > ModeUnchanged) {
-		d.Failf("has unknown mode %d: %w", v.Mode, ErrNewer)
+	v.Marks = Marks(d.U16())
+	v.Imported = int64(d.U64())
+	if d.Err() == nil && v.Imported != 0 && v.Marks&MarkImported == 0 {
+		d.Failf("has a time of import of a volume that wasn't imported")
 	}
 	return v
-}
-
-// A Tag is a word that a person tied to a session, with an optional text.
-type Tag struct {
-	Name string
-	Text string
-}
-
-// A SessionEntry is a session's line in the session list. Tags stand here, so
-// that tagging touches no session.
-type SessionEntry struct {
-	ID   ObjectID
-	Blob BlobID // the session
-	Seq  uint64
-	Time int64 // as in the session
-	Tags []Tag
-}
-
-// A SessionLeaf holds the entries of the sessions whose sequence numbers,
-// divided by Fanout, are the same; the list is a tree over that quotient.
-type SessionLeaf struct {
-	Entries []SessionEntry // by sequence number, ascending; at least one
-}
-
-// Append appends the leaf's encoding.
-func (l *SessionLeaf) Append(b []byte) []byte {
-	b = append(b, Version, byte(len(l.Entries)))
-	for i := range l.Entries {
-		e := &l.Entries[i]
-		b = append(b, e.ID[:]...)
-		b = append(b, e.Blob[:]...)
-		b = binary.BigEndian.AppendUint64(b, e.Seq)
-		b = binary.BigEndian.AppendUint64(b, uint64(e.Time))
-		b = append(b, byte(len(e.Tags)))
-		for _, t := range e.Tags {
-			b = wire.AppendText(b, t.Name)
-			b = wire.AppendText(b, t.Text)
-		}
-	}
-	return b
-}
-
-// ParseSessionLeaf decodes the leaf that stands at the given index of the
-// session list.
-func ParseSessionLeaf(untrusted []byte, index uint64) (*SessionLeaf, error) {
-	d := wire.NewDecoder(untrusted)
-	parseVersion(d)
-	n := int(d.U8())
-	if d.Err() == nil && (n == 0 || n > Fanout) {
-		d.Failf("has %d entries", n)
-	}
-	l := &SessionLeaf{}
-	for range n {
-		if d.Err() != nil {
-			break
-		}
-		e := parseSessionEntry(d)
-		if d.Err() == nil && (e.Seq == 0 || e.Seq/Fanout != index) {
-			d.Failf("has session #%d where it doesn't belong", e.Seq)
-		}
-		if k := len(l.Entries); d.Err() == nil && k > 0 && l.Entries[k-1].Seq >= e.Seq {
-			d.Failf("has sessions out of order")
-		}
-		l.Entries = append(l.Entries, e)
-	}
-	if err := d.Finish(); err != nil {
-		return nil, err
-	}
-	return l, nil
-}
-
-func parseSessionEntry(d *wire.Decoder) SessionEntry {
-	var e SessionEntry
-	d.Into(e.ID[:])
-	d.Into(e.Blob[:])
-	e.Seq = d.U64()
-	e.Time = int64(d.U64())
-	tags := int(d.U8())
-	if d.Err() == nil && tags > MaxTags {
-		d.Failf("has %d tags", tags)
-	}
-	for range tags {
-		if d.Err() != nil {
-			break
-		}
-		t := Tag{Name: d.Text(MaxTagName), Text: d.Text(MaxTagText)}
-		if d.Err() == nil {
-			if err := CheckTag(t); err != nil {
-				d.Fail(err)
-			}
-		}
-		e.Tags = append(e.Tags, t)
-	}
-	return e
 }

@@ -3,6 +3,7 @@ package format
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"pinion/protocol/wire"
 )
@@ -11,10 +12,11 @@ import (
 type PackKind uint8
 
 // Data and metadata go to separate packs, so that metadata can be fetched
-// without data.
+// without data, and can have a twin.
 const (
 	PackData     PackKind = 1
 	PackMetadata PackKind = 2
+	PackTwin     PackKind = 3 // the same blobs as the metadata pack with the inverse id
 )
 
 // A TOC is a pack's table of contents. The blobs lie one after the other, the
@@ -23,6 +25,7 @@ type TOC struct {
 	Generation uint64 // of the root that the pack was written on
 	Kind       PackKind
 	Blobs      []TOCBlob
+	Ext        Extensions
 }
 
 // A TOCBlob is one blob of a pack.
@@ -32,26 +35,17 @@ type TOCBlob struct {
 	Length uint32 // bytes, sealed
 }
 
-const (
-	tocHead = 8 + 1 + 4
-	tocBlob = 1 + 32 + 4
+// TrailerSize is the length of a pack's last field, in bytes: the length of the
+// sealed table of contents in front of it.
+const TrailerSize = 4
 
-	// TrailerSize is the length of a pack's last field: the length of the
-	// sealed table of contents in front of it, and a header of its own.
-	TrailerSize = 4 + HeaderSize
+// SealedTOCSize is the length of the sealed table of a pack of n blobs, without
+// extensions.
+func SealedTOCSize(n int) int { return padded(tocHead+n*tocBlob+2) + SealOverhead }
 
-	// SealOverhead is what sealing adds to anything: nonce and tag.
-	SealOverhead = 24 + 16
-
-	// MaxSealedTOC bounds a sealed table of contents, in bytes.
-	MaxSealedTOC = tocHead + MaxPackBlobs*tocBlob + SealOverhead
-)
-
-// SealedTOCSize is the length of the sealed table of a pack of n blobs.
-func SealedTOCSize(n int) int { return tocHead + n*tocBlob + SealOverhead }
-
-// Append appends the table's encoding.
+// Append appends the table's encoding, padded.
 func (t *TOC) Append(b []byte) []byte {
+	start := len(b)
 	b = binary.BigEndian.AppendUint64(b, t.Generation)
 	b = append(b, byte(t.Kind))
 	b = binary.BigEndian.AppendUint32(b, uint32(len(t.Blobs)))
@@ -61,21 +55,21 @@ func (t *TOC) Append(b []byte) []byte {
 		b = append(b, e.ID[:]...)
 		b = binary.BigEndian.AppendUint32(b, e.Length)
 	}
-	return b
+	return appendPadding(wire.AppendExtensions(b, t.Ext), start)
 }
 
 // ParseTOC decodes a table of contents.
 func ParseTOC(untrusted []byte) (*TOC, error) {
 	d := wire.NewDecoder(untrusted)
-	t := &TOC{Generation: d.U64(), Kind: PackKind(d.U8())}
+	t := &TOC{Generation: parseGeneration(d), Kind: PackKind(d.U8())}
 	n := d.Count(tocBlob, MaxPackBlobs)
-	if d.Err() == nil && t.Kind != PackData && t.Kind != PackMetadata {
-		d.Failf("has unknown kind %d: %w", t.Kind, ErrNewer)
+	if d.Err() == nil && (t.Kind < PackData || t.Kind > PackTwin) {
+		d.Failf("has unknown kind %d", t.Kind)
 	}
 	if d.Err() == nil && n == 0 {
 		d.Failf("lists no blobs")
 	}
-	t.Blobs = make([]TOCBlob, 0, n)
+	t.Blobs = slices.Grow([]TOCBlob(nil), n)
 	total := uint64(HeaderSize)
 	for range n {
 		e := TOCBlob{Type: BlobType(d.U8())}
@@ -89,6 +83,8 @@ func ParseTOC(untrusted []byte) (*TOC, error) {
 		}
 		t.Blobs = append(t.Blobs, e)
 	}
+	t.Ext = parseExtensions(d, StructTOC, MaxExtensions)
+	parsePadding(d, len(untrusted))
 	if err := d.Finish(); err != nil {
 		return nil, err
 	}
@@ -97,8 +93,7 @@ func ParseTOC(untrusted []byte) (*TOC, error) {
 
 // AppendTrailer appends a pack's last field for a sealed table of that length.
 func AppendTrailer(b []byte, sealedTOC int) []byte {
-	b = binary.BigEndian.AppendUint32(b, uint32(sealedTOC))
-	return AppendHeader(b, KindTOC)
+	return binary.BigEndian.AppendUint32(b, uint32(sealedTOC))
 }
 
 // ParseTrailer decodes the last TrailerSize bytes of a pack of packSize bytes
@@ -107,12 +102,12 @@ func ParseTrailer(untrusted []byte, packSize int64) (sealedTOC int, err error) {
 	if len(untrusted) != TrailerSize {
 		return 0, fmt.Errorf("%d bytes are no trailer", len(untrusted))
 	}
-	if err := CheckHeader(untrusted[4:], KindTOC); err != nil {
-		return 0, err
-	}
 	n := int64(binary.BigEndian.Uint32(untrusted))
-	if n < int64(SealedTOCSize(1)) || n > MaxSealedTOC || n > packSize-TrailerSize-HeaderSize {
+	if n < int64(SealedTOCSize(1)) || n > MaxSealedTOC || n > packSize-TrailerSize-HeaderSize-BlobOverhead {
 		return 0, fmt.Errorf("names a table of contents of %d bytes", n)
+	}
+	if (n-SealOverhead)%PadUnit != 0 {
+		return 0, fmt.Errorf("names a table of contents of %d bytes, which isn't padded", n)
 	}
 	return int(n), nil
 }

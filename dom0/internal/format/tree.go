@@ -95,12 +95,3 @@ func Chunks(size int64, chunkSize int) uint64 {
 func ChunkLen(index uint64, size int64, chunkSize int) int {
 	return int(min(uint64(chunkSize), uint64(size)-index*uint64(chunkSize)))
 }
-
-// parseVersion takes the version byte that every metadata blob begins with.
-func parseVersion(d *wire.Decoder) {
-	if v := d.U8(); d.Err() == nil {
-		if err := checkVersion(v); err != nil {
-			d.Fail(err)
-		}
-	}
-}

@@ -30,13 +30,14 @@ type Conn struct {
 	qube    string // where the helper is; empty: here
 	timeout time.Duration
 	info    Info
+	heads   []uint64 // as the hello reply named them
 
 	r *bufio.Reader // of the helper's output; the reader's, before start Open's
 	w *bufio.Writer // to the helper's input; the writer's, before start Open's
 
 	window chan struct{} // a token for each request without a reply
 	queue  chan *Pending // requests to be written; as large as the window, so sending never waits
-	single chan struct{} // a token for the one swap or compose
+	single chan struct{} // a token for the one commit or compose
 
 	sent, received atomic.Int64 // bytes
 
@@ -278,7 +279,7 @@ func (c *Conn) late(now time.Time) error {
 		return fmt.Errorf("%w: nothing came from its helper for %v", ErrTimeout, c.timeout)
 	}
 	// Where the one time-out was made shorter, so is the other.
-	limit := c.timeout * (protocol.RequestTimeout / protocol.FrameTimeout)
+	limit := c.timeout * (protocol.LongTimeout / protocol.FrameTimeout)
 	if c.owed != "" && now.Sub(c.owing) > limit {
 		return fmt.Errorf("%w: no answer to %s for %v", ErrTimeout, c.owed, limit)
 	}

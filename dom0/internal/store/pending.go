@@ -11,7 +11,7 @@ import (
 )
 
 // minProgress is how many bytes of a reply, or its end, must come within
-// protocol.RequestTimeout. Without it, one byte now and then would keep a
+// protocol.LongTimeout. Without it, one byte now and then would keep a
 // request waiting for ever. A full window, all of whose replies grow at the
 // same time, makes it on a link of 5 kB/s.
 const minProgress = 256 << 10
@@ -36,6 +36,9 @@ type Pending struct {
 	more    bool             // of a list
 	usage   protocol.Usage   // of a usage
 	holder  protocol.Holder  // of a holder
+	heads   []uint64         // of a commit
+
+	inventory *protocol.Inventory // of an inventory
 
 	done chan struct{}
 	stop func() bool // lets go of the caller's context
@@ -204,6 +207,18 @@ func (p *Pending) takeOK(untrusted []byte) error {
 			return brokenBy(err)
 		}
 		p.holder = h
+	case protocol.TypeCommit:
+		m, err := protocol.ParseCommitted(untrusted)
+		if err != nil {
+			return brokenBy(err)
+		}
+		p.heads = m.Heads
+	case protocol.TypeInventory:
+		v, err := protocol.ParseInventory(untrusted)
+		if err != nil {
+			return brokenBy(err)
+		}
+		p.inventory = v
 	default:
 		if len(untrusted) != 0 {
 			return broken("the OK for %s has %d bytes", p.what(), len(untrusted))

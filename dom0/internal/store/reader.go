@@ -13,9 +13,17 @@ import (
 // noiseShown is how much of what came before the magic is shown, in bytes.
 const noiseShown = 200
 
-// maxSmallReply is the longest payload of a frame of the helper's that is not
-// data: an error with the longest text.
-const maxSmallReply = 1 + 2 + protocol.MaxText
+// maxReply is the longest payload of a frame of the helper's that is not data,
+// by its type.
+func maxReply(t protocol.Type) int {
+	switch t {
+	case protocol.TypeHelloReply:
+		return protocol.MaxHelloReply
+	case protocol.TypeOK:
+		return max(protocol.InventorySize, protocol.MaxCommitted)
+	}
+	return protocol.MaxErrorReply
+}
 
 // countingReader reads from the helper's output and counts.
 type countingReader struct{ c *Conn }
@@ -84,7 +92,7 @@ func (c *Conn) helloReply() (protocol.HelloReply, error) {
 			if err != nil {
 				return protocol.HelloReply{}, brokenBy(err)
 			}
-			return protocol.HelloReply{}, &Error{Op: "hello", Code: r.Code, Text: sanitize(r.Text)}
+			return protocol.HelloReply{}, answered(protocol.TypeHello, "", r)
 		}
 		return protocol.HelloReply{}, broken("the answer to hello is of type %s", h.Type)
 	}
@@ -143,7 +151,7 @@ func (c *Conn) readFrame() error {
 		if err != nil {
 			return brokenBy(err)
 		}
-		c.reply(p, &Error{Op: p.op.String(), Object: p.object, Code: r.Code, Text: sanitize(r.Text)})
+		c.reply(p, answered(p.op, p.object, r))
 	}
 	return nil
 }
@@ -180,7 +188,7 @@ func (c *Conn) header() (protocol.Header, error) {
 
 // small takes the payload of a frame that is not data.
 func (c *Conn) small(h protocol.Header) ([]byte, error) {
-	if h.Len > maxSmallReply {
+	if h.Len > maxReply(h.Type) {
 		return nil, broken("a frame of type %s has %d bytes", h.Type, h.Len)
 	}
 	untrusted := make([]byte, h.Len)

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"pinion/protocol"
@@ -136,8 +137,20 @@ func (c *Conn) List(ctx context.Context, prefix, after string, max int) (entries
 }
 
 // Delete removes objects, in as many requests as it takes. A name that isn't
-// there is no error. It needs the exclusive lock.
+// there is no error. It needs the exclusive lock, but for heads that this
+// connection committed, which are all heads that can be deleted; ErrRefused
+// comes for others, and for roots that the store keeps for a time.
 func (c *Conn) Delete(ctx context.Context, names []string) error {
+	return c.delete(ctx, names, false)
+}
+
+// DeleteKeep is Delete for objects that the store is to put aside and not to
+// remove. It needs Info().CanKeep.
+func (c *Conn) DeleteKeep(ctx context.Context, names []string) error {
+	return c.delete(ctx, names, true)
+}
+
+func (c *Conn) delete(ctx context.Context, names []string, keep bool) error {
 	for _, n := range names {
 		if err := protocol.CheckName(n); err != nil {
 			return fmt.Errorf("delete: %w", err)
@@ -147,7 +160,7 @@ func (c *Conn) Delete(ctx context.Context, names []string) error {
 		batch := names[:min(len(names), protocol.MaxDeletes)]
 		names = names[len(batch):]
 		p := &Pending{op: protocol.TypeDelete, object: several(batch)}
-		if err := c.submit(ctx, p, protocol.Delete{Names: batch}).Wait(); err != nil {
+		if err := c.submit(ctx, p, protocol.Delete{Keep: keep, Names: batch}).Wait(); err != nil {
 			return err
 		}
 	}
@@ -162,16 +175,37 @@ func several(names []string) string {
 	return fmt.Sprintf("%s and %d more", names[0], len(names)-1)
 }
 
-// Swap replaces the root if the SHA-256 of the current one is *old, or if old
-// is nil and there is none; otherwise ErrConflict. After it, the new root and
-// everything acknowledged before is durable. If it ends in the connection's
-// failure, the root is either of the two.
-func (c *Conn) Swap(ctx context.Context, old *[32]byte, root []byte) error {
-	p := &Pending{op: protocol.TypeSwap, object: protocol.RootName, body: [][]byte{root}}
-	if len(root) < 1 || len(root) > protocol.MaxRoot {
-		return p.wrap(fmt.Errorf("a root of %d bytes where 1 to %d are allowed", len(root), protocol.MaxRoot))
+// Heads are the generations that had a head when the connection was opened, as
+// the store said, highest first, at most protocol.MaxHeads of them. The caller
+// owns the result.
+func (c *Conn) Heads() []uint64 { return slices.Clone(c.heads) }
+
+// Commit makes the head of a generation, which must not be there: ErrConflict.
+// After it, the root and everything acknowledged before is durable. The result
+// is Heads as the store says it was after that. If it ends in the connection's
+// failure, or the store's storage failed, the head is there whole or not at all.
+func (c *Conn) Commit(ctx context.Context, generation uint64, root []byte) (heads []uint64, err error) {
+	p := &Pending{op: protocol.TypeCommit, object: protocol.HeadName(generation), body: [][]byte{root}}
+	if generation < 1 || generation > protocol.MaxGeneration {
+		return nil, p.wrap(fmt.Errorf("the generation %d where 1 to %d are allowed", generation, uint64(protocol.MaxGeneration)))
 	}
-	return c.alone(ctx, p, protocol.Swap{Expect: old, Size: uint32(len(root))})
+	if len(root) < 1 || len(root) > protocol.MaxRoot {
+		return nil, p.wrap(fmt.Errorf("a root of %d bytes where 1 to %d are allowed", len(root), protocol.MaxRoot))
+	}
+	if err := c.alone(ctx, p, protocol.Commit{Generation: generation, Size: uint32(len(root))}); err != nil {
+		return nil, err
+	}
+	return p.heads, nil
+}
+
+// Inventory asks what is in each directory of packs and in the index. It needs
+// no lock, and Info().CanInventory.
+func (c *Conn) Inventory(ctx context.Context) (*protocol.Inventory, error) {
+	p := &Pending{op: protocol.TypeInventory}
+	if err := c.submit(ctx, p, nil).Wait(); err != nil {
+		return nil, err
+	}
+	return p.inventory, nil
 }
 
 // Punch frees ranges of an object in place, in as many requests as it takes.

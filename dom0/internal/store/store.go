@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"pinion/protocol"
+	"pinion/protocol/wire"
 )
 
 // Options are how to reach a store.
@@ -60,6 +61,8 @@ type Info struct {
 	AppendOnly     bool
 	ReadOnly       bool
 	LockNotes      bool  // Note and Holder are understood
+	CanKeep        bool  // DeleteKeep is understood
+	CanInventory   bool  // Inventory is understood
 	Created        bool  // the directory was made just now
 	MaxObject      int64 // bytes, at most protocol.MaxObject
 	MaxOutstanding int   // requests, 1 to protocol.MaxOutstanding
@@ -89,7 +92,7 @@ func (o Options) timeout() (time.Duration, error) {
 // group of its own, so that an interrupt from the terminal reaches only this
 // process, which then ends the helper in its own time. ctx counts until Open
 // returns. A helper that refuses gives an *Error, for example one that is
-// ErrNotFound when there is no such directory.
+// ErrMissing when there is no such directory.
 func Open(ctx context.Context, d Destination, o Options) (*Conn, error) {
 	timeout, err := o.timeout()
 	if err != nil {
@@ -167,7 +170,12 @@ func (c *Conn) hello(o Options) error {
 	if r.Version != protocol.Version {
 		return fmt.Errorf("%w: it chose version %d, which was not offered", ErrProtocol, r.Version)
 	}
-	c.info = clamp(r)
+	for _, x := range r.Extensions {
+		if x.Class() == wire.NeededToRead {
+			return fmt.Errorf("%w: its answer to hello has the extension 0x%04x, which is newer than this program", ErrVersion, x.Tag)
+		}
+	}
+	c.info, c.heads = clamp(r), r.Heads
 	c.owe("")
 	return nil
 }
@@ -181,6 +189,8 @@ func clamp(untrusted protocol.HelloReply) Info {
 		AppendOnly:     untrusted.Capabilities&protocol.AppendOnly != 0,
 		ReadOnly:       untrusted.Capabilities&protocol.ReadOnly != 0,
 		LockNotes:      untrusted.Capabilities&protocol.LockNotes != 0,
+		CanKeep:        untrusted.Capabilities&protocol.CanKeep != 0,
+		CanInventory:   untrusted.Capabilities&protocol.CanInventory != 0,
 		Created:        untrusted.Created,
 		MaxObject:      int64(min(untrusted.MaxObject, protocol.MaxObject)),
 		MaxOutstanding: max(1, min(int(untrusted.MaxOutstanding), protocol.MaxOutstanding)),
