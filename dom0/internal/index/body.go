@@ -3,8 +3,8 @@ package index
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
-	"slices"
 
 	"pinion/dom0/internal/format"
 	"pinion/protocol/wire"
@@ -14,12 +14,12 @@ import (
 // it was parsed from. It may be used by many goroutines.
 type Body struct {
 	level   uint8
-	packs   []byte // packIDBytes each
+	packs   []byte // packBytes each
 	entries []byte // bodyEntryBytes each
 }
 
 // ParseBody checks untrustedBody, which must not change while the Body is in
-// use. It allocates at most a byte for each pack id.
+// use. It allocates at most a byte for each pack.
 func ParseBody(untrustedBody []byte) (*Body, error) {
 	if len(untrustedBody) > MaxBodyBytes {
 		return nil, fmt.Errorf("body of %d bytes, where %d are the most", len(untrustedBody), MaxBodyBytes)
@@ -29,9 +29,13 @@ func ParseBody(untrustedBody []byte) (*Body, error) {
 	if d.Err() == nil && b.level > MaxLevel {
 		d.Failf("is on level %d", b.level)
 	}
-	b.packs = d.Bytes(packIDBytes * d.Count(packIDBytes, maxBodyPacks))
+	b.packs = d.Bytes(packBytes * d.Count(packBytes, maxBodyPacks))
 	b.entries = d.Bytes(bodyEntryBytes * d.Count(bodyEntryBytes, maxBodyEntries))
+	untrustedPadding := d.Bytes(d.Len())
 	if err := d.Finish(); err != nil {
+		return nil, err
+	}
+	if err := checkPadding(untrustedPadding, len(untrustedBody)); err != nil {
 		return nil, err
 	}
 	if err := b.check(); err != nil {
@@ -40,14 +44,31 @@ func ParseBody(untrustedBody []byte) (*Body, error) {
 	return b, nil
 }
 
+// checkPadding checks what is behind the last field of a structure of total bytes.
+func checkPadding(untrusted []byte, total int) error {
+	if len(untrusted) >= format.PadUnit || total%format.PadUnit != 0 {
+		return fmt.Errorf("is padded to %d bytes with %d", total, len(untrusted))
+	}
+	for _, b := range untrusted {
+		if b != 0 {
+			return errors.New("is padded with other bytes than zeros")
+		}
+	}
+	return nil
+}
+
 // check holds everything but the layout: order, use of packs, ranges.
 func (b *Body) check() error {
 	if b.Len() == 0 {
-		return fmt.Errorf("has no entries")
+		return errors.New("has no entries")
 	}
-	for at := packIDBytes; at < len(b.packs); at += packIDBytes {
-		if bytes.Compare(b.packs[at-packIDBytes:at], b.packs[at:at+packIDBytes]) >= 0 {
-			return fmt.Errorf("pack ids are not in ascending order")
+	for i := range b.Packs() {
+		id := b.Pack(i)
+		if id.IsZero() {
+			return errors.New("has a pack whose id is zero")
+		}
+		if i > 0 && compareObjects(b.Pack(i-1), id) >= 0 {
+			return errors.New("pack ids are not in ascending order")
 		}
 	}
 	used := make([]bool, b.Packs())
@@ -55,18 +76,18 @@ func (b *Body) check() error {
 	for i := range b.Len() {
 		raw := b.raw(i)
 		if i > 0 && bytes.Compare(b.raw(i - 1)[:32], raw[:32]) >= 0 {
-			return fmt.Errorf("blob ids are not in ascending order")
+			return errors.New("blob ids are not in ascending order")
 		}
-		ref := binary.BigEndian.Uint32(raw[33:])
-		if uint64(ref) >= uint64(len(used)) {
-			return fmt.Errorf("entry %d is in pack %d of %d", i, ref, len(used))
+		at := binary.BigEndian.Uint32(raw[33:])
+		if at != noPack && uint64(at) >= uint64(len(used)) {
+			return fmt.Errorf("entry %d is in pack %d of %d", i, at, len(used))
 		}
-		if !used[ref] {
-			used[ref] = true
+		if at != noPack && !used[at] {
+			used[at] = true
 			unused--
 		}
-		if e := b.Entry(i); e.check() != nil {
-			return e.check()
+		if r := b.record(i); r.check() != nil {
+			return r.check()
 		}
 	}
 	if unused > 0 {
@@ -82,23 +103,31 @@ func (b *Body) Level() uint8 { return b.level }
 func (b *Body) Len() int { return len(b.entries) / bodyEntryBytes }
 
 // Packs is the number of packs that the entries are in.
-func (b *Body) Packs() int { return len(b.packs) / packIDBytes }
+func (b *Body) Packs() int { return len(b.packs) / packBytes }
 
-// Pack is the i-th pack id, in ascending order.
-func (b *Body) Pack(i int) format.ObjectID {
-	return format.ObjectID(b.packs[i*packIDBytes : (i+1)*packIDBytes])
+// Pack is the i-th pack's id; ids ascend.
+func (b *Body) Pack(i int) format.ObjectID { return format.ObjectID(b.packs[i*packBytes:][:16]) }
+
+// PackLength is the length of the i-th pack, in bytes.
+func (b *Body) PackLength(i int) uint32 {
+	return binary.BigEndian.Uint32(b.packs[i*packBytes+16:])
 }
 
 // Entry is the i-th entry, in ascending order of blob ids.
-func (b *Body) Entry(i int) Entry {
+func (b *Body) Entry(i int) Entry { return b.record(i).Entry }
+
+func (b *Body) record(i int) record {
 	raw := b.raw(i)
-	return Entry{
+	r := record{Entry: Entry{
 		ID:     format.BlobID(raw[:32]),
 		Type:   format.BlobType(raw[32]),
-		Pack:   b.Pack(int(binary.BigEndian.Uint32(raw[33:]))),
 		Offset: binary.BigEndian.Uint32(raw[37:]),
 		Length: binary.BigEndian.Uint32(raw[41:]),
+	}}
+	if at := binary.BigEndian.Uint32(raw[33:]); at != noPack {
+		r.Pack, r.packLength = b.Pack(int(at)), b.PackLength(int(at))
 	}
+	return r
 }
 
 func (b *Body) raw(i int) []byte {
@@ -107,95 +136,29 @@ func (b *Body) raw(i int) []byte {
 
 // AppendBody appends the body of an object with these entries to dst. They
 // must be in strictly ascending order of blob ids, at least one, and fit in
-// MaxBodyBytes.
-func AppendBody(dst []byte, level uint8, entries []Entry) ([]byte, error) {
+// MaxBodyBytes. packs has the length of each of their packs, in bytes.
+func AppendBody(dst []byte, level uint8, entries []Entry, packs map[format.ObjectID]uint32) ([]byte, error) {
 	if level > MaxLevel {
 		return nil, fmt.Errorf("level %d is above %d", level, MaxLevel)
 	}
 	if len(entries) == 0 {
-		return nil, fmt.Errorf("an index object needs an entry")
+		return nil, errors.New("an index object needs an entry")
 	}
 	b := newBodyBuilder(MaxBodyBytes)
-	for i := range entries {
-		if i > 0 && compareIDs(&entries[i-1].ID, &entries[i].ID) >= 0 {
-			return nil, fmt.Errorf("blob ids are not in ascending order")
+	for i, e := range entries {
+		if i > 0 && compareIDs(&entries[i-1].ID, &e.ID) >= 0 {
+			return nil, errors.New("blob ids are not in ascending order")
 		}
-		if err := entries[i].check(); err != nil {
+		r := record{Entry: e}
+		if !e.Gone() {
+			r.packLength = packs[e.Pack]
+		}
+		if err := r.check(); err != nil {
 			return nil, err
 		}
-		if !b.add(&entries[i]) {
+		if !b.add(&r) {
 			return nil, fmt.Errorf("%d entries are too many for one index object", len(entries))
 		}
 	}
 	return b.appendBody(dst, level), nil
-}
-
-// A bodyBuilder collects the entries of one object. It is reused for the next
-// one, so its memory is that of one full object: about 20 MB if every entry is
-// in a pack of its own.
-type bodyBuilder struct {
-	limit   int // bytes of a body
-	refs    map[format.ObjectID]uint32
-	packs   []format.ObjectID // in the order in which they were met
-	entries []byte            // as in a body, but pack positions are those of packs
-}
-
-func newBodyBuilder(limit int) *bodyBuilder {
-	return &bodyBuilder{limit: limit, refs: make(map[format.ObjectID]uint32)}
-}
-
-// len is the number of entries.
-func (b *bodyBuilder) len() int { return len(b.entries) / bodyEntryBytes }
-
-// add takes a checked entry above all earlier ones. False: it doesn't fit, and
-// was not taken.
-func (b *bodyBuilder) add(e *Entry) bool {
-	ref, known := b.refs[e.Pack]
-	size := bodyFixedBytes + len(b.packs)*packIDBytes + len(b.entries) + bodyEntryBytes
-	if !known {
-		size += packIDBytes
-	}
-	if size > b.limit {
-		return false
-	}
-	if !known {
-		ref = uint32(len(b.packs))
-		b.refs[e.Pack] = ref
-		b.packs = append(b.packs, e.Pack)
-	}
-	b.entries = append(b.entries, e.ID[:]...)
-	b.entries = append(b.entries, byte(e.Type))
-	b.entries = binary.BigEndian.AppendUint32(b.entries, ref)
-	b.entries = binary.BigEndian.AppendUint32(b.entries, e.Offset)
-	b.entries = binary.BigEndian.AppendUint32(b.entries, e.Length)
-	return true
-}
-
-// appendBody appends the body to dst and empties the builder.
-func (b *bodyBuilder) appendBody(dst []byte, level uint8) []byte {
-	order := make([]uint32, len(b.packs)) // position in the body → in b.packs
-	for i := range order {
-		order[i] = uint32(i)
-	}
-	slices.SortFunc(order, func(x, y uint32) int {
-		return bytes.Compare(b.packs[x][:], b.packs[y][:])
-	})
-	place := make([]uint32, len(order)) // and the other way round
-	dst = append(dst, level)
-	dst = binary.BigEndian.AppendUint32(dst, uint32(len(order)))
-	for at, met := range order {
-		place[met] = uint32(at)
-		dst = append(dst, b.packs[met][:]...)
-	}
-	dst = binary.BigEndian.AppendUint32(dst, uint32(b.len()))
-	start := len(dst)
-	dst = append(dst, b.entries...)
-	for at := start + 33; at < len(dst); at += bodyEntryBytes {
-		met := binary.BigEndian.Uint32(dst[at:])
-		binary.BigEndian.PutUint32(dst[at:], place[met])
-	}
-	clear(b.refs)
-	b.packs = b.packs[:0]
-	b.entries = b.entries[:0]
-	return dst
 }

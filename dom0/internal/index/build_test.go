@@ -2,27 +2,26 @@ package index
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"iter"
 
 	"pinion/dom0/internal/format"
 )
 
-// BuildFrom makes an index of entries alone, in any order and of any number.
-func BuildFrom(ctx context.Context, cacheDir string, archive format.ArchiveID, entries iter.Seq2[Entry, error], put Put) ([]Ref, error) {
-	return buildFrom(ctx, cacheDir, archive, entries, put, defaultTuning())
+// BuildFrom makes an index of entries alone, in any order and of any number, whose
+// packs have the lengths that testLength says.
+func BuildFrom(ctx context.Context, cacheDir string, archive format.ArchiveID, entries iter.Seq2[Entry, error], to Sink) ([]format.IndexRun, error) {
+	return buildFrom(ctx, cacheDir, archive, entries, to, defaultTuning())
 }
 
-func buildFrom(ctx context.Context, dir string, archive format.ArchiveID, entries iter.Seq2[Entry, error], put Put, tune tuning) ([]Ref, error) {
-	fetch := func(_ context.Context, ref Ref) ([]byte, error) {
-		return nil, fmt.Errorf("the page file of %s went bad while it was in use", ref.Object)
-	}
-	t, err := open(ctx, dir, archive, nil, fetch, openObject, tune)
+func buildFrom(ctx context.Context, dir string, archive format.ArchiveID, entries iter.Seq2[Entry, error], to Sink, tune tuning) ([]format.IndexRun, error) {
+	none := sourceOf{err: errors.New("a page file went bad while it was in use")}
+	t, err := open(ctx, dir, archive, nil, none, opening{tune: tune})
 	if err != nil {
 		return nil, err
 	}
 	defer t.Close()
-	n := 0
+	n, last := 0, format.ObjectID{}
 	for e, err := range entries {
 		if err != nil {
 			return nil, err
@@ -33,7 +32,11 @@ func buildFrom(ctx context.Context, dir string, archive format.ArchiveID, entrie
 		if err := t.Add(e); err != nil {
 			return nil, err
 		}
+		if last != e.Pack {
+			t.SetPackLength(e.Pack, testLength(e.Pack))
+		}
+		last = e.Pack
 	}
-	list, _, err := t.Flush(ctx, put)
+	list, _, err := t.Flush(ctx, to)
 	return list, err
 }

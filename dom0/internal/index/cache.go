@@ -15,11 +15,12 @@ import (
 
 const (
 	pageSuffix = ".idx"
+	listSuffix = ".list"
 	tempPrefix = "tmp-"
 	lockName   = "lock"
 )
 
-// A cacheDir is a directory of page files, named by object id. Several
+// A cacheDir is a directory of page files and lists, named by object id. Several
 // processes may use it at once: each holds a shared lock, and only one that is
 // alone removes anything.
 type cacheDir struct {
@@ -28,10 +29,8 @@ type cacheDir struct {
 	lock    *os.File
 }
 
-// openCacheDir makes the directory if need be. When nobody else uses it, page
-// files of objects that keep doesn't name and left-over temporary files are
-// removed; other files are never touched.
-func openCacheDir(path string, archive format.ArchiveID, keep map[format.ObjectID]bool) (*cacheDir, error) {
+// openCacheDir makes the directory if need be.
+func openCacheDir(path string, archive format.ArchiveID) (*cacheDir, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("make index cache: %w", err)
 	}
@@ -40,21 +39,32 @@ func openCacheDir(path string, archive format.ArchiveID, keep map[format.ObjectI
 		return nil, fmt.Errorf("lock index cache: %w", err)
 	}
 	c := &cacheDir{path: path, archive: archive, lock: lock}
-	err = flock.File(lock, unix.LOCK_EX|unix.LOCK_NB)
+	// Waits for another process's cleaning at most.
+	if err := flock.File(lock, unix.LOCK_SH); err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("index cache %s: %w", path, err)
+	}
+	return c, nil
+}
+
+// tidy removes, when nobody else uses the directory, left-over temporary files,
+// and the files of objects that keep doesn't name; other files are never
+// touched. Nothing in the directory may be in use: the lock is given up for a
+// moment.
+func (c *cacheDir) tidy(keep map[format.ObjectID]bool) error {
+	err := flock.File(c.lock, unix.LOCK_EX|unix.LOCK_NB)
 	if err == nil {
 		err = c.clean(keep)
 	} else if errors.Is(err, unix.EWOULDBLOCK) {
 		err = nil
 	}
 	if err == nil {
-		// Waits for another process's cleaning at most.
-		err = flock.File(lock, unix.LOCK_SH)
+		err = flock.File(c.lock, unix.LOCK_SH)
 	}
 	if err != nil {
-		lock.Close()
-		return nil, fmt.Errorf("index cache %s: %w", path, err)
+		return fmt.Errorf("index cache %s: %w", c.path, err)
 	}
-	return c, nil
+	return nil
 }
 
 // clean needs the exclusive lock.
@@ -65,9 +75,9 @@ func (c *cacheDir) clean(keep map[format.ObjectID]bool) error {
 	}
 	for _, n := range names {
 		name := n.Name()
-		stem, isPage := strings.CutSuffix(name, pageSuffix)
-		id, err := format.ParseObjectID(stem)
-		stale := isPage && err == nil && !keep[id]
+		ext := filepath.Ext(name)
+		id, err := format.ParseObjectID(strings.TrimSuffix(name, ext))
+		stale := (ext == pageSuffix || ext == listSuffix) && err == nil && !keep[id]
 		if !stale && !strings.HasPrefix(name, tempPrefix) {
 			continue
 		}
@@ -84,19 +94,20 @@ func (c *cacheDir) file(object format.ObjectID) string {
 	return filepath.Join(c.path, object.String()+pageSuffix)
 }
 
+func (c *cacheDir) listFile(list format.ObjectID) string {
+	return filepath.Join(c.path, list.String()+listSuffix)
+}
+
 // open opens an object's page file and checks that it is the listed one. The
 // error is ErrCacheDamaged, or os.ErrNotExist; anything else about the cache
 // is no reason to stop, as it is only a copy.
 func (c *cacheDir) open(ref *Ref) (*pageFile, error) {
-	f, err := os.OpenFile(c.file(ref.Object), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if errors.Is(err, os.ErrNotExist) {
+	f, err := openFile(c.file(ref.Object))
+	if err != nil {
 		return nil, err
 	}
-	if err != nil {
-		return nil, damaged("%w", err)
-	}
 	p, err := openPageFile(f, c.archive, ref.Object)
-	if err == nil && (p.head.level != ref.Level || p.head.entries != ref.Entries) {
+	if err == nil && (p.head.level != ref.Level || uint64(p.head.entries) != ref.Entries) {
 		err = damaged("page file of %s is not as the root lists it", ref.Object)
 	}
 	if err != nil {
@@ -106,6 +117,16 @@ func (c *cacheDir) open(ref *Ref) (*pageFile, error) {
 	return p, nil
 }
 
+// openFile opens a file of the cache. The error is ErrCacheDamaged, or
+// os.ErrNotExist.
+func openFile(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, damaged("%w", err)
+	}
+	return f, err
+}
+
 // store checks an object's body against ref, writes the object's page file
 // in place of any that is there, and opens it.
 func (c *cacheDir) store(ref *Ref, untrustedBody []byte) (*pageFile, error) {
@@ -113,9 +134,12 @@ func (c *cacheDir) store(ref *Ref, untrustedBody []byte) (*pageFile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("index object %s: %w: %w", ref.Object, ErrBadObject, err)
 	}
-	if b.Level() != ref.Level || b.Len() != int(ref.Entries) {
+	if b.Level() != ref.Level || uint64(b.Len()) != ref.Entries {
 		return nil, fmt.Errorf("index object %s: %w: holds %d entries of level %d, where the root lists %d of level %d",
 			ref.Object, ErrBadObject, b.Len(), b.Level(), ref.Entries, ref.Level)
+	}
+	if err := checkSize(ref, untrustedBody); err != nil {
+		return nil, err
 	}
 	f, err := os.CreateTemp(c.path, tempPrefix)
 	if err != nil {
@@ -140,8 +164,8 @@ func (c *cacheDir) fill(f *os.File, ref *Ref, b *Body) (*pageFile, error) {
 		return nil, err
 	}
 	for i := range b.Len() {
-		e := b.Entry(i)
-		if err := w.add(&e); err != nil {
+		r := b.record(i)
+		if err := w.add(&r); err != nil {
 			return nil, err
 		}
 	}
@@ -149,6 +173,14 @@ func (c *cacheDir) fill(f *os.File, ref *Ref, b *Body) (*pageFile, error) {
 		return nil, err
 	}
 	return openPageFile(f, c.archive, ref.Object)
+}
+
+// checkSize compares the size that is listed with what sealing makes of a body.
+func checkSize(ref *Ref, untrustedBody []byte) error {
+	if size := len(untrustedBody) + objectOverhead; uint64(size) != uint64(ref.Size) {
+		return fmt.Errorf("index object %s: %w: has %d bytes, where %d are listed", ref.Object, ErrBadObject, size, ref.Size)
+	}
+	return nil
 }
 
 // temp makes a file without a name: it is gone when closed, however that

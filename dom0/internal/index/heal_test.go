@@ -4,6 +4,8 @@ import (
 	"errors"
 	"slices"
 	"testing"
+
+	"pinion/dom0/internal/format"
 )
 
 // A whole page file that isn't what the root lists is not believed, however it
@@ -11,18 +13,18 @@ import (
 func TestCachedFileMustBeAsListed(t *testing.T) {
 	dir, s := t.TempDir(), newFakeStore()
 	tab := mustOpen(t, dir, nil, s, smallTuning())
-	mustAdd(t, tab, 0, 100)
+	mustAdd(t, tab, 0, 10) // one object
 	good := mustFlush(t, tab, s)
 	tab.Close()
-	for name, change := range map[string]func(*Ref){
-		"entries": func(r *Ref) { r.Entries-- },
-		"level":   func(r *Ref) { r.Level++ },
+	for name, change := range map[string]func(*format.IndexRun){
+		"entries": func(r *format.IndexRun) { r.Entries-- },
+		"level":   func(r *format.IndexRun) { r.Level++ },
 	} {
 		list := slices.Clone(good)
 		for i := range list {
 			change(&list[i])
 		}
-		tab, err := open(t.Context(), dir, testArchive, list, s.fetch, openObject, smallTuning())
+		tab, err := open(t.Context(), dir, testArchive, list, s, opening{tune: smallTuning()})
 		if tab != nil || !errors.Is(err, ErrBadObject) {
 			t.Errorf("%s: got %v, %v", name, tab, err)
 		}

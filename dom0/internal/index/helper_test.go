@@ -37,90 +37,150 @@ func testEntry(n int) Entry {
 		binary.BigEndian.PutUint64(e.ID[i:], r.Uint64())
 	}
 	e.Type = format.BlobType(1 + n%6)
-	e.Pack = testObject(n / 50)
-	e.Offset = uint32(r.IntN(20 << 20))
+	e.Pack = testObject(1 + n/50)
+	e.Offset = uint32(format.HeaderSize + r.IntN(20<<20))
 	e.Length = uint32(format.BlobOverhead + r.IntN(128<<10))
 	return e
 }
 
-func sortedEntries(from, to int) []Entry {
+// tombstone is what hides e.
+func tombstone(e Entry) Entry { return Entry{ID: e.ID, Type: e.Type} }
+
+// testLength is the length of a pack, of which each has another.
+func testLength(pack format.ObjectID) uint32 {
+	return 24<<20 + binary.BigEndian.Uint32(pack[:])
+}
+
+// testLengths are the lengths of the packs of these entries.
+func testLengths(entries []Entry) map[format.ObjectID]uint32 {
+	lengths := make(map[format.ObjectID]uint32)
+	for _, e := range entries {
+		lengths[e.Pack] = testLength(e.Pack)
+	}
+	return lengths
+}
+
+func sortedRecords(from, to int) []record {
 	var m memtable
 	for n := from; n < to; n++ {
 		m.add(testEntry(n))
 	}
-	return drain(m.stream())
+	all := drain(m.stream())
+	for i := range all {
+		all[i].packLength = testLength(all[i].Pack)
+	}
+	return all
+}
+
+func sortedEntries(from, to int) []Entry {
+	var all []Entry
+	for _, r := range sortedRecords(from, to) {
+		all = append(all, r.Entry)
+	}
+	return all
 }
 
 // drain panics on errors: it is for streams that can't have any.
-func drain(s stream) []Entry {
-	var all []Entry
+func drain(s stream) []record {
+	var all []record
 	for {
-		e, ok, err := s.next()
+		r, ok, err := s.next()
 		if err != nil {
 			panic(err)
 		}
 		if !ok {
 			return all
 		}
-		all = append(all, e)
+		all = append(all, r)
 	}
 }
 
-// A fakeStore keeps the bodies of index objects.
+// A fakeStore keeps the bodies of index objects and of lists.
 type fakeStore struct {
 	mu      sync.Mutex
-	bodies  map[format.ObjectID][]byte
+	bodies  map[format.ObjectID][]byte // of objects
+	lists   map[format.ObjectID][]byte
 	next    int
 	fetched int
-	putErr  error // of the next put
-	bytes   int   // put in all
+	failing map[format.ObjectID]error // of fetches
+	putErr  error                     // of the put after so many
+	puts    int
+	bytes   int // put in all
 }
 
-func newFakeStore() *fakeStore { return &fakeStore{bodies: make(map[format.ObjectID][]byte)} }
+func newFakeStore() *fakeStore {
+	return &fakeStore{bodies: make(map[format.ObjectID][]byte), lists: make(map[format.ObjectID][]byte)}
+}
 
-func (s *fakeStore) put(level uint8, body []byte) (format.ObjectID, uint32, error) {
+func (s *fakeStore) PutObject(_ context.Context, body []byte) (format.ObjectID, uint32, error) {
+	return s.put(s.bodies, body)
+}
+
+func (s *fakeStore) PutList(_ context.Context, body []byte) (format.ObjectID, uint32, error) {
+	return s.put(s.lists, body)
+}
+
+func (s *fakeStore) put(in map[format.ObjectID][]byte, body []byte) (format.ObjectID, uint32, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.putErr; err != nil {
+	if s.puts--; s.putErr != nil && s.puts < 0 {
+		err := s.putErr
 		s.putErr = nil
 		return format.ObjectID{}, 0, err
 	}
-	if body[0] != level {
-		return format.ObjectID{}, 0, fmt.Errorf("body says level %d, put says %d", body[0], level)
-	}
 	s.next++
 	id := testObject(1000000 + s.next)
-	s.bodies[id] = bytes.Clone(body)
+	in[id] = bytes.Clone(body)
 	s.bytes += len(body)
-	return id, uint32(len(body) + 48), nil
+	return id, uint32(len(body) + objectOverhead), nil
 }
 
-func (s *fakeStore) fetch(_ context.Context, ref Ref) ([]byte, error) {
+func (s *fakeStore) Object(_ context.Context, id format.ObjectID) ([]byte, error) {
+	return s.fetch(s.bodies, id)
+}
+
+func (s *fakeStore) List(_ context.Context, id format.ObjectID) ([]byte, error) {
+	return s.fetch(s.lists, id)
+}
+
+func (s *fakeStore) fetch(from map[format.ObjectID][]byte, id format.ObjectID) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.fetched++
-	body, ok := s.bodies[ref.Object]
+	if err := s.failing[id]; err != nil {
+		return nil, err
+	}
+	body, ok := from[id]
 	if !ok {
-		return nil, fmt.Errorf("no object %s", ref.Object)
+		return nil, fmt.Errorf("no object %s", id)
 	}
 	return bytes.Clone(body), nil
 }
 
+// a sourceOf gives one body, or error, for everything.
+type sourceOf struct {
+	body []byte
+	err  error
+}
+
+func (s sourceOf) Object(context.Context, format.ObjectID) ([]byte, error) { return s.body, s.err }
+func (s sourceOf) List(context.Context, format.ObjectID) ([]byte, error)   { return s.body, s.err }
+
 // smallTuning makes spills, several objects a run, and merges common.
 func smallTuning() tuning { return tuning{flushEntries: 40, bodyBytes: 2048, levelBase: 8} }
 
-func mustOpen(t testing.TB, dir string, list []Ref, s *fakeStore, tune tuning) *Table {
+func mustOpen(t testing.TB, dir string, list []format.IndexRun, s Source, tune tuning) *Table {
 	t.Helper()
-	tab, err := open(t.Context(), dir, testArchive, list, s.fetch, openObject, tune)
+	tab, err := open(t.Context(), dir, testArchive, list, s, opening{tune: tune})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return tab
 }
 
-func mustFlush(t testing.TB, tab *Table, s *fakeStore) []Ref {
+func mustFlush(t testing.TB, tab *Table, s Sink) []format.IndexRun {
 	t.Helper()
-	list, _, err := tab.Flush(t.Context(), s.put)
+	list, _, err := tab.Flush(t.Context(), s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,9 +191,11 @@ func mustFlush(t testing.TB, tab *Table, s *fakeStore) []Ref {
 func mustAdd(t testing.TB, tab *Table, from, to int) {
 	t.Helper()
 	for n := from; n < to; n++ {
-		if err := tab.Add(testEntry(n)); err != nil {
+		e := testEntry(n)
+		if err := tab.Add(e); err != nil {
 			t.Fatal(err)
 		}
+		tab.SetPackLength(e.Pack, testLength(e.Pack))
 	}
 }
 
@@ -186,8 +248,21 @@ func golden(t *testing.T, name string, got []byte) {
 
 func goldenEntries() []Entry {
 	return []Entry{
-		{ID: format.BlobID{0x01, 31: 0x11}, Type: format.BlobChunk, Pack: format.ObjectID{0xee, 15: 1}, Offset: 8, Length: 41},
+		{ID: format.BlobID{0x01, 31: 0x11}, Type: format.BlobChunk, Pack: format.ObjectID{0xee, 15: 1}, Offset: 16, Length: 51},
 		{ID: format.BlobID{0x02, 31: 0x22}, Type: format.BlobNode, Pack: format.ObjectID{0xdd, 15: 2}, Offset: 0x102030, Length: 0x405},
-		{ID: format.BlobID{0xfe, 31: 0x33}, Type: format.BlobChunk, Pack: format.ObjectID{0xee, 15: 1}, Offset: 49, Length: 131113},
+		{ID: format.BlobID{0x03, 31: 0x44}, Type: format.BlobSession},
+		{ID: format.BlobID{0xfe, 31: 0x33}, Type: format.BlobChunk, Pack: format.ObjectID{0xee, 15: 1}, Offset: 67, Length: 131123},
 	}
+}
+
+func goldenLengths() map[format.ObjectID]uint32 {
+	return map[format.ObjectID]uint32{{0xee, 15: 1}: 16<<20 + 1, {0xdd, 15: 2}: 0x107000}
+}
+
+func goldenRecords() []record {
+	var all []record
+	for _, e := range goldenEntries() {
+		all = append(all, record{e, goldenLengths()[e.Pack]})
+	}
+	return all
 }

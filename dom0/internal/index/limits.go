@@ -8,13 +8,12 @@ const (
 	// written to a spill file: about 18 MB.
 	FlushEntries = 256 << 10
 
-	// MaxBodyBytes bounds the body of an index object, in bytes: header,
-	// nonce and tag come on top.
-	MaxBodyBytes = format.MaxIndexObject - 64
+	// MaxBodyBytes bounds the body of an index object, in bytes: what header,
+	// nonce and tag leave, in units of padding.
+	MaxBodyBytes = (format.MaxIndexObject - objectOverhead) / format.PadUnit * format.PadUnit
 
-	// MaxLevel bounds the level of a run: 512 · 8^8 is more entries than a
-	// run may have.
-	MaxLevel = 8
+	// MaxLevel bounds the level of a run.
+	MaxLevel = format.MaxRunLevel
 
 	// maxBlobType bounds the type of a blob. Types are few; the rest of the
 	// byte stays free for the format.
@@ -32,9 +31,9 @@ const (
 	// small backup's, so that it costs little to rewrite.
 	levelBase = 512
 
-	// maxRunEntries bounds the entries of one run, and of a page file: with
-	// 128 KiB chunks, 512 TiB.
-	maxRunEntries = 1<<32 - 1
+	// maxPageEntries bounds the entries of a page file, which counts them in
+	// 32 bits.
+	maxPageEntries = 1<<32 - 1
 
 	// spillsPerLevel is how many spill files of a level are kept before
 	// they are merged: it bounds the open files and the pages that a
@@ -48,25 +47,33 @@ const (
 
 // What follows from the layouts.
 const (
-	packIDBytes    = 16
+	objectOverhead = format.HeaderSize + format.SealOverhead
+
+	packEndBytes   = format.PadUnit + format.SealOverhead + format.TrailerSize // the least that follows the blobs of a pack
+
+	packBytes      = 16 + 4 // id, length
 	bodyFixedBytes = 1 + 4 + 4
 	bodyEntryBytes = 32 + 1 + 4 + 4 + 4
-	maxBodyPacks   = (MaxBodyBytes - bodyFixedBytes) / (packIDBytes + bodyEntryBytes)
-	maxBodyEntries = (MaxBodyBytes - bodyFixedBytes - packIDBytes) / bodyEntryBytes
+	maxBodyPacks   = (MaxBodyBytes - bodyFixedBytes) / (packBytes + bodyEntryBytes)
+	maxBodyEntries = (MaxBodyBytes - bodyFixedBytes) / bodyEntryBytes
+	noPack         = 1<<32 - 1 // position of the pack of a tombstone
+
+	listFixedBytes = 4
+	listItemBytes  = 16 + 4 + 4
 
 	pageBytes      = 4096
 	pageBody       = pageBytes - 4
-	pageEntryBytes = 32 + 1 + 16 + 4 + 4
+	pageEntryBytes = 32 + 1 + 16 + 4 + 4 + 4
 	pageEntries    = pageBody / pageEntryBytes
 	fenceBytes     = 8
 	pageFences     = pageBody / fenceBytes
-	pagePacks      = pageBody / packIDBytes
+	pagePacks      = pageBody / packBytes
 )
 
 // tuning holds the sizes that tests make small.
 type tuning struct {
 	flushEntries int
-	bodyBytes    int
+	bodyBytes    int // without padding
 	levelBase    uint64
 }
 

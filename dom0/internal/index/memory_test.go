@@ -3,6 +3,7 @@ package index
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"math/rand/v2"
 	"runtime"
 	"testing"
@@ -21,18 +22,29 @@ func heap() int64 {
 // discardStore takes objects and keeps nothing: the page files are enough.
 type discardStore struct{ objects, bytes int }
 
-func (s *discardStore) put(_ uint8, body []byte) (format.ObjectID, uint32, error) {
+func (s *discardStore) PutObject(_ context.Context, body []byte) (format.ObjectID, uint32, error) {
 	s.objects++
 	s.bytes += len(body)
-	return testObject(s.objects), uint32(len(body)), nil
+	return testObject(s.objects), uint32(len(body) + objectOverhead), nil
 }
 
-func noFetch(t testing.TB) Fetch {
-	return func(_ context.Context, ref Ref) ([]byte, error) {
-		t.Errorf("object %s is fetched although its page file is there", ref.Object)
-		return nil, context.Canceled
-	}
+func (s *discardStore) PutList(_ context.Context, body []byte) (format.ObjectID, uint32, error) {
+	return testObject(1 << 20), uint32(len(body) + objectOverhead), nil
 }
+
+// A watchedStore calls watch before it takes an object.
+type watchedStore struct {
+	discardStore
+	watch func(objects int)
+}
+
+func (s *watchedStore) PutObject(ctx context.Context, body []byte) (format.ObjectID, uint32, error) {
+	s.watch(s.objects)
+	return s.discardStore.PutObject(ctx, body)
+}
+
+// noFetch is for where everything is in the cache.
+func noFetch() Source { return sourceOf{err: errors.New("is fetched although it is in the cache")} }
 
 // manyEntries yields n entries in a scattered order, each in one of n/180
 // packs, as backups with 128 KiB chunks make them.
@@ -40,7 +52,7 @@ func manyEntries(n int) func(yield func(Entry, error) bool) {
 	return func(yield func(Entry, error) bool) {
 		r := rand.New(rand.NewPCG(1, 2))
 		for i := range n {
-			e := Entry{Type: 1, Pack: testObject(i / 180), Offset: uint32(8 + i%180*90000), Length: 90000}
+			e := Entry{Type: 1, Pack: testObject(1 + i/180), Offset: uint32(16 + i%180*90000), Length: 90000}
 			for at := 0; at < len(e.ID); at += 8 {
 				binary.BigEndian.PutUint64(e.ID[at:], r.Uint64())
 			}
@@ -60,7 +72,7 @@ func TestMemoryIsBounded(t *testing.T) {
 		writing = adding + 40<<20
 		open80m = 30 << 20
 	)
-	dir, s := t.TempDir(), &discardStore{}
+	dir, s := t.TempDir(), &watchedStore{}
 	start := heap()
 	want := func(what string, limit int64) int64 {
 		t.Helper()
@@ -71,7 +83,7 @@ func TestMemoryIsBounded(t *testing.T) {
 		}
 		return used
 	}
-	tab, err := Open(t.Context(), dir, testArchive, nil, noFetch(t))
+	tab, err := Open(t.Context(), dir, testArchive, nil, noFetch())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,14 +91,17 @@ func TestMemoryIsBounded(t *testing.T) {
 		if err := tab.Add(e); err != nil {
 			t.Fatal(err)
 		}
+		if e.Offset == 16 {
+			tab.SetPackLength(e.Pack, testLength(e.Pack))
+		}
 	}
 	want("all added", adding)
-	list, _, err := tab.Flush(t.Context(), func(level uint8, body []byte) (format.ObjectID, uint32, error) {
-		if s.objects%4 == 3 {
+	s.watch = func(objects int) {
+		if objects%4 == 3 {
 			want("while it is flushed", writing)
 		}
-		return s.put(level, body)
-	})
+	}
+	list, _, err := tab.Flush(t.Context(), s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,11 +109,11 @@ func TestMemoryIsBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("%d objects, %.1f bytes an entry", s.objects, float64(s.bytes)/total)
-	if len(list) != s.objects || s.bytes > total*(bodyEntryBytes+packIDBytes) {
-		t.Errorf("%d objects of %d bytes, %d listed", s.objects, s.bytes, len(list))
+	if len(list) != 1 || !list[0].List || s.bytes > total*(bodyEntryBytes+packBytes) {
+		t.Errorf("%d objects of %d bytes, listed as %+v", s.objects, s.bytes, list)
 	}
 
-	if tab, err = Open(t.Context(), dir, testArchive, list, noFetch(t)); err != nil {
+	if tab, err = Open(t.Context(), dir, testArchive, list, noFetch()); err != nil {
 		t.Fatal(err)
 	}
 	defer tab.Close()
@@ -152,14 +167,14 @@ func TestLookupAllocates(t *testing.T) {
 	}
 }
 
-func benchTable(b *testing.B, n int) (*Table, []Ref, string) {
+func benchTable(b *testing.B, n int) (*Table, []format.IndexRun, string) {
 	b.Helper()
 	dir := b.TempDir()
-	list, err := BuildFrom(b.Context(), dir, testArchive, manyEntries(n), (&discardStore{}).put)
+	list, err := BuildFrom(b.Context(), dir, testArchive, manyEntries(n), &discardStore{})
 	if err != nil {
 		b.Fatal(err)
 	}
-	tab, err := Open(b.Context(), dir, testArchive, list, noFetch(b))
+	tab, err := Open(b.Context(), dir, testArchive, list, noFetch())
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -197,7 +212,7 @@ func BenchmarkOpen(b *testing.B) {
 			tab.Close()
 		}
 		var err error
-		if tab, err = Open(b.Context(), dir, testArchive, list, noFetch(b)); err != nil {
+		if tab, err = Open(b.Context(), dir, testArchive, list, noFetch()); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -208,7 +223,7 @@ func BenchmarkOpen(b *testing.B) {
 func BenchmarkBuild(b *testing.B) {
 	const n = 500_000
 	for b.Loop() {
-		if _, err := BuildFrom(b.Context(), b.TempDir(), testArchive, manyEntries(n), (&discardStore{}).put); err != nil {
+		if _, err := BuildFrom(b.Context(), b.TempDir(), testArchive, manyEntries(n), &discardStore{}); err != nil {
 			b.Fatal(err)
 		}
 	}

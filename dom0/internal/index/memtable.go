@@ -74,17 +74,17 @@ func (m *memtable) stream() stream {
 	return s
 }
 
-// A memStream gives a memtable's entries in order.
+// A memStream gives a memtable's entries in order, without the lengths of packs.
 type memStream struct {
 	m     *memtable
 	order []uint32
 }
 
-func (s *memStream) next() (Entry, bool, error) {
+func (s *memStream) next() (record, bool, error) {
 	if len(s.order) == 0 {
-		return Entry{}, false, nil
+		return record{}, false, nil
 	}
 	e := s.m.entries[s.order[0]]
 	s.order = s.order[1:]
-	return e, true, nil
+	return record{Entry: e}, true, nil
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -17,18 +16,28 @@ import (
 // its seal was right. Callers treat it as damage of the archive.
 var ErrBadObject = errors.New("malformed index object")
 
-// A Fetch gets the opened (authenticated, decrypted) body of an index object
-// from the store. It may be called by several goroutines at once, but not for
-// one object. The Table does not change the body, nor keep it once it is
-// written to the cache.
-type Fetch func(ctx context.Context, ref Ref) (body []byte, err error)
+// A Source gets the opened (authenticated, decrypted) bodies of index objects
+// and of lists from the store; an id's twin serves as well. It may be called by
+// several goroutines at once, but not for one object. The Table does not change
+// the body, nor keep it once it is written to the cache.
+type Source interface {
+	Object(ctx context.Context, id format.ObjectID) (body []byte, err error)
+	List(ctx context.Context, id format.ObjectID) (body []byte, err error)
+}
 
-// An object is a listed index object with its page file.
+// A Ref is an index object, or the list of the objects of a run.
+type Ref struct {
+	Object  format.ObjectID
+	List    bool
+	Level   uint8  // of the run
+	Entries uint64 // of a list: of all its objects
+	Size    uint32 // of the sealed object, in bytes
+}
+
+// An object is an index object of a run with its page file.
 type object struct {
-	ref   Ref
-	cache *cacheDir
-	fetch Fetch
-	stats *counters
+	ref Ref // no list
+	t   *Table
 
 	file atomic.Pointer[pageFile]
 
@@ -43,14 +52,17 @@ type counters struct {
 }
 
 // openObject opens the object's page file, fetching the object if that is
-// missing or damaged.
-func openObject(ctx context.Context, ref Ref, cache *cacheDir, fetch Fetch, stats *counters) (*object, error) {
-	o := &object{ref: ref, cache: cache, fetch: fetch, stats: stats}
-	p, err := cache.open(&ref)
-	if err != nil {
-		if errors.Is(err, ErrCacheDamaged) {
-			stats.damaged.Add(1)
+// missing or damaged, or if fresh is set.
+func (t *Table) openObject(ctx context.Context, ref Ref, fresh bool) (*object, error) {
+	o := &object{ref: ref, t: t}
+	var p *pageFile
+	err := os.ErrNotExist
+	if !fresh {
+		if p, err = t.cache.open(&ref); errors.Is(err, ErrCacheDamaged) {
+			t.stats.damaged.Add(1)
 		}
+	}
+	if err != nil {
 		if p, err = o.refetch(ctx); err != nil {
 			return nil, err
 		}
@@ -59,27 +71,16 @@ func openObject(ctx context.Context, ref Ref, cache *cacheDir, fetch Fetch, stat
 	return o, nil
 }
 
-// fetchObject fetches the object, whatever page file there is.
-func fetchObject(ctx context.Context, ref Ref, cache *cacheDir, fetch Fetch, stats *counters) (*object, error) {
-	o := &object{ref: ref, cache: cache, fetch: fetch, stats: stats}
-	p, err := o.refetch(ctx)
-	if err != nil {
-		return nil, err
-	}
-	o.file.Store(p)
-	return o, nil
-}
-
 func (o *object) refetch(ctx context.Context) (*pageFile, error) {
-	if err := os.RemoveAll(o.cache.file(o.ref.Object)); err != nil {
+	if err := os.RemoveAll(o.t.cache.file(o.ref.Object)); err != nil {
 		return nil, fmt.Errorf("discard damaged index cache: %w", err)
 	}
-	untrustedBody, err := o.fetch(ctx, o.ref)
+	untrustedBody, err := o.t.source.Object(ctx, o.ref.Object)
 	if err != nil {
 		return nil, fmt.Errorf("fetch index object %s: %w", o.ref.Object, err)
 	}
-	o.stats.fetched.Add(1)
-	return o.cache.store(&o.ref, untrustedBody)
+	o.t.stats.fetched.Add(1)
+	return o.t.cache.store(&o.ref, untrustedBody)
 }
 
 // do runs f on the page file, and again on a fresh one for as long as f finds
@@ -104,7 +105,7 @@ func (o *object) heal(ctx context.Context, bad *pageFile, cause error) error {
 	if o.file.Load() != bad {
 		return nil
 	}
-	o.stats.damaged.Add(1)
+	o.t.stats.damaged.Add(1)
 	if o.heals == maxHeals {
 		return fmt.Errorf("index object %s was fetched again %d times: %w", o.ref.Object, o.heals, cause)
 	}
@@ -129,59 +130,33 @@ func (o *object) close() error {
 
 // A run is a listed run: its objects in ascending order of blob ids.
 type run struct {
-	number  uint32
-	level   uint8
+	listed  format.IndexRun
 	objects []*object
 }
 
-// entries is the number of entries of all objects.
-func (r *run) entries() uint64 {
-	var n uint64
+// refs are the run's list, if it has one, and its objects.
+func (r *run) refs() []Ref {
+	var refs []Ref
+	if r.listed.List {
+		refs = append(refs, refOf(&r.listed))
+	}
 	for _, o := range r.objects {
-		n += uint64(o.ref.Entries)
+		refs = append(refs, o.ref)
 	}
-	return n
+	return refs
 }
 
-// newer orders runs, newest first.
-func newer(a, b *run) int {
-	if a.level != b.level {
-		return int(a.level) - int(b.level)
-	}
-	switch {
-	case a.number > b.number:
-		return -1
-	case a.number < b.number:
-		return 1
-	}
-	return 0
+// refOf is the object or the list that a root names for a run.
+func refOf(r *format.IndexRun) Ref {
+	return Ref{Object: r.Object, List: r.List, Level: r.Level, Entries: r.Entries, Size: r.Size}
 }
 
-// groupRuns makes runs of objects, newest first, and checks that the objects
-// of each divide it into ascending ranges.
-func groupRuns(objects []*object) ([]*run, error) {
-	byNumber := make(map[uint32]*run)
-	var runs []*run
-	for _, o := range objects {
-		r := byNumber[o.ref.Run]
-		if r == nil {
-			r = &run{number: o.ref.Run, level: o.ref.Level}
-			byNumber[r.number] = r
-			runs = append(runs, r)
-		}
-		if r.level != o.ref.Level {
-			return nil, fmt.Errorf("index object %s: %w: is on level %d in a run of level %d", o.ref.Object, ErrBadObject, o.ref.Level, r.level)
-		}
-		if n := len(r.objects); n > 0 {
-			before := r.objects[n-1]
-			if compareIDs(&before.file.Load().head.last, &o.file.Load().head.first) >= 0 {
-				return nil, fmt.Errorf("index object %s: %w: overlaps %s of the same run", o.ref.Object, ErrBadObject, before.ref.Object)
-			}
-		}
-		r.objects = append(r.objects, o)
+// behind says that the object's range isn't above that of before, in one run.
+func (o *object) behind(before *object) error {
+	if compareIDs(&before.file.Load().head.last, &o.file.Load().head.first) < 0 {
+		return nil
 	}
-	slices.SortFunc(runs, newer)
-	return runs, nil
+	return fmt.Errorf("index object %s: %w: overlaps %s of the same run", o.ref.Object, ErrBadObject, before.ref.Object)
 }
 
 // lookup finds id in the one object whose range it is in.

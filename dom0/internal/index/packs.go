@@ -2,24 +2,102 @@ package index
 
 import (
 	"bytes"
+	"container/heap"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"slices"
 
 	"pinion/dom0/internal/format"
 )
 
-// Packs gives the ids of all packs that the listed runs name, in ascending
-// order, each once; those that only additions name are not among them. The
-// first call reads them from the cache; they stay in memory, 16 bytes each,
-// until the next Flush. The caller must not change the slice.
+// compareObjects orders object ids as bytes.
+func compareObjects(a, b format.ObjectID) int { return bytes.Compare(a[:], b[:]) }
+
+// SetPackLength says how long a pack is, in bytes, that additions name. It must
+// be known of each of those before Flush, and of those that a change names
+// anew before Rewrite, which both forget it; what was said last counts. It
+// takes 20 bytes of memory.
+func (t *Table) SetPackLength(id format.ObjectID, length uint32) {
+	t.change.Lock()
+	defer t.change.Unlock()
+	t.lengths = append(t.lengths, sizedPack{id, length})
+	t.lengthsSorted = false
+}
+
+// packLength is what SetPackLength was told of a pack. The caller holds change.
+func (t *Table) packLength(id format.ObjectID) (uint32, error) {
+	if !t.lengthsSorted {
+		slices.Reverse(t.lengths) // of equal ids, the one that was said last comes first
+		slices.SortStableFunc(t.lengths, comparePacks)
+		t.lengths = slices.CompactFunc(t.lengths, func(a, b sizedPack) bool { return a.id == b.id })
+		t.lengthsSorted = true
+	}
+	at, found := slices.BinarySearchFunc(t.lengths, sizedPack{id: id}, comparePacks)
+	if !found {
+		return 0, fmt.Errorf("the length of pack %s is not known", id)
+	}
+	return t.lengths[at].length, nil
+}
+
+// EachPack calls f for every pack that the listed runs name, ascending by id,
+// each once, with its length in bytes: these packs, and of metadata their twins,
+// should be in the store. A pack is given for as long as any run names it, also
+// if newer runs hide all its entries. It stops at the first error and returns
+// it. f may call Lookup, but nothing else of this Table. Memory is a page for
+// each object.
+func (t *Table) EachPack(ctx context.Context, f func(id format.ObjectID, length uint32) error) error {
+	t.change.Lock()
+	defer t.change.Unlock()
+	return t.eachPack(ctx, f)
+}
+
+func (t *Table) eachPack(ctx context.Context, f func(id format.ObjectID, length uint32) error) error {
+	var h packHeap
+	for _, r := range t.runs {
+		for _, o := range r.objects {
+			s := newPackStream(o)
+			more, err := s.next(ctx)
+			if err != nil {
+				return err
+			}
+			if more {
+				h = append(h, s)
+			}
+		}
+	}
+	heap.Init(&h)
+	for len(h) > 0 {
+		p := h[0].head
+		for len(h) > 0 && h[0].head.id == p.id {
+			p.length = max(p.length, h[0].head.length) // as in a bodyBuilder
+			more, err := h[0].next(ctx)
+			if err != nil {
+				return err
+			}
+			if more {
+				heap.Fix(&h, 0)
+			} else {
+				heap.Pop(&h)
+			}
+		}
+		if err := f(p.id, p.length); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Packs gives the ids of all packs that EachPack does. The first call reads
+// them from the cache; they stay in memory, 16 bytes each, until the next
+// Flush. The caller must not change the slice.
 func (t *Table) Packs(ctx context.Context) ([]format.ObjectID, error) {
 	t.change.Lock()
 	defer t.change.Unlock()
 	return t.knownPacks(ctx)
 }
 
-// PackKnown reports whether Packs has the id.
+// PackKnown reports whether Packs has the id, or that of its twin.
 func (t *Table) PackKnown(ctx context.Context, id format.ObjectID) (bool, error) {
 	t.change.Lock()
 	defer t.change.Unlock()
@@ -27,61 +105,80 @@ func (t *Table) PackKnown(ctx context.Context, id format.ObjectID) (bool, error)
 	if err != nil {
 		return false, err
 	}
-	_, found := slices.BinarySearchFunc(packs, id, comparePacks)
+	_, found := slices.BinarySearchFunc(packs, id, compareObjects)
+	if !found {
+		_, found = slices.BinarySearchFunc(packs, id.Twin(), compareObjects)
+	}
 	return found, nil
 }
-
-func comparePacks(a, b format.ObjectID) int { return bytes.Compare(a[:], b[:]) }
 
 // knownPacks is Packs for callers that hold change.
 func (t *Table) knownPacks(ctx context.Context) ([]format.ObjectID, error) {
 	if t.packs != nil {
 		return t.packs, nil
 	}
-	// Objects of a large archive name mostly the same packs: what was read
-	// is reduced to the distinct ones whenever it has doubled.
-	packs := make([]format.ObjectID, 0, 1024)
-	distinct := 0
-	for _, r := range t.runs {
-		for _, o := range r.objects {
-			if err := ctx.Err(); err != nil {
-				return nil, err
-			}
-			var err error
-			if packs, err = o.appendPacks(ctx, packs); err != nil {
-				return nil, fmt.Errorf("read packs of index: %w", err)
-			}
-			if len(packs) >= 2*distinct {
-				packs = sortPacks(packs)
-				distinct = len(packs)
-			}
-		}
+	packs := []format.ObjectID{}
+	err := t.eachPack(ctx, func(id format.ObjectID, _ uint32) error {
+		packs = append(packs, id)
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
-	t.packs = sortPacks(packs)
-	return t.packs, nil
-}
-
-func sortPacks(packs []format.ObjectID) []format.ObjectID {
-	slices.SortFunc(packs, comparePacks)
-	return slices.Compact(packs)
-}
-
-// appendPacks appends the object's pack ids.
-func (o *object) appendPacks(ctx context.Context, packs []format.ObjectID) ([]format.ObjectID, error) {
-	_, _, pages := o.file.Load().head.pages()
-	var buf page
-	for i := range int(pages) {
-		var n int
-		err := o.do(ctx, func(p *pageFile) (err error) {
-			n, err = p.readPacks(i, &buf)
-			return err
-		})
-		if err != nil {
-			return nil, err
-		}
-		for at := range n {
-			packs = append(packs, format.ObjectID(buf[at*packIDBytes:(at+1)*packIDBytes]))
-		}
-	}
+	t.packs = packs
 	return packs, nil
+}
+
+// A packStream gives the packs of one object in order.
+type packStream struct {
+	o     *object
+	head  sizedPack
+	pages int // pack pages
+	page  int // the next one
+	n, at int // packs in buf, and the next one
+	buf   page
+}
+
+func newPackStream(o *object) *packStream {
+	_, _, pages := o.file.Load().head.pages()
+	return &packStream{o: o, pages: int(pages)}
+}
+
+// next makes the next pack the head.
+func (s *packStream) next(ctx context.Context) (bool, error) {
+	if s.at == s.n {
+		if s.page == s.pages {
+			return false, nil
+		}
+		err := ctx.Err()
+		if err == nil {
+			err = s.o.do(ctx, func(p *pageFile) (err error) {
+				s.n, err = p.readPacks(s.page, &s.buf)
+				return err
+			})
+		}
+		if err != nil {
+			return false, fmt.Errorf("read packs of index: %w", err)
+		}
+		s.at = 0
+		s.page++
+	}
+	raw := s.buf[s.at*packBytes:]
+	s.head = sizedPack{format.ObjectID(raw[:16]), binary.BigEndian.Uint32(raw[16:])}
+	s.at++
+	return true, nil
+}
+
+// packHeap has the stream with the smallest head on top.
+type packHeap []*packStream
+
+func (h packHeap) Len() int           { return len(h) }
+func (h packHeap) Less(i, j int) bool { return comparePacks(h[i].head, h[j].head) < 0 }
+func (h packHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *packHeap) Push(x any)        { *h = append(*h, x.(*packStream)) }
+func (h *packHeap) Pop() any {
+	n := len(*h) - 1
+	x := (*h)[n]
+	*h = (*h)[:n]
+	return x
 }

@@ -26,7 +26,7 @@ func damaged(format string, args ...any) error {
 
 const (
 	pageMagic   = "PINPAGE"
-	pageVersion = 1
+	pageVersion = 2
 )
 
 // A page is the unit in which page files are read and checked.
@@ -67,7 +67,7 @@ func (h *pageHead) pages() (entry, fence, pack uint64) {
 }
 
 // A pageWriter writes a page file: newPageWriter, add for each entry, finish.
-// It keeps 8 bytes in memory for each 71 entries.
+// It keeps 8 bytes in memory for each 67 entries.
 type pageWriter struct {
 	file    *os.File
 	w       *bufio.Writer
@@ -92,9 +92,9 @@ func newPageWriter(file *os.File, archive format.ArchiveID, object format.Object
 }
 
 // add takes an entry above all earlier ones.
-func (w *pageWriter) add(e *Entry) error {
-	if w.head.entries == maxRunEntries {
-		return errors.New("more entries than a run may have")
+func (w *pageWriter) add(e *record) error {
+	if w.head.entries == maxPageEntries {
+		return errors.New("more entries than a page file may have")
 	}
 	if w.head.entries == 0 {
 		w.head.first = e.ID
@@ -125,7 +125,7 @@ func (w *pageWriter) endPage() error {
 	return err
 }
 
-// finish adds fences, pack ids (packIDBytes each) and header. The file is then
+// finish adds fences, packs (packBytes each) and header. The file is then
 // complete, but not durable: a cache that a power cut damaged is noticed when
 // it is read.
 func (w *pageWriter) finish(packs []byte) error {
@@ -143,9 +143,9 @@ func (w *pageWriter) finish(packs []byte) error {
 	if err := w.endPage(); err != nil {
 		return err
 	}
-	w.head.packs = uint32(len(packs) / packIDBytes)
+	w.head.packs = uint32(len(packs) / packBytes)
 	for len(packs) > 0 {
-		w.fill = copy(w.page[:pagePacks*packIDBytes], packs)
+		w.fill = copy(w.page[:pagePacks*packBytes], packs)
 		packs = packs[w.fill:]
 		if err := w.endPage(); err != nil {
 			return err
@@ -252,7 +252,7 @@ func (p *pageFile) readEntries(i int, buf *page) (n int, err error) {
 	return min(pageEntries, int(p.head.entries)-i*pageEntries), nil
 }
 
-// readPacks reads pack page i, from 0, and says how many ids it holds.
+// readPacks reads pack page i, from 0, and says how many packs it holds.
 func (p *pageFile) readPacks(i int, buf *page) (n int, err error) {
 	entry, fence, _ := p.head.pages()
 	if err := p.read(uint32(1+entry+fence)+uint32(i), buf); err != nil {
@@ -278,8 +278,8 @@ func (p *pageFile) lookup(id *format.BlobID, buf *page) (Entry, bool, error) {
 			return string(buf[at*pageEntryBytes:at*pageEntryBytes+32]) >= string(id[:])
 		})
 		if at < n {
-			if e := pageEntry(buf[at*pageEntryBytes:]); e.ID == *id {
-				return e, true, nil
+			if r := pageEntry(buf[at*pageEntryBytes:]); r.ID == *id {
+				return r.Entry, true, nil
 			}
 		}
 		// Only if the page begins with a greater id that starts alike may

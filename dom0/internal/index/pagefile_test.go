@@ -12,7 +12,7 @@ import (
 )
 
 // pageFileBytes is the page file of an object with these entries and packs.
-func pageFileBytes(t testing.TB, entries []Entry, packs []byte) []byte {
+func pageFileBytes(t testing.TB, entries []record, packs []byte) []byte {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "page")
 	f, err := os.Create(path)
@@ -46,18 +46,18 @@ func openBytes(content []byte) (*pageFile, error) {
 }
 
 func TestPageFileGolden(t *testing.T) {
-	packs := append(bytes.Repeat([]byte{0xdd}, 16), bytes.Repeat([]byte{0xee}, 16)...)
-	golden(t, "pagefile.hex", pageFileBytes(t, goldenEntries(), packs))
+	packs := append(bytes.Repeat([]byte{0xdd}, packBytes), bytes.Repeat([]byte{0xee}, packBytes)...)
+	golden(t, "pagefile.hex", pageFileBytes(t, goldenRecords(), packs))
 }
 
 func TestPageFileSizes(t *testing.T) {
 	for _, c := range []struct{ entries, packs, pages int }{
-		{1, 0, 3}, {71, 255, 4}, {72, 256, 6}, {71 * 511, 1, 1 + 511 + 1 + 1}, {71*511 + 1, 0, 1 + 512 + 2},
+		{1, 0, 3}, {67, 204, 4}, {68, 205, 6}, {67 * 511, 1, 1 + 511 + 1 + 1}, {67*511 + 1, 0, 1 + 512 + 2},
 	} {
-		entries := sortedEntries(0, c.entries)
-		packs := make([]byte, c.packs*packIDBytes)
+		entries := sortedRecords(0, c.entries)
+		packs := make([]byte, c.packs*packBytes)
 		for i := range packs {
-			packs[i] = byte(i >> 4)
+			packs[i] = byte(i / packBytes)
 		}
 		content := pageFileBytes(t, entries, packs)
 		if got, want := len(content), c.pages*pageBytes; got != want {
@@ -69,7 +69,7 @@ func TestPageFileSizes(t *testing.T) {
 		}
 		var buf page
 		for i := 0; i < len(entries); i += 1 + len(entries)/500 {
-			if e, ok, err := p.lookup(&entries[i].ID, &buf); err != nil || !ok || e != entries[i] {
+			if e, ok, err := p.lookup(&entries[i].ID, &buf); err != nil || !ok || e != entries[i].Entry {
 				t.Errorf("entry %d of %d: %+v, %v, %v", i, c.entries, e, ok, err)
 			}
 		}
@@ -79,7 +79,7 @@ func TestPageFileSizes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got = append(got, buf[:n*packIDBytes]...)
+			got = append(got, buf[:n*packBytes]...)
 		}
 		if !bytes.Equal(got, packs) {
 			t.Errorf("%d packs read back differ", c.packs)
@@ -90,11 +90,11 @@ func TestPageFileSizes(t *testing.T) {
 // Ids that begin alike fill several pages, so that fences don't tell the pages
 // apart.
 func TestLookupOfIDsThatBeginAlike(t *testing.T) {
-	var entries []Entry
+	var entries []record
 	add := func(first byte, n int) {
 		e := testEntry(n)
 		e.ID = format.BlobID{0: first, 20: byte(n >> 8), 21: byte(n)}
-		entries = append(entries, e)
+		entries = append(entries, record{e, testLength(e.Pack)})
 	}
 	for n := range 30 {
 		add(1, n)
@@ -111,7 +111,7 @@ func TestLookupOfIDsThatBeginAlike(t *testing.T) {
 	}
 	var buf page
 	for i := range entries {
-		if e, ok, err := p.lookup(&entries[i].ID, &buf); err != nil || !ok || e != entries[i] {
+		if e, ok, err := p.lookup(&entries[i].ID, &buf); err != nil || !ok || e != entries[i].Entry {
 			t.Fatalf("entry %d: %+v, %v, %v", i, e, ok, err)
 		}
 		other := entries[i].ID
@@ -130,7 +130,7 @@ func TestLookupOfIDsThatBeginAlike(t *testing.T) {
 
 // checkDamaged reads everything from a page file that may be damaged. What it
 // answers must be right, or ErrCacheDamaged. It reports whether it was damaged.
-func checkDamaged(t testing.TB, content []byte, entries []Entry) bool {
+func checkDamaged(t testing.TB, content []byte, entries []record) bool {
 	t.Helper()
 	p, err := openBytes(content)
 	if err != nil {
@@ -146,7 +146,7 @@ func checkDamaged(t testing.TB, content []byte, entries []Entry) bool {
 		switch {
 		case errors.Is(err, ErrCacheDamaged):
 			found = true
-		case err != nil || !ok || e != entries[i]:
+		case err != nil || !ok || e != entries[i].Entry:
 			t.Fatalf("entry %d: got %+v, %v, %v; want %+v", i, e, ok, err, entries[i])
 		}
 	}
@@ -163,8 +163,8 @@ func checkDamaged(t testing.TB, content []byte, entries []Entry) bool {
 
 // Each single changed byte of a page file must be found.
 func TestPageFileFlips(t *testing.T) {
-	entries := sortedEntries(0, 100)
-	good := pageFileBytes(t, entries, bytes.Repeat([]byte{9}, 3*packIDBytes))
+	entries := sortedRecords(0, 100)
+	good := pageFileBytes(t, entries, bytes.Repeat([]byte{9}, 3*packBytes))
 	if checkDamaged(t, good, entries) {
 		t.Fatal("a whole file is found damaged")
 	}
@@ -179,7 +179,7 @@ func TestPageFileFlips(t *testing.T) {
 }
 
 func TestPageFileCutAndGrown(t *testing.T) {
-	entries := sortedEntries(0, 100)
+	entries := sortedRecords(0, 100)
 	good := pageFileBytes(t, entries, nil)
 	for _, n := range []int{0, 1, pageBytes - 1, pageBytes, 2 * pageBytes, len(good) - pageBytes, len(good) - 1} {
 		if !checkDamaged(t, good[:n], entries) {
@@ -193,7 +193,7 @@ func TestPageFileCutAndGrown(t *testing.T) {
 
 // A page that is whole, but of another place or file, must not be believed.
 func TestPageFileWrongPages(t *testing.T) {
-	entries := sortedEntries(0, 300)
+	entries := sortedRecords(0, 300)
 	good := pageFileBytes(t, entries, nil)
 	swapped := bytes.Clone(good)
 	copy(swapped[pageBytes:], good[2*pageBytes:3*pageBytes])
@@ -218,18 +218,18 @@ func TestPageFileWrongPages(t *testing.T) {
 }
 
 func FuzzOpenPageFile(f *testing.F) {
-	entries := sortedEntries(0, 100)
+	entries := sortedRecords(0, 100)
 	f.Add(pageFileBytes(f, entries, nil))
-	f.Add(pageFileBytes(f, entries[:1], make([]byte, 32)))
+	f.Add(pageFileBytes(f, entries[:1], make([]byte, 40)))
 	f.Add([]byte(pageMagic))
 	f.Fuzz(func(t *testing.T, content []byte) { checkDamaged(t, content, nil) })
 }
 
 func FuzzPageFileDamage(f *testing.F) {
-	entries := sortedEntries(0, 200)
-	good := pageFileBytes(f, entries, bytes.Repeat([]byte{9}, 2*packIDBytes))
+	entries := sortedRecords(0, 200)
+	good := pageFileBytes(f, entries, bytes.Repeat([]byte{9}, 2*packBytes))
 	f.Add(uint32(0), []byte{1}, uint32(len(good)))
-	f.Add(uint32(pageBytes+57), []byte{0xff, 0, 3}, uint32(2*pageBytes))
+	f.Add(uint32(pageBytes+pageEntryBytes), []byte{0xff, 0, 3}, uint32(2*pageBytes))
 	f.Add(uint32(len(good)-pageBytes), []byte("xxxx"), uint32(len(good)-1))
 	f.Fuzz(func(t *testing.T, at uint32, xor []byte, size uint32) {
 		bad := bytes.Clone(good)

@@ -10,7 +10,7 @@ import (
 // A stream gives entries in strictly ascending order of blob ids. ok is false
 // after the last one.
 type stream interface {
-	next() (e Entry, ok bool, err error)
+	next() (r record, ok bool, err error)
 }
 
 // A part is a sorted file that a fileStream reads: how many entries it has and
@@ -28,10 +28,10 @@ type fileStream struct {
 	n, at int // entries in buf, and the next one
 }
 
-func (s *fileStream) next() (Entry, bool, error) {
+func (s *fileStream) next() (record, bool, error) {
 	for s.at == s.n {
 		if len(s.parts) == 0 {
-			return Entry{}, false, nil
+			return record{}, false, nil
 		}
 		if s.page == s.parts[0].pages {
 			s.parts = s.parts[1:]
@@ -40,7 +40,7 @@ func (s *fileStream) next() (Entry, bool, error) {
 		}
 		n, err := s.parts[0].read(s.page, &s.buf)
 		if err != nil {
-			return Entry{}, false, err
+			return record{}, false, err
 		}
 		s.n, s.at = n, 0
 		s.page++
@@ -79,7 +79,7 @@ type merger struct {
 }
 
 type head struct {
-	entry Entry
+	entry record
 	rank  int
 	from  stream
 }
@@ -106,11 +106,11 @@ func compareHeads(a, b *head) int {
 	return a.rank - b.rank
 }
 
-func (m *merger) next() (Entry, bool, error) {
+func (m *merger) next() (record, bool, error) {
 	for len(m.heap) > 0 {
 		e := m.heap[0].entry
 		if err := m.advance(); err != nil {
-			return Entry{}, false, err
+			return record{}, false, err
 		}
 		m.shadow = m.started && e.ID == m.last
 		if m.shadow && !m.all {
@@ -119,7 +119,7 @@ func (m *merger) next() (Entry, bool, error) {
 		m.started, m.last = true, e.ID
 		return e, true, nil
 	}
-	return Entry{}, false, nil
+	return record{}, false, nil
 }
 
 // advance replaces the top by the next entry of its stream.

@@ -11,95 +11,30 @@ import (
 
 // A Table finds blobs in the runs that a root lists and in the additions of
 // this run. All methods but Close may be called by any number of goroutines;
-// Add, Each, Packs, PackKnown and Flush wait for each other, Lookup for none
-// of them.
+// those that add, write, or go through everything wait for each other, Lookup
+// for none of them.
 //
 // A Table holds one open file for each listed object, and at most
 // spillsPerLevel for each level of spill files.
 type Table struct {
-	cache *cacheDir
-	fetch Fetch
-	tune  tuning
-	stats counters
-	bufs  sync.Pool // of *page
+	cache   *cacheDir
+	source  Source
+	tune    tuning
+	stats   counters
+	bufs    sync.Pool // of *page
+	partial bool      // objects of the runs were left out
 
 	// change is held by what adds, merges, or walks through everything. It
 	// is taken before mu.
-	change sync.Mutex
-	packs  []format.ObjectID // of the runs, sorted; nil until asked for
+	change        sync.Mutex
+	packs         []format.ObjectID // of the runs, sorted; nil until asked for
+	lengths       []sizedPack       // of packs that additions name
+	lengthsSorted bool              // and each once
 
 	mu     sync.RWMutex // guards the fields below; held while they are read
 	runs   []*run       // newest first
 	spills []*spill     // newest first
 	mem    memtable
-}
-
-// Open opens the cache in cacheDir, a directory for this archive alone, for
-// the index objects that a root lists. fetch is called for every object whose
-// page file is missing or damaged, now or when that is found out. Page files
-// of other objects are removed, unless another process uses the cache too.
-// An object that is not what list says is ErrBadObject.
-func Open(ctx context.Context, cacheDir string, archive format.ArchiveID, list []Ref, fetch Fetch) (*Table, error) {
-	return open(ctx, cacheDir, archive, list, fetch, openObject, defaultTuning())
-}
-
-// OpenFresh is Open without trust in what the cache has: every object is
-// fetched, and takes the place of its page file.
-func OpenFresh(ctx context.Context, cacheDir string, archive format.ArchiveID, list []Ref, fetch Fetch) (*Table, error) {
-	return open(ctx, cacheDir, archive, list, fetch, fetchObject, defaultTuning())
-}
-
-// An opener is openObject or fetchObject.
-type opener func(ctx context.Context, ref Ref, cache *cacheDir, fetch Fetch, stats *counters) (*object, error)
-
-func open(ctx context.Context, dir string, archive format.ArchiveID, list []Ref, fetch Fetch, openOne opener, tune tuning) (_ *Table, err error) {
-	keep, err := checkList(list)
-	if err != nil {
-		return nil, err
-	}
-	t := &Table{fetch: fetch, tune: tune}
-	t.bufs.New = func() any { return new(page) }
-	if t.cache, err = openCacheDir(dir, archive, keep); err != nil {
-		return nil, err
-	}
-	objects := make([]*object, 0, len(list))
-	defer func() {
-		if err != nil {
-			closeObjects(objects)
-			t.cache.close()
-		}
-	}()
-	for _, ref := range list {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		o, err := openOne(ctx, ref, t.cache, fetch, &t.stats)
-		if err != nil {
-			return nil, err
-		}
-		objects = append(objects, o)
-	}
-	t.runs, err = groupRuns(objects)
-	if err != nil {
-		return nil, err
-	}
-	return t, nil
-}
-
-// checkList refuses what no root may list, and gives the set of objects.
-func checkList(list []Ref) (map[format.ObjectID]bool, error) {
-	if len(list) > format.MaxIndexObjects {
-		return nil, fmt.Errorf("%w: the root lists %d, where %d are the most", ErrBadObject, len(list), format.MaxIndexObjects)
-	}
-	keep := make(map[format.ObjectID]bool, len(list))
-	for i := range list {
-		r := &list[i]
-		if keep[r.Object] || r.Level > MaxLevel || r.Entries == 0 || r.Entries > maxBodyEntries {
-			return nil, fmt.Errorf("index object %s: %w: is listed twice or with level %d and %d entries", r.Object, ErrBadObject, r.Level, r.Entries)
-		}
-		keep[r.Object] = true
-	}
-	return keep, nil
 }
 
 // Close frees everything. Additions that were not flushed are gone. Nothing
@@ -135,33 +70,40 @@ func closeSpills(spills []*spill) error {
 func (t *Table) Lookup(ctx context.Context, id format.BlobID) (e Entry, known bool, err error) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	if e, known = t.mem.lookup(&id); known {
+	e, known, err = t.lookup(ctx, &id)
+	if err != nil {
+		return Entry{}, false, fmt.Errorf("look up blob %s: %w", id, err)
+	}
+	if !known || e.Gone() {
+		return Entry{}, false, nil
+	}
+	return e, true, nil
+}
+
+// lookup finds the entry that counts, which may be a tombstone. The caller holds mu.
+func (t *Table) lookup(ctx context.Context, id *format.BlobID) (e Entry, known bool, err error) {
+	if e, known = t.mem.lookup(id); known {
 		return e, true, nil
 	}
 	buf := t.bufs.Get().(*page)
 	defer t.bufs.Put(buf)
 	for _, s := range t.spills {
-		if e, known, err = s.file.lookup(&id, buf); known || err != nil {
-			return e, known, wrapLookup(id, err)
+		if e, known, err = s.file.lookup(id, buf); known || err != nil {
+			return e, known, err
 		}
 	}
 	for _, r := range t.runs {
-		if e, known, err = r.lookup(ctx, &id, buf); known || err != nil {
-			return e, known, wrapLookup(id, err)
+		if e, known, err = r.lookup(ctx, id, buf); known || err != nil {
+			return e, known, err
 		}
 	}
 	return Entry{}, false, nil
 }
 
-func wrapLookup(id format.BlobID, err error) error {
-	if err != nil {
-		err = fmt.Errorf("look up blob %s: %w", id, err)
-	}
-	return err
-}
-
-// Add makes e known. It takes the place of what was known of its blob. An
-// entry that no pack can hold is an error and not added. After any other error
+// Add makes e known. It takes the place of what was known of its blob; a
+// tombstone makes the blob unknown. The length of its pack is told to
+// SetPackLength, before or after. An entry that no pack can hold is an error
+// and not added. After any other error
 // (the spill file can't be written) e is known, but nothing more should be
 // added.
 func (t *Table) Add(e Entry) error {
@@ -243,25 +185,32 @@ func (t *Table) Added() int {
 	return n
 }
 
-// List is what a root has to list for the runs: at first what Open was given,
-// later what Flush returned. Additions are not in it.
-func (t *Table) List() []Ref {
+// List is what a root has to list for the runs, the oldest first: at first what
+// Open was given, later what Flush returned. Additions are not in it.
+func (t *Table) List() []format.IndexRun {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return listOf(t.runs)
-}
-
-func listOf(runs []*run) []Ref {
-	var list []Ref
-	for _, r := range runs {
-		for _, o := range r.objects {
-			list = append(list, o.ref)
-		}
+	list := make([]format.IndexRun, 0, len(t.runs))
+	for i := len(t.runs) - 1; i >= 0; i-- {
+		list = append(list, t.runs[i].listed)
 	}
 	return list
 }
 
-// Stats says how many objects were fetched since Open, and how many page files
+// Refs gives all objects of the listed runs that are not left out, of the
+// oldest run first, and the lists, each in front of its objects: with their
+// twins, what the root needs in index/.
+func (t *Table) Refs() []Ref {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	var refs []Ref
+	for i := len(t.runs) - 1; i >= 0; i-- {
+		refs = append(refs, t.runs[i].refs()...)
+	}
+	return refs
+}
+
+// Stats says how many objects and lists were fetched since Open, and how many of their files
 // were found damaged (and were replaced).
 func (t *Table) Stats() (fetched, damaged int64) {
 	return t.stats.fetched.Load(), t.stats.damaged.Load()
@@ -275,7 +224,8 @@ func (t *Table) Each(ctx context.Context, f func(Entry) error) error {
 }
 
 // EachPlace is Each with every place that an entry gives to a blob; counts is
-// false for those of which a newer entry says otherwise, which come behind it.
+// false for those of which a newer entry, or a tombstone, says otherwise, which
+// come behind it.
 func (t *Table) EachPlace(ctx context.Context, f func(e Entry, counts bool) error) error {
 	return t.each(ctx, true, f)
 }
@@ -292,14 +242,17 @@ func (t *Table) each(ctx context.Context, all bool, f func(e Entry, counts bool)
 		if n%pageEntries == 0 && ctx.Err() != nil {
 			return ctx.Err()
 		}
-		e, ok, err := m.next()
+		r, ok, err := m.next()
 		if err != nil {
 			return fmt.Errorf("read index: %w", err)
 		}
 		if !ok {
 			return nil
 		}
-		if err := f(e, !m.shadow); err != nil {
+		if r.Gone() {
+			continue
+		}
+		if err := f(r.Entry, !m.shadow); err != nil {
 			return err
 		}
 	}

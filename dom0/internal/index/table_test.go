@@ -41,8 +41,8 @@ func TestFlushThenOpenNeedsNoFetch(t *testing.T) {
 		t.Errorf("Added is %d", got)
 	}
 	list := mustFlush(t, tab, s)
-	if len(list) < 5 || len(list) != len(s.bodies) {
-		t.Errorf("%d objects listed, %d put", len(list), len(s.bodies))
+	if len(s.bodies) < 5 || len(s.lists) != 1 || len(list) != 1 || !list[0].List || list[0].Entries != 300 {
+		t.Errorf("%d objects and %d lists put, listed as %+v", len(s.bodies), len(s.lists), list)
 	}
 	wantEntries(t, tab, 0, 300)
 	if tab.Added() != 0 || !slices.Equal(tab.List(), list) {
@@ -82,6 +82,9 @@ func TestOpenCleansCache(t *testing.T) {
 	}
 	// While the first table is open nothing may go.
 	before := cacheNames(t, dir)
+	if !slices.ContainsFunc(before, func(n string) bool { return strings.HasSuffix(n, listSuffix) }) {
+		t.Error("the cache has no list")
+	}
 	other := mustOpen(t, dir, list, s, smallTuning())
 	after := cacheNames(t, dir)
 	for _, n := range before {
@@ -92,10 +95,7 @@ func TestOpenCleansCache(t *testing.T) {
 	other.Close()
 	tab.Close()
 	mustOpen(t, dir, list, s, smallTuning()).Close()
-	want := []string{"README", "x" + pageSuffix}
-	for _, r := range list {
-		want = append(want, r.Object.String()+pageSuffix)
-	}
+	want := []string{"README", "x" + pageSuffix, list[0].Object.String() + pageSuffix}
 	slices.Sort(want)
 	if got := cacheNames(t, dir); !slices.Equal(got, want) {
 		t.Errorf("cache holds %v, want %v", got, want)
@@ -131,7 +131,7 @@ func TestNewestCounts(t *testing.T) {
 			mustAdd(t, tab, 1000, 1500)
 		}
 		mustAdd(t, tab, 20*round, 20*round+2)
-		moved.Offset = uint32(8 + round)
+		moved.Offset = uint32(16 + round)
 		if err := tab.Add(moved); err != nil {
 			t.Fatal(err)
 		}
@@ -151,7 +151,13 @@ func TestDamagedCacheIsFetchedAgain(t *testing.T) {
 	tab := mustOpen(t, dir, nil, s, smallTuning())
 	mustAdd(t, tab, 0, 300)
 	list := mustFlush(t, tab, s)
-	path := func(i int) string { return filepath.Join(dir, list[i].Object.String()+pageSuffix) }
+	var objects []Ref
+	for _, ref := range tab.Refs() {
+		if !ref.List {
+			objects = append(objects, ref)
+		}
+	}
+	path := func(i int) string { return filepath.Join(dir, objects[i].Object.String()+pageSuffix) }
 	flip := func(i int, at int64) {
 		t.Helper()
 		f, err := os.OpenFile(path(i), os.O_RDWR, 0)
@@ -174,26 +180,26 @@ func TestDamagedCacheIsFetchedAgain(t *testing.T) {
 			t.Errorf("%d objects fetched, want %d", s.fetched, want)
 		}
 	}
-	for i := range list { // while open: seen by look-ups
+	for i := range objects { // while open: seen by look-ups
 		flip(i, pageBytes+100)
 	}
 	wantEntries(t, tab, 0, 300)
-	wantFetched(len(list))
-	for i := range list { // by a walk through everything
+	wantFetched(len(objects))
+	for i := range objects { // by a walk through everything
 		flip(i, pageBytes+100)
 	}
 	n := 0
 	if err := tab.Each(t.Context(), func(Entry) error { n++; return nil }); err != nil || n != 300 {
 		t.Errorf("Each: %d entries, %v", n, err)
 	}
-	wantFetched(2 * len(list))
-	for i := range list { // in the pack ids
+	wantFetched(2 * len(objects))
+	for i := range objects { // in the pack ids
 		flip(i, 3*pageBytes)
 	}
 	if packs, err := tab.Packs(t.Context()); err != nil || len(packs) != 6 {
 		t.Errorf("%d packs, %v", len(packs), err)
 	}
-	wantFetched(3 * len(list))
+	wantFetched(3 * len(objects))
 	if fetched, damaged := tab.Stats(); fetched != int64(s.fetched) || damaged != fetched {
 		t.Errorf("Stats are %d, %d; want %d for both", fetched, damaged, s.fetched)
 	}
@@ -240,36 +246,62 @@ func TestOpenRefuses(t *testing.T) {
 	s := newFakeStore()
 	tab := mustOpen(t, t.TempDir(), nil, s, smallTuning())
 	mustAdd(t, tab, 0, 100)
+	mustFlush(t, tab, s)
+	mustAdd(t, tab, 100, 105)
 	good := mustFlush(t, tab, s)
 	tab.Close()
-	if len(good) < 3 {
-		t.Fatalf("only %d objects", len(good))
+	if len(good) != 2 || !good[0].List || good[1].List {
+		t.Fatalf("the runs are %+v", good)
 	}
 	failing := errors.New("the store is gone")
+	type list = []format.IndexRun
+	same := func(l list) list { return l }
 	for _, c := range []struct {
 		name   string
-		change func(list []Ref) []Ref
-		fetch  Fetch
+		change func(l list) list
+		source Source
 		want   error
 	}{
-		{"twice", func(l []Ref) []Ref { return append(l, l[0]) }, s.fetch, ErrBadObject},
-		{"no entries", func(l []Ref) []Ref { l[0].Entries = 0; return l }, s.fetch, ErrBadObject},
-		{"other number of entries", func(l []Ref) []Ref { l[0].Entries++; return l }, s.fetch, ErrBadObject},
-		{"more entries than can be", func(l []Ref) []Ref { l[0].Entries = maxBodyEntries + 1; return l }, s.fetch, ErrBadObject},
-		{"other level", func(l []Ref) []Ref { l[0].Level++; return l }, s.fetch, ErrBadObject},
-		{"level too high", func(l []Ref) []Ref { l[0].Level = MaxLevel + 1; return l }, s.fetch, ErrBadObject},
-		{"out of order", func(l []Ref) []Ref { l[0], l[1] = l[1], l[0]; return l }, s.fetch, ErrBadObject},
-		{"too many", func(l []Ref) []Ref { return make([]Ref, format.MaxIndexObjects+1) }, s.fetch, ErrBadObject},
-		{"garbage", func(l []Ref) []Ref { return l }, func(context.Context, Ref) ([]byte, error) { return []byte("garbage"), nil }, ErrBadObject},
-		{"not there", func(l []Ref) []Ref { return l }, func(context.Context, Ref) ([]byte, error) { return nil, failing }, failing},
+		{"twice", func(l list) list { return append(l, l[1]) }, s, ErrBadObject},
+		{"with its twin", func(l list) list { l = append(l, l[1]); l[2].Object = l[1].Object.Twin(); return l }, s, ErrBadObject},
+		{"alone and in a list", func(l list) list { l[1].Object = firstOf(t, s, l[0].Object); return l }, s, ErrBadObject},
+		{"no entries", func(l list) list { l[1].Entries = 0; return l }, s, ErrBadObject},
+		{"other number of entries", func(l list) list { l[1].Entries++; return l }, s, ErrBadObject},
+		{"other number of entries in a list", func(l list) list { l[0].Entries++; return l }, s, ErrBadObject},
+		{"more entries than can be", func(l list) list { l[1].Entries = maxBodyEntries + 1; return l }, s, ErrBadObject},
+		{"more entries than can be in a list", func(l list) list { l[0].Entries = format.MaxIndexEntries + 1; return l }, s, ErrBadObject},
+		{"more entries than can be in all", func(l list) list { l[0].Entries = format.MaxIndexEntries; return l }, s, ErrBadObject},
+		{"other level", func(l list) list { l[1].Level++; return l }, s, ErrBadObject},
+		{"other level of a list", func(l list) list { l[0].Level++; return l }, s, ErrBadObject},
+		{"level too high", func(l list) list { l[1].Level = MaxLevel + 1; return l }, s, ErrBadObject},
+		{"other size", func(l list) list { l[1].Size++; return l }, s, ErrBadObject},
+		{"other size of a list", func(l list) list { l[0].Size--; return l }, s, ErrBadObject},
+		{"too large", func(l list) list { l[1].Size = format.MaxIndexObject + 1; return l }, s, ErrBadObject},
+		{"too large a list", func(l list) list { l[0].Size = format.MaxIndexList + 1; return l }, s, ErrBadObject},
+		{"no size", func(l list) list { l[1].Size = 0; return l }, s, ErrBadObject},
+		{"too many", func(l list) list { return make(list, format.MaxIndexRuns+1) }, s, ErrBadObject},
+		{"garbage", func(l list) list { return l[1:] }, sourceOf{body: []byte("garbage")}, ErrBadObject},
+		{"garbage for a list", same, sourceOf{body: []byte("garbage")}, ErrBadObject},
+		{"not there", func(l list) list { return l[1:] }, sourceOf{err: failing}, failing},
+		{"list not there", same, sourceOf{err: failing}, failing},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			tab, err := open(t.Context(), t.TempDir(), testArchive, c.change(slices.Clone(good)), c.fetch, openObject, smallTuning())
+			tab, err := open(t.Context(), t.TempDir(), testArchive, c.change(slices.Clone(good)), c.source, opening{tune: smallTuning()})
 			if tab != nil || !errors.Is(err, c.want) {
 				t.Errorf("got %v, %v; want %v", tab, err, c.want)
 			}
 		})
 	}
+}
+
+// firstOf is the first object of a list.
+func firstOf(t testing.TB, s *fakeStore, list format.ObjectID) format.ObjectID {
+	t.Helper()
+	l, err := format.ParseIndexList(s.lists[list])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l.Objects[0].Object
 }
 
 func TestAddRefuses(t *testing.T) {
@@ -279,6 +311,8 @@ func TestAddRefuses(t *testing.T) {
 		"type":   func(e *Entry) { e.Type = 0 },
 		"length": func(e *Entry) { e.Length = format.BlobOverhead - 1 },
 		"offset": func(e *Entry) { e.Offset = format.MaxPack },
+		"header": func(e *Entry) { e.Offset = format.HeaderSize - 1 },
+		"place":  func(e *Entry) { e.Pack = format.ObjectID{} },
 	} {
 		e := testEntry(1)
 		change(&e)
@@ -298,26 +332,31 @@ func TestFlushFails(t *testing.T) {
 	names := cacheNames(t, dir)
 	mustAdd(t, tab, 10, 300)
 	full := errors.New("the store is full")
-	puts := 0
-	_, _, err := tab.Flush(t.Context(), func(level uint8, body []byte) (format.ObjectID, uint32, error) {
-		if puts++; puts == 3 {
-			return format.ObjectID{}, 0, full
+	failed := 0
+	for ; ; failed++ { // at each object, and at the list
+		s.puts, s.putErr = failed, full
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if failed == 0 { // and before anything
+			if _, _, err := tab.Flush(ctx, s); !errors.Is(err, context.Canceled) {
+				t.Errorf("cancelled: %v", err)
+			}
 		}
-		return s.put(level, body)
-	})
-	if !errors.Is(err, full) {
-		t.Fatalf("Flush: %v", err)
+		_, _, err := tab.Flush(t.Context(), s)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, full) {
+			t.Fatalf("Flush: %v", err)
+		}
+		if !slices.Equal(tab.List(), list) || tab.Added() != 290 || !slices.Equal(cacheNames(t, dir), names) {
+			t.Error("the failed Flush left something behind")
+		}
+		wantEntries(t, tab, 0, 300)
 	}
-	if !slices.Equal(tab.List(), list) || tab.Added() != 290 || !slices.Equal(cacheNames(t, dir), names) {
-		t.Error("the failed Flush left something behind")
+	if list = tab.List(); failed < 3 || failed != len(tab.Refs()) || !list[len(list)-1].List {
+		t.Errorf("Flush failed %d times, and then made %+v", failed, list)
 	}
-	wantEntries(t, tab, 0, 300)
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, _, err := tab.Flush(ctx, s.put); !errors.Is(err, context.Canceled) {
-		t.Errorf("cancelled: %v", err)
-	}
-	mustFlush(t, tab, s)
 	wantEntries(t, tab, 0, 300)
 }
 
@@ -329,7 +368,7 @@ func TestPacks(t *testing.T) {
 		mustAdd(t, tab, 60*i, 60*i+60)
 		mustFlush(t, tab, s)
 		var want []format.ObjectID
-		for n := 0; n <= (60*i+59)/50; n++ {
+		for n := 1; n <= 1+(60*i+59)/50; n++ {
 			want = append(want, testObject(n))
 		}
 		got, err := tab.Packs(t.Context())
@@ -407,21 +446,19 @@ func TestBuildFrom(t *testing.T) {
 		for n := range total + 50 {
 			e := testEntry(n % total)
 			if n < 50 {
-				e.Offset = 8 // replaced later
+				e.Offset = 16 // replaced later
 			}
 			if !yield(e, nil) {
 				return
 			}
 		}
 	}
-	list, err := buildFrom(t.Context(), dir, testArchive, seq, s.put, smallTuning())
+	list, err := buildFrom(t.Context(), dir, testArchive, seq, s, smallTuning())
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, r := range list {
-		if r.Run != 1 || r.Level != list[0].Level {
-			t.Errorf("%+v is not of the one run", r)
-		}
+	if len(list) != 1 || list[0].Entries != total {
+		t.Errorf("%+v is not the one run", list)
 	}
 	tab := mustOpen(t, dir, list, s, smallTuning())
 	defer tab.Close()
@@ -433,11 +470,11 @@ func TestBuildFrom(t *testing.T) {
 	torn := errors.New("a pack can't be read")
 	_, err = buildFrom(t.Context(), t.TempDir(), testArchive, func(yield func(Entry, error) bool) {
 		_ = yield(testEntry(1), nil) && yield(Entry{}, torn)
-	}, s.put, smallTuning())
+	}, s, smallTuning())
 	if !errors.Is(err, torn) {
 		t.Errorf("an error of the entries: %v", err)
 	}
-	none, err := buildFrom(t.Context(), t.TempDir(), testArchive, func(func(Entry, error) bool) {}, s.put, smallTuning())
+	none, err := buildFrom(t.Context(), t.TempDir(), testArchive, func(func(Entry, error) bool) {}, s, smallTuning())
 	if err != nil || len(none) != 0 {
 		t.Errorf("of nothing: %v, %v", none, err)
 	}
@@ -459,7 +496,7 @@ func TestDamagedSpill(t *testing.T) {
 	if _, _, err := tab.Lookup(t.Context(), testEntry(3).ID); !errors.Is(err, ErrCacheDamaged) {
 		t.Errorf("look up: %v", err)
 	}
-	if _, _, err := tab.Flush(t.Context(), s.put); !errors.Is(err, ErrCacheDamaged) || len(s.bodies) != 0 {
+	if _, _, err := tab.Flush(t.Context(), s); !errors.Is(err, ErrCacheDamaged) || len(s.bodies) != 0 {
 		t.Errorf("flush: %v, %d objects put", err, len(s.bodies))
 	}
 }
