@@ -38,9 +38,8 @@ type Draft struct {
 	Table   *format.VolumeTable
 }
 
-// CommitSession stores the session's metadata and makes it part of the
-// archive. verify, if set, is called when everything is durable but the root.
-func (w *Writer) CommitSession(ctx context.Context, d Draft, verify func() error) error {
+// commitSession is CommitSession on the root that was read.
+func (w *Writer) commitSession(ctx context.Context, d Draft, verify func() error) error {
 	next := *w.a.root
 	d.Session.Seq, d.Session.Generation, d.Table.Generation = next.NextSeq, w.a.next, w.a.next
 	blobID, _, err := w.AddMetadata(ctx, format.BlobSession, d.Session.Append(nil))
