@@ -46,10 +46,10 @@ type Options struct {
 	BeforeLock func(context.Context, *Archive) error
 
 	Lock          protocol.LockMode
-	Wait          bool            // for the lock, as long as it takes
-	AllowRollback bool            // accept an older, forked or other root
-	Adopt         bool            // write to a copy, or where another host wrote last
-	SlowKey       bool            // also try key slots that take far longer than this program's own
+	Wait          bool // for the lock, as long as it takes
+	AllowRollback bool // accept an older, forked or other root
+	Adopt         bool // write to a copy, or where another host wrote last
+	SlowKey       bool // also try key slots that take far longer than this program's own
 
 	// KeyExport is what the archive is opened with in place of the slots that its
 	// roots have; nil: those.

@@ -32,7 +32,7 @@ type Writer struct {
 	sealed []byte      // scratch
 
 	composed  []newPack         // by Compose
-	rewritten []format.IndexRef // by RewriteIndex
+	rewritten []format.IndexRun // by RewriteIndex
 }
 
 // packsInFlight is how many finished packs of a kind may be on their way to
@@ -119,7 +119,7 @@ type packStream struct {
 	w        *Writer
 	kind     format.PackKind
 	twins    bool // each is put a second time, as its twin
-	size     int // capacity of a buffer, bytes; 0: grow as needed
+	size     int  // capacity of a buffer, bytes; 0: grow as needed
 	builder  *pack.Builder
 	inFlight []sentPack
 	free     [][]byte // buffers of packs that are durable
