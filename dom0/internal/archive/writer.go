@@ -54,6 +54,9 @@ func (a *Archive) NewWriter(ctx context.Context, c format.Compression, tryAll bo
 	if doubt, err := a.InDoubt(); err != nil || doubt {
 		return nil, errors.Join(err, fmt.Errorf("nothing is written to %s: %w", a.dest, ErrDoubt))
 	}
+	if a.tables != nil {
+		return nil, a.tables
+	}
 	sealer, err := blob.NewSealer(a.keys, c, format.MaxMetadata)
 	if err != nil {
 		return nil, err
