@@ -10,15 +10,8 @@ import (
 	"pinion/dom0/internal/index"
 	"pinion/dom0/internal/pack"
 	"pinion/dom0/internal/store"
-	"pinion/dom0/internal/tree"
 	"pinion/protocol"
 )
-
-// An Edit is what a root is to say of sessions and names in place of what it says.
-type Edit struct {
-	Entries []format.SessionEntry // of all sessions, ascending by number
-	Table   *format.VolumeTable
-}
 
 // PutMetadata stores a metadata blob, unless it is there, and returns its id.
 type PutMetadata func(t format.BlobType, plain []byte) (format.BlobID, error)
@@ -37,47 +30,6 @@ func (a *Archive) NameMetadata() PutMetadata {
 	return func(t format.BlobType, plain []byte) (format.BlobID, error) {
 		return h.ID(t, format.SharedDomain, plain), nil
 	}
-}
-
-// Apply puts the blobs of the edit and returns a root that names them. Nothing
-// is valid before that root is committed.
-func (e *Edit) Apply(root *format.Root, put PutMetadata) (*format.Root, error) {
-	next := *root
-	var err error
-	if next.SessionTop, err = addList(put, e.Entries, next.NextSeq); err != nil {
-		return nil, err
-	}
-	next.Sessions = uint64(len(e.Entries))
-	if len(e.Table.Volumes)+len(e.Table.Qubes) == 0 {
-		next.VolumeTable = format.BlobID{}
-		return &next, nil
-	}
-	next.VolumeTable, err = put(format.BlobVolumeTable, e.Table.Append(nil))
-	return &next, err
-}
-
-// addList stores a session list of entries in ascending order and returns its
-// top: zero if there are none.
-func addList(put PutMetadata, entries []format.SessionEntry, nextSeq uint64) (format.BlobID, error) {
-	b := tree.NewBuilder(nextSeq/format.Fanout+1, func(plain []byte) (format.BlobID, error) {
-		return put(format.BlobNode, plain)
-	})
-	for len(entries) > 0 {
-		at, n := entries[0].Seq/format.Fanout, 1
-		for n < len(entries) && entries[n].Seq/format.Fanout == at {
-			n++
-		}
-		leaf := format.SessionLeaf{Entries: entries[:n]}
-		id, err := put(format.BlobSessionLeaf, leaf.Append(nil))
-		if err == nil {
-			err = b.Add(at, id)
-		}
-		if err != nil {
-			return format.BlobID{}, err
-		}
-		entries = entries[n:]
-	}
-	return b.Finish()
 }
 
 // CommitEdit makes an edit part of the archive: next is what Apply returned.
