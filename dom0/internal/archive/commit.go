@@ -73,7 +73,7 @@ func (w *Writer) commit(ctx context.Context, next *format.Root, verify func() er
 	if err := w.flush(ctx); err != nil {
 		return err
 	}
-	runs, err := w.a.index.Flush(ctx, indexSink{w})
+	runs, _, err := w.a.index.Flush(ctx, indexSink{w})
 	if err != nil {
 		return fmt.Errorf("store the index: %w", err)
 	}
