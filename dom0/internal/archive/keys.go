@@ -43,6 +43,9 @@ type Key struct {
 	Opened  bool  // it opened the archive in this run
 }
 
+// OpenedBy is the key that opened the archive in this run.
+func (a *Archive) OpenedBy() format.SlotID { return a.unlocked.Slot }
+
 // Keys lists the keys, in the order of the root.
 func (a *Archive) Keys() []Key {
 	keys := make([]Key, len(a.root.Slots))

@@ -122,11 +122,11 @@ func (e *Env) openWith(ctx context.Context, o archive.Options) (*archive.Archive
 	}
 	if a.Fresh() {
 		r := a.Root()
-		e.UI.Notice("first time this host uses this archive: generation %d, last written %s by host %q",
+		e.UI.Notice("first use of this archive here: generation %d, last written %s by host %q",
 			r.Generation, e.showTime(r.Written), r.Host)
 	}
 	if a.OldCopy() {
-		e.UI.Notice("this copy is from %s; the archive has newer sessions", e.showTime(a.Root().Written))
+		e.UI.Notice("a copy, as the archive was on %s; that was written to since", e.showTime(a.Root().Written))
 	}
 	return a, nil
 }

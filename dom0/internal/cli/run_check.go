@@ -49,21 +49,21 @@ func runCheck(ctx context.Context, env *Env, o *checkCommand) error {
 		m.done()
 	}
 	if report.Repaired {
-		env.UI.Notice("rebuilt the index")
+		env.UI.Notice("the index was made anew from what is in the store")
 	}
 	if err := reportDamage(env, a, &list, report.Damaged, dropped, report.Repaired, err); err != nil {
 		return err
 	}
 	sayStrays(env, report)
 	if !env.UI.Quiet() {
-		whole := "structure OK"
+		whole := "the structure is whole"
 		if o.ReadData == 100 {
-			whole = "structure and data OK"
+			whole = "structure and data are whole"
 		}
 		env.UI.Printf("%s, %s: %s, %s read.",
 			count(report.Sessions, "session"), count(report.Packs, "pack"), whole, ui.Bytes(a.Store().Received()))
 		if o.ReadData == 0 {
-			env.UI.Printf("Data not read (use --read-data).")
+			env.UI.Printf("Data was not looked at: --read-data does.")
 		}
 	}
 	return nil

@@ -72,7 +72,7 @@ func statusOfStore(err error, badState *state.DamagedError) (status exit.Status,
 	case errors.Is(err, store.ErrConflict):
 		return exit.Failed, "another command committed meanwhile; run this one again"
 	case errors.Is(err, store.ErrNoSpace):
-		return exit.StoreFull, "free some space (pinion prune); the next run resumes"
+		return exit.StoreFull, "make room in the store, for example with pinion prune; the next run sends nothing twice that had arrived"
 	case errors.Is(err, store.ErrReadOnly):
 		return exit.Failed, "commands that only read work; to write, look at the mount, the directory's owner, and read-only in the helper's configuration"
 	case errors.Is(err, store.ErrMissing):
