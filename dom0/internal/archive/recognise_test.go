@@ -245,6 +245,7 @@ func TestAnotherArchive(t *testing.T) {
 // TestMissingRoot: where an archive was seen, its absence is damage.
 func TestMissingRoot(t *testing.T) {
 	p := archivetest.New(t).Init(t)
+	p.Commit(t)
 	root := readRoot(t, p)
 	removeRoots(t, p)
 	var d *archive.DamageError
@@ -256,7 +257,7 @@ func TestMissingRoot(t *testing.T) {
 		t.Errorf("a store without a root that was never seen: %v", err)
 	}
 	setRoot(t, p, root)
-	opens(t, p, 0, nil)
+	opens(t, p, 1, nil)
 }
 
 // TestOddMemory: a root's hash in the state that is too short to be one is
