@@ -2,6 +2,11 @@ package format_test
 
 import (
 	"fmt"
+	"go/ast"
+	"go/constant"
+	source "go/parser"
+	"go/token"
+	"go/types"
 	"os"
 	"regexp"
 	"strings"
@@ -13,47 +18,35 @@ import (
 
 const pagePath = "../../../docs/format.md"
 
-// boundRows are the page's table of bounds.
-func boundRows() string {
+// boundDoc is the comment of a bound: its name, what it bounds, and the reason.
+var boundDoc = regexp.MustCompile(`^(\w+) (?:bounds|is) (.+?)\. (.+)$`)
+
+// boundRows are the page's table of bounds: what limits.go says of each.
+func boundRows(t *testing.T) string {
+	t.Helper()
+	files := token.NewFileSet()
+	file, err := source.ParseFile(files, "limits.go", nil, source.ParseComments)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkg, err := (&types.Config{}).Check("format", files, []*ast.File{file}, nil)
+	if err != nil {
+		t.Fatalf("limits.go needs more than itself: %v", err)
+	}
 	var s strings.Builder
-	s.WriteString("| bound | name in the source | value |\n| --- | --- | ---: |\n")
-	for _, b := range []struct {
-		text, name string
-		value      int
-	}{
-		{"least chunk size", "MinChunkSize", format.MinChunkSize},
-		{"largest chunk size", "MaxChunkSize", format.MaxChunkSize},
-		{"chunk size, unless `init` is told otherwise", "DefaultChunkSize", format.DefaultChunkSize},
-		{"plaintext of a metadata blob", "MaxMetadata", format.MaxMetadata},
-		{"sealed blob", "MaxSealedBlob", format.MaxSealedBlob},
-		{"a pack is closed at", "PackTarget", format.PackTarget},
-		{"pack", "MaxPack", format.MaxPack},
-		{"blobs in a pack", "MaxPackBlobs", format.MaxPackBlobs},
-		{"packs in a store", "MaxPacks", format.MaxPacks},
-		{"sealed table of contents", "MaxSealedTOC", format.MaxSealedTOC},
-		{"index object", "MaxIndexObject", format.MaxIndexObject},
-		{"index objects of a root", "MaxIndexObjects", format.MaxIndexObjects},
-		{"root", "MaxRoot", format.MaxRoot},
-		{"key slots", "MaxKeySlots", format.MaxKeySlots},
-		{"volumes of an archive, or of a session", "MaxVolumes", format.MaxVolumes},
-		{"name of a volume", "MaxName", format.MaxName},
-		{"qubes of an archive, or of a session", "MaxQubes", format.MaxQubes},
-		{"name of a qube", "MaxQubeName", format.MaxQubeName},
-		{"name or line in a qube's configuration", "MaxQubeKey", format.MaxQubeKey},
-		{"value in a qube's configuration", "MaxQubeValue", format.MaxQubeValue},
-		{"entries of each list of a qube's configuration", "MaxQubeItems", format.MaxQubeItems},
-		{"tags of a session", "MaxTags", format.MaxTags},
-		{"name of a tag", "MaxTagName", format.MaxTagName},
-		{"text of a tag", "MaxTagText", format.MaxTagText},
-		{"name of a host", "MaxHost", format.MaxHost},
-		{"words of a command in a lock note", "MaxCommand", format.MaxCommand},
-		{"abbreviation of a zone", "MaxZone", format.MaxZone},
-		{"children of a node", "Fanout", format.Fanout},
-		{"height of a volume's tree", "MaxTreeLevel", format.MaxTreeLevel},
-		{"predecessors of a root", "MaxPredecessors", format.MaxPredecessors},
-		{"size of a volume", "MaxVolumeSize", format.MaxVolumeSize},
-	} {
-		fmt.Fprintf(&s, "| %s | `%s` | %s |\n", b.text, b.name, commas(b.value))
+	s.WriteString("| bound | name in the source | value | reason |\n| --- | --- | ---: | --- |\n")
+	for _, spec := range file.Decls[0].(*ast.GenDecl).Specs {
+		v := spec.(*ast.ValueSpec)
+		m := boundDoc.FindStringSubmatch(strings.Join(strings.Fields(v.Doc.Text()), " "))
+		if m == nil || m[1] != v.Names[0].Name {
+			t.Errorf("%s has no comment that says what it bounds, and why: %q", v.Names[0].Name, v.Doc.Text())
+			continue
+		}
+		value, ok := constant.Int64Val(pkg.Scope().Lookup(m[1]).(*types.Const).Val())
+		if !ok {
+			t.Errorf("%s is no number", m[1])
+		}
+		fmt.Fprintf(&s, "| %s | `%s` | %s | %s |\n", m[2], m[1], commas(int(value)), m[3])
 	}
 	return s.String()
 }
@@ -64,59 +57,66 @@ func sizeRows() string {
 	const size, chunk = 1 << 30, format.DefaultChunkSize
 	chunks := int(format.Chunks(size, chunk))
 	sealedChunk := chunk + format.BlobOverhead
-	packBytes, perPack := format.HeaderSize, 0
-	for packBytes < format.PackTarget {
-		packBytes += sealedChunk
-		perPack++
-	}
+	perPack := (format.PackTarget - format.HeaderSize + sealedChunk - 1) / sealedChunk
 	packs := (chunks + perPack - 1) / perPack
-	table := format.SealedTOCSize(perPack)
-	packBytes += table + format.TrailerSize
 
 	nodes, nodeBytes := 0, 0
-	for left := chunks; left > 1; {
+	for left := chunks; left > 1; left = (left + format.Fanout - 1) / format.Fanout {
 		full, rest := left/format.Fanout, left%format.Fanout
 		nodes, nodeBytes = nodes+full, nodeBytes+full*sealedNode(format.Fanout)
-		left = full
 		if rest > 0 {
 			nodes, nodeBytes = nodes+1, nodeBytes+sealedNode(rest)
-			left++
 		}
 	}
-	record := sealed(&format.VolumeRecord{Source: format.SourceFile})
+	record, names := sealed(&format.VolumeRecord{}), sealed(&format.VolumeTable{Volumes: []format.NamedVolume{{Name: "work:private"}}})
 	session := sealed(&format.Session{Zone: "UTC", Host: "dom0", Volumes: make([]format.SessionVolume, 1)})
 	leaf := sealed(&format.SessionLeaf{Entries: make([]format.SessionEntry, 1)})
-	names := sealed(&format.VolumeTable{Volumes: []format.NamedVolume{{Name: "work:private"}}})
-	entries := chunks + nodes + 4
-	index := format.HeaderSize + format.SealOverhead + 1 + 4 + 16*(packs+1) + 4 + 45*entries
-	metaPack := format.HeaderSize + nodeBytes + record + session + leaf + names + format.SealedTOCSize(nodes+4) + format.TrailerSize
-	root := format.HeaderSize + format.SealOverhead + len((&format.Root{
-		Host: "dom0", Slots: make([]format.KeySlotRef, 1), Index: make([]format.IndexRef, 1), Predecessors: make([]format.RootHash, 1),
-	}).Append(nil))
-	total := packs*packBytes + metaPack + index + root
+	data := packs*packSize(0, 0) + chunks*sealedChunk + packs*(packSize(perPack, 0)-packSize(0, 0))
+	meta := packSize(nodes+4, nodeBytes+record+session+leaf+names)
+	index := indexSize(packs+1, chunks+nodes+4)
+	root := rootSize()
+	total := data + 2*meta + 2*index + 2*root
+
+	path := 2*sealedNode(format.Fanout) + sealedNode(chunks/format.Fanout/format.Fanout)
+	laterMeta := packSize(3+3, path+record+session+leaf)
+	later := packSize(1, sealedChunk) + 2*laterMeta + 2*indexSize(2, 7) + 2*root
 
 	var s strings.Builder
-	row := func(what, bytes string) { fmt.Fprintf(&s, "| %s | %s |\n", what, bytes) }
+	row := func(what string, bytes int) { fmt.Fprintf(&s, "| %s | %s |\n", what, commas(bytes)) }
 	s.WriteString("| | bytes |\n| --- | ---: |\n")
-	row("a chunk, sealed", commas(sealedChunk))
-	row(fmt.Sprintf("a pack of %d chunks; its table of contents has %s, sealed", perPack, commas(table)), commas(packBytes))
-	row(fmt.Sprintf("all %s chunks: %d packs", commas(chunks), packs), commas(packs*packBytes))
-	row("a full node, sealed", commas(sealedNode(format.Fanout)))
-	row(fmt.Sprintf("the tree: %d nodes on %d levels", nodes, format.TreeLevel(uint64(chunks))), commas(nodeBytes))
-	row("volume record, session, session leaf, volume table, sealed", commas(record+session+leaf+names))
-	row("the pack with those and the tree", commas(metaPack))
-	row(fmt.Sprintf("the index object: %s entries", commas(entries)), commas(index))
-	row("the root, with one key slot and one predecessor", commas(root))
-	row(fmt.Sprintf("all of it: %.2f %% more than the volume", 100*float64(total-size)/size), commas(total))
-	path := 2*sealedNode(format.Fanout) + sealedNode(chunks/format.Fanout/format.Fanout)
-	s.WriteString(fmt.Sprintf("\nA later session in which one chunk has changed seals that chunk, %s bytes of nodes, and a record, a session, a leaf and its entry in the\n"+
-		"index anew, whatever else the volume holds.\n", commas(path)))
+	row("a chunk, sealed", sealedChunk)
+	row(fmt.Sprintf("a pack of %d chunks; its table of contents has %s, sealed", perPack, commas(format.SealedTOCSize(perPack))), packSize(perPack, perPack*sealedChunk))
+	row(fmt.Sprintf("all %s chunks: %d packs", commas(chunks), packs), data)
+	row("a full node, sealed", sealedNode(format.Fanout))
+	row(fmt.Sprintf("the tree: %d nodes on %d levels", nodes, format.TreeLevel(uint64(chunks))), nodeBytes)
+	row("volume record, session, session leaf, volume table, sealed", record+session+leaf+names)
+	row("the pack with those and the tree", meta)
+	row(fmt.Sprintf("the index object: %s entries", commas(chunks+nodes+4)), index)
+	row("the root, with one key slot and one predecessor", root)
+	row(fmt.Sprintf("all of it, with the twins and the root a second time: %.2f %% more than the volume", 100*float64(total-size)/size), total)
+	row(fmt.Sprintf("a later session in which one chunk changed: its pack, a metadata pack with %s bytes of nodes, the index object, the root, and three of those again",
+		commas(path)), later)
 	return s.String()
 }
 
-type appendable interface{ Append([]byte) []byte }
+// packSize is the length of a pack with blobs of so many bytes together.
+func packSize(blobs, bytes int) int {
+	return format.HeaderSize + bytes + format.SealedTOCSize(blobs) + format.TrailerSize
+}
 
-func sealed(v appendable) int { return len(v.Append(nil)) + format.BlobOverhead }
+func indexSize(packs, entries int) int {
+	return format.HeaderSize + len(format.Pad(make([]byte, 1+4+20*packs+4+45*entries))) + format.SealOverhead
+}
+
+func rootSize() int {
+	c := format.Clear{Slots: [][]byte{slot(format.KDFArgon2id).Append(nil)}}
+	r := &format.Root{
+		Clear: c, Host: "dom0", SlotInfo: make([]format.SlotInfo, 1), Index: make([]format.IndexRun, 1), Predecessors: make([]format.RootHash, 1),
+	}
+	return format.HeaderSize + len(c.Append(nil)) + len(r.AppendBody(nil)) + format.SealOverhead
+}
+
+func sealed(v appender) int { return len(v.Append(nil)) + format.BlobOverhead }
 
 func sealedNode(children int) int {
 	n := &format.Node{Level: 1}
@@ -135,15 +135,21 @@ func commas(n int) string {
 	return s
 }
 
+// onPage are the golden vectors that the page shows: one of each kind is enough.
+var onPage = []string{
+	"clear-part", "key-slot-passphrase", "root", "key-export", "table-of-contents", "pack-trailer", "index-list", "tree-node", "volume-record-extended",
+	"volume-table", "session-qubes", "session-leaf", "removed-numbers", "qube-config", "lock-note",
+}
+
 // parts are what the page has from the code, by the comment in front of it.
 func parts(t *testing.T) map[string]string {
 	t.Helper()
-	p := map[string]string{"bounds": boundRows(), "sizes": sizeRows()}
-	for _, v := range vectors() {
-		if v.name == "key-slot-passphrase" || strings.HasPrefix(v.name, "volume-record-") {
-			continue // one of each kind is enough on the page
-		}
-		p["example: "+v.name] = "```\n" + ft.Dump(ft.Read(t, v.name)) + "```\n"
+	p := map[string]string{"bounds": boundRows(t), "sizes": sizeRows()}
+	for _, name := range onPage {
+		p["example: "+name] = "```\n" + ft.Dump(ft.Read(t, name)) + "```\n"
+	}
+	for _, name := range []string{"id-chunk", "id-chunk-domain", "sealed-chunk", "sealed-root", "slot-passphrase"} {
+		p["example: "+name] = "```\n" + ft.Dump(ft.ReadFile(t, "../crypt/testdata/"+name+".hex")) + "```\n"
 	}
 	return p
 }
@@ -173,22 +179,36 @@ func TestPage(t *testing.T) {
 			t.Errorf("docs/format.md has %q, which nothing checks", m[1])
 		}
 	}
-	for _, words := range []string{
-		"exactly " + commas(format.KeySlotSize) + " bytes", "It has " + commas(len((&format.VolumeRecord{}).Append(nil))) + " bytes",
-		commas(format.MinArgonMemory) + " to " + commas(format.MaxArgonMemory),
-		commas(format.DefaultArgonMemory) + " KiB, " + commas(format.DefaultArgonTime) + " passes and " + commas(format.DefaultArgonLanes) + " lanes",
-		fmt.Sprintf("Argon2: 1 to %d", format.MaxArgonThreads), fmt.Sprintf("Argon2: 1 to %d", format.MaxArgonTime),
-		fmt.Sprintf("%d bytes more than\nthe plaintext", format.SealOverhead), fmt.Sprintf("costs %d bytes more", format.BlobOverhead),
-		fmt.Sprintf("a sealed body of %d bytes, so it\nalways has %d bytes", format.LockNoteSize, format.HeaderSize+format.SealOverhead+format.LockNoteSize),
-		fmt.Sprintf("| archive id ‖ type (1) ‖ blob id | %d |", format.BlobADSize),
-		fmt.Sprintf("The root object has %d bytes", format.HeaderSize+format.SealOverhead+len((&format.Root{}).Append(nil))),
-		"`pinion 1 blob id`", "`pinion 1 blob seal`", "`pinion 1 root seal`", "`pinion 1 index seal`", "`pinion 1 table of contents seal`", "`pinion 1 lock note seal`",
-		"`pinion 1 key file`", "`commit`", "`pinion 1 host`",
-	} {
+	for _, words := range pageWords() {
 		if !strings.Contains(page, words) {
 			t.Errorf("docs/format.md doesn't say %q", words)
 		}
 	}
+}
+
+// pageWords are what the page's text says of sizes and purposes.
+func pageWords() []string {
+	words := []string{
+		"has " + commas(format.MinKeySlot) + " to " + commas(format.MaxKeySlot) + " bytes",
+		commas(format.MinArgonMemory) + " to " + commas(format.MaxArgonMemory),
+		"at most " + commas(format.MaxArgonWork) + " KiB·passes", "at most " + commas(format.MaxPassphrase) + " bytes",
+		commas(format.DefaultArgonMemory) + " KiB, " + commas(format.DefaultArgonTime) + " passes and " + commas(format.DefaultArgonLanes) + " lanes",
+		fmt.Sprintf("lanes, 1 to %d", format.MaxArgonThreads), fmt.Sprintf("passes, 1 to %d", format.MaxArgonTime),
+		fmt.Sprintf("%d bytes more than\nthe plaintext", format.SealOverhead), fmt.Sprintf("costs %d bytes more", format.BlobOverhead),
+		fmt.Sprintf("a sealed body of %d bytes, so it\nalways has %d bytes", format.LockNoteSize, format.HeaderSize+format.SealOverhead+format.LockNoteSize),
+		commas(format.PackTarget) + " bytes or " + commas(format.MaxPackBlobs) + " blobs", commas(format.MaxMetadata) + " for metadata",
+		"at most " + commas(format.MaxExtensions) + " bytes", "at most " + commas(format.MaxEntryExtensions),
+	}
+	for _, purpose := range []string{
+		"blob id", "blob seal", "padding", "root", "index", "index list", "table of contents", "lock note", "key export", "host copy",
+		"key file", "commitment", "host", "recovery key",
+	} {
+		words = append(words, "`pinion 2 "+purpose+"`")
+	}
+	for s := format.StructRoot; s <= format.StructKeyExport; s++ {
+		words = append(words, fmt.Sprintf("| %d | %s |", s, s))
+	}
+	return words
 }
 
 // fillIn puts the parts behind their comments.
@@ -199,9 +219,6 @@ func fillIn(page string, parts map[string]string) string {
 		old := page[end:]
 		if cut := strings.Index(old, "\n\n"); strings.HasPrefix(old, "```") || strings.HasPrefix(old, "|") {
 			old = old[cut+1:]
-		}
-		if strings.HasPrefix(page[at[i][2]:at[i][3]], "sizes") && strings.HasPrefix(old, "\nA later session") {
-			old = old[strings.Index(old, "anew, whatever else the volume holds.\n")+len("anew, whatever else the volume holds.\n"):]
 		}
 		page = page[:end] + parts[page[at[i][2]:at[i][3]]] + old
 	}
