@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: CC0-1.0
 """Get volumes out of an archive of pinion without pinion.
 
 This does what docs/recovery-format.md says, step by step, with Python's
 standard library, the program zstd, and for a passphrase a library that has
-Argon2. It reads the archive's directory, and writes nothing but the image.
-Whatever doesn't authenticate, or isn't as that page says, is refused; chunks
-like that are left out with --salvage, which says where.
+Argon2. It reads the archive's directory, and writes nothing but images. What
+doesn't authenticate, or isn't as docs/format.md says, is refused; where there
+is a second copy that one is taken, with a line. Chunks that no copy gives are
+left out with --salvage, which says where.
 """
 
 import argparse
@@ -15,16 +17,35 @@ import datetime
 import getpass
 import hashlib
 import hmac
+import json
 import os
 import re
+import stat
+import struct
 import subprocess
 import sys
+import threading
+import unicodedata
+from types import SimpleNamespace as Record
 
-CHUNK, NODE, RECORD, NAMES, SESSION, LEAF = 1, 2, 3, 4, 5, 6  # types of blobs
+try:
+    from blake3 import blake3
+except ImportError:
+    blake3 = None
+
+CHUNK, NODE, RECORD, NAMES, SESSION, LEAF, CONFIG, REMOVED = range(1, 9)  # types of blobs
 ZEROS = bytes(32)  # the id of what isn't there
-METADATA = 262144  # bytes of a blob that is no chunk, at most
+METADATA = 2 << 20  # bytes of a blob that is no chunk, at most
 BATCH = 16 << 20  # bytes of chunks that are held in memory at once
+MOST_ROOT, MOST_INDEX, MOST_TABLE = 1 << 18, 8 << 20, 4 << 20  # bytes, sealed
+MOST_BAD_ROOTS = 64  # roots that don't open and are passed over
+NO_PACK = 0xFFFFFFFF  # the position that makes an index entry a tombstone
 DIGITS = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # of recovery keys
+STRUCTURES = {1: "root", 2: "session", 3: "session entry", 4: "volume record", 5: "volume table",
+              6: "volume in the volume table", 7: "qube in the volume table", 8: "qube configuration",
+              9: "table of contents", 10: "key slot", 11: "key export"}  # fmt: skip
+STATES = ("whole", "lost", "not acknowledged")
+REASONS = ("", "damaged", "missing", "rollback", "found by a repair")
 
 
 class Refused(Exception):
@@ -36,32 +57,109 @@ def check(holds, what):
         raise Refused(what)
 
 
+def note(line):
+    print(f"recover: {line}", file=sys.stderr)
+
+
 class Fields:
-    """Takes a structure apart, field by field, all of it or nothing."""
+    """Takes a structure apart, field by field, all of it or nothing. What was
+    taken is in seen; parts that were refused by themselves are in refused."""
 
     def __init__(self, data, what):
-        self.data, self.at, self.what = data, 0, what
+        self.data, self.at, self.what, self.seen, self.refused = data, 0, what, [], []
 
-    def take(self, n):
+    def cut(self, n):
         check(len(self.data) - self.at >= n, f"{self.what}: is too short")
         self.at += n
         return self.data[self.at - n : self.at]
 
-    def number(self, n, signed=False):
-        return int.from_bytes(self.take(n), "big", signed=signed)
+    def take(self, n):
+        self.seen.append(self.cut(n))
+        return self.seen[-1]
 
-    def text(self):
-        return self.take(self.number(2)).decode("utf-8", "backslashreplace")
+    def number(self, n, low=None, high=None, signed=False):
+        value = int.from_bytes(self.cut(n), "big", signed=signed)
+        in_bounds = (low is None or value >= low) and (high is None or value <= high)
+        check(in_bounds, f"{self.what}: has {value} where it is to be from {low or 0} to {high}")
+        self.seen.append(value)
+        return value
+
+    def time(self):
+        return self.number(8, signed=True)
+
+    def text(self, low=0, high=65535, controls=True, without=""):
+        data = self.cut(int.from_bytes(self.cut(2), "big"))
+        check(low <= len(data) <= high, f"{self.what}: has a text of {len(data)} bytes, not {low} to {high}")
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            raise Refused(f"{self.what}: has a text that isn't UTF-8") from None
+        bad = [c for c in text if c in without or not controls and unicodedata.category(c) == "Cc"]
+        check(not bad, f"{self.what}: has a text with characters that can't be there")
+        self.seen.append(text)
+        return text
+
+    def version(self):
+        version = self.number(1)
+        check(version == 2, f"{self.what}: has version {version}, which this doesn't know")
+
+    def extensions(self, structure, most=65536):
+        """An extension area; the tag for which the structure is to be refused."""
+        start, last, needed = self.at, -1, None
+        for _ in range(self.number(2)):
+            tag = self.number(2)
+            check(tag > last, f"{self.what}: has extensions that don't ascend")
+            last = tag
+            self.take(self.number(4))
+            check(self.at - start <= most, f"{self.what}: has extensions of more than {most} bytes")
+            if tag >> 14 == 3 and needed is None:
+                needed = f"{self.what}: a newer version made it: {STRUCTURES[structure]}, extension {tag}"
+        return needed
+
+    def own_extensions(self, structure):
+        needed = self.extensions(structure)
+        check(needed is None, needed)
+
+    def entry_extensions(self, structure):
+        """Whether the entry can be read; if not, that is in refused."""
+        needed = self.extensions(structure, 256)
+        if needed is not None:
+            self.refused.append(needed)
+        return needed is None
 
     def end(self):
         check(self.at == len(self.data), f"{self.what}: has bytes left over")
 
+    def end_padded(self):
+        left = len(self.data) - self.at
+        check(len(self.data) % 4096 == 0 and left < 4096, f"{self.what}: isn't padded to 4,096 bytes")
+        check(not any(self.data[self.at :]), f"{self.what}: has bytes that aren't zero behind its end")
 
-def open_file(path, missing):
+
+def ascending(values, what, key=lambda v: v):
+    keys = [key(v) for v in values]
+    check(all(a < b for a, b in zip(keys, keys[1:])), f"{what}: doesn't ascend")
+    return values
+
+
+def distinct(values, what):
+    check(len(set(values)) == len(values), f"{what}: has something twice")
+    return values
+
+
+# Files.
+
+
+def open_file(path, missing="there is no such file"):
+    """A file of the archive, which must not be a pipe that never ends."""
     try:
-        return open(path, "rb")
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         raise FileNotFoundError(f"{missing}: {path}") from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise Refused(f"{path}: isn't a file")
+    return open(fd, "rb")
 
 
 def read_file(path, most, missing="there is no such file"):
@@ -71,9 +169,24 @@ def read_file(path, most, missing="there is no such file"):
     return data
 
 
-def check_header(data, kind, path):
-    check(data[:7] == b"PINION" + kind, f"{path}: doesn't begin with PINION{kind.decode()}")
-    check(data[7:8] == b"\1", f"{path}: has a version that this doesn't know")
+def names_in(directory, pattern):
+    """The names in a directory that are as an archive's; none if it isn't there."""
+    try:
+        names = os.listdir(directory)
+    except OSError as why:
+        note(f"{explain(why)}: nothing in it can be used")
+        return []
+    return sorted(n for n in names if re.fullmatch(pattern, n))
+
+
+def split(data, kind, what):
+    """Header, clear part, and what is behind them."""
+    check(len(data) >= 16 and data[:7] == b"PINION" + kind, f"{what}: doesn't begin with PINION{kind.decode()}")
+    check(data[7] == 2 and data[8:12] == bytes(4), f"{what}: is damaged, or of a version that this doesn't know")
+    length = int.from_bytes(data[12:16], "big")
+    check(length <= len(data) - 16, f"{what}: is too short")
+    check((length > 0) == (kind in (b"R", b"K")), f"{what}: has a wrong clear part")
+    return data[:16], data[16 : 16 + length], data[16 + length :]
 
 
 # What the steps are built of: HKDF, XChaCha20-Poly1305, Argon2id, zstd.
@@ -176,367 +289,349 @@ def argon2id_of_python(passphrase, salt, passes, memory, lanes):
         sys.exit("recover: error: a passphrase needs libargon2, or argon2-cffi or cryptography for Python")
 
 
-def unzstd(packed):
-    """What frames of known lengths hold, by one run of zstd for all."""
+def frame_length(frame, what):
+    """The length that a zstd frame says that it has, or None. Refuses what isn't exactly one frame."""
+    f = Fields(frame, what)
+    check(f.cut(4) == b"\x28\xb5\x2f\xfd", f"{what}: isn't a frame of zstd")
+    flags = f.cut(1)[0]
+    single, size = flags >> 5 & 1, flags >> 6
+    check(flags & 0b1011 == 0, f"{what}: has a frame that needs a dictionary")
+    f.cut(1 - single)
+    stated = f.cut((single, 2, 4, 8)[size])
+    last = 0
+    while not last:
+        block = int.from_bytes(f.cut(3), "little")
+        last, kind = block & 1, block >> 1 & 3
+        check(kind != 3, f"{what}: has a frame that is damaged")
+        f.cut(1 if kind == 1 else block >> 3)
+    f.cut(flags & 4)  # 4 bytes of checksum
+    f.end()
+    return int.from_bytes(stated, "little") + 256 * (size == 1) if stated else None
+
+
+def run_zstd(data, most):
+    """What the program gives for frames; None if it fails, or gives more than most bytes."""
     try:
-        run = subprocess.run(["zstd", "-dcq"], input=b"".join(f for f, _ in packed), capture_output=True)
+        run = subprocess.Popen(["zstd", "-dcq"], stdin=-1, stdout=-1, stderr=subprocess.DEVNULL)
     except OSError:
         sys.exit("recover: error: this archive is compressed, and the program zstd isn't here, or can't be run")
-    check(run.returncode == 0, "compressed blobs: zstd failed")
-    f = Fields(run.stdout, "compressed blobs")
-    plains = [f.take(length) for _, length in packed]
-    f.end()
-    return plains
 
-
-# The steps.
-
-
-def read_key_slot(path):
-    """Step 1: read a key slot"""
-    slot = read_file(path, 4096)
-    check_header(slot, b"K", path)
-    check(len(slot) == 220 and hashlib.sha256(slot[:188]).digest() == slot[188:], f"{path}: is damaged")
-    check(slot[20:36].hex() == os.path.basename(path), f"{path}: is another slot")
-    return slot
-
-
-def derive_kek(slot, secret, is_key_file):
-    """Step 2: derive the key encryption key"""
-    f = Fields(slot[8:20], "key slot")
-    derivation, lanes, zero, memory, passes = map(f.number, (1, 1, 2, 4, 4))
-    salt = slot[36:68]
-    check(derivation in (1, 2) and zero == 0, "a key slot is of a newer version")
-    check(is_key_file == (derivation == 2), "a key slot is for the other kind of secret")
-    if is_key_file:
-        check(lanes == memory == passes == 0, "a key slot for a key file asks for Argon2")
-        return hkdf(secret, salt, b"pinion 1 key file")
-    check(1 <= lanes <= 8 and 65536 <= memory <= 1048576 and 1 <= passes <= 10, "a key slot is out of bounds")
-    return argon2id(secret, salt, passes, memory, lanes)
-
-
-def read_recovery_key(text):
-    """The key file that a recovery key stands for, which is a way of step 2; None if it is none."""
-    typed = text.translate(None, b" -\t").upper().translate(bytes.maketrans(b"OIL", b"011"))
-    if not re.fullmatch(b"[%b]{56}" % DIGITS, typed):
-        return None
-    number = 0
-    for digit in typed:
-        number = number << 5 | DIGITS.index(digit)
-    key = (number >> 24).to_bytes(32, "big")
-    checksum = hashlib.sha256(b"pinion 1 recovery key" + key).digest()
-    if number & 0xFFFFFF == int.from_bytes(checksum[:3], "big") >> 4:  # 4 zero bits and 20 of the checksum
-        return key
-    print("recover: this looks like a recovery key that was mistyped; it is taken as a passphrase", file=sys.stderr)
-    return None
-
-
-def open_master_key(slot, kek):
-    """Step 3: open the master key"""
-    commitment = hashlib.blake2b(b"commit", digest_size=32, key=kek).digest()
-    check(hmac.compare_digest(commitment, slot[92:124]), "a key slot is of another passphrase or key file")
-    plain = unseal(kek, slot[68:92] + slot[124:188], slot[:68], "key slot")
-    return plain[:32], plain[32:]
-
-
-def derive_keys(master, archive_id):
-    """Step 4: derive the keys"""
-    uses = b"blob id", b"blob seal", b"root seal", b"index seal"
-    return {use: hkdf(master, archive_id, b"pinion 1 " + use) for use in uses}
-
-
-class Archive:
-    def __init__(self, directory, root, secret, is_key_file):
-        self.directory, self.salvage, self.lost, refused = directory, False, 0, []
-        sealed_root = read_file(self.path(root), 65536, f"the archive has no {root}")
-        check(os.path.isdir(self.path("keys")), f"the archive has no keys: {self.path('keys')}")
-        for name in sorted(n for n in os.listdir(self.path("keys")) if re.fullmatch("[0-9a-f]{32}", n)):
-            try:
-                slot = read_key_slot(self.path("keys", name))
-                master, self.id = open_master_key(slot, derive_kek(slot, secret, is_key_file))
-                self.keys = derive_keys(master, self.id)
-                self.open_root(self.path(root), sealed_root, slot[20:36])
-                break
-            except (Refused, OSError) as why:
-                refused.append(f"\n  {name}: {explain(why)}")
-        else:
-            raise Refused(f"none of {len(refused)} key slots leads to this archive's root" + "".join(refused))
-        self.open_index()
-
-    def path(self, *names):
-        return os.path.join(self.directory, *names)
-
-    def open_root(self, path, sealed, slot_id):
-        """Step 5: open the root"""
-        check_header(sealed, b"R", path)
-        f = Fields(unseal(self.keys[b"root seal"], sealed[8:], self.id + b"Rroot", path), path)
-        check(f.take(16) == self.id, f"{path}: is another archive's")
-        _, self.generation = f.take(16), f.number(8)
-        check((f.number(1), f.number(1)) == (1, 1), f"{path}: has algorithms that this doesn't know")
-        self.chunk_size, _ = f.number(4), f.take(2)
-        check(self.chunk_size in [1 << n for n in range(16, 23)], f"{path}: has a wrong chunk size")
-        self.next, self.sessions = f.number(8), f.number(4)
-        self.session_top, self.names_id = f.take(32), f.take(32)
-        f.take(8 + 8 + 8 + 16)
-        self.host, self.written = f.text(), f.number(8, signed=True)
-        slots = [f.take(16 + 8)[:16] for _ in range(f.number(4))]
-        check(slot_id in slots, f"{path}: doesn't list this key slot")
-        # Of each: name, run, level, entries, size.
-        self.index = [(f.take(16), *map(f.number, (4, 1, 4, 4))) for _ in range(f.number(4))]
-        f.take(16 * f.number(4))
-        f.end()
-
-    def open_index(self):
-        """Step 6: open the index objects"""
-        self.bodies = []
-        for name, _, level, entries, size in sorted(self.index, key=lambda x: (x[2], -x[1])):
-            path = self.path("index", name.hex())
-            sealed = read_file(path, 8388608, "the archive has no index object of this name")
-            check_header(sealed, b"I", path)
-            associated = self.id + b"Iindex/" + name.hex().encode()
-            f = Fields(unseal(self.keys[b"index seal"], sealed[8:], associated, path), path)
-            ok = f.number(1) == level and len(sealed) == size
-            packs = f.take(16 * f.number(4))
-            check(ok and f.number(4) == entries, f"{path}: isn't what the root lists")
-            self.bodies.append((packs, f.take(45 * entries)))
-            f.end()
-
-    def find(self, blob_id):
-        for packs, body in self.bodies:
-            i = bisect.bisect_left(range(len(body) // 45), blob_id, key=lambda i: body[45 * i : 45 * i + 32])
-            if body[45 * i : 45 * i + 32] == blob_id:
-                _, pack, offset, length = map(Fields(body[45 * i + 32 :][:13], "index entry").number, (1, 4, 4, 4))
-                return Fields(packs[16 * pack :], "list of packs").take(16).hex(), offset, length
-        raise Refused(f"blob {blob_id.hex()}: is in no index")
-
-    def open_blobs(self, kind, ids, most):
-        """Step 7: open a blob"""
-        plains, packed = [], []
-        for blob_id in ids:
-            pack, offset, length = self.find(blob_id)
-            path = self.path("packs", pack[:2], pack)
-            check(length <= most + 41, f"{path}: a blob at {offset} is too large")
-            with open_file(path, "the archive has no pack of this name") as f:
-                check_header(f.read(8), b"P", path)
-                f.seek(offset)
-                sealed = f.read(length)
-            associated = self.id + bytes([kind]) + blob_id
-            f = Fields(unseal(self.keys[b"blob seal"], sealed, associated, f"{path}: blob at {offset}"), "a blob")
-            method = f.number(1)
-            check(method in (0, 1), f"{path}: a blob has a method that this doesn't know")
-            if method == 1:
-                plain_length = f.number(4)
-                check(plain_length <= most, f"{path}: a blob at {offset} is too large")
-                packed.append((f.data[5:], plain_length))
-            plains.append(f.data[1:] if method == 0 else None)
-        unpacked = iter(unzstd(packed) if packed else ())
-        plains = [next(unpacked) if plain is None else plain for plain in plains]
-        for blob_id, plain in zip(ids, plains):
-            named = hashlib.blake2b(bytes([kind]) + plain, digest_size=32, key=self.keys[b"blob id"]).digest()
-            check(hmac.compare_digest(named, blob_id), f"blob {blob_id.hex()}: has other content than its id says")
-        return plains
-
-    def open_metadata(self, kind, blob_id, what, newest=1):
-        """The version of a blob that is no chunk, and its other fields."""
-        f = Fields(self.open_blobs(kind, [blob_id], METADATA)[0], what)
-        version = f.number(1)
-        check(1 <= version <= newest, f"{what}: has version {version}, which this doesn't know")
-        return version, f
-
-    def read_names(self):
-        """Step 8: read the names of the volumes"""
-        if self.names_id == ZEROS:
-            return {}
-        version, f = self.open_metadata(NAMES, self.names_id, "volume table", newest=2)
-        names = {f.take(16): f.text() for _ in range(f.number(4))}
-        if version == 2:
-            _ = [(f.take(16), f.text()) for _ in range(f.number(4))]  # qubes
-        f.end()
-        return names
-
-    def walk_tree(self, top, addresses):
-        """Step 9: walk a tree"""
-        height = next(h for h in range(14) if 32**h >= addresses)
-        return self.walk_node(height, 0, top, addresses) if top != ZEROS else iter(())
-
-    def walk_node(self, level, i, blob_id, addresses):
-        check(i * 32**level < addresses, "a tree has more than its addresses")
-        if level == 0:
-            yield i, blob_id
-            return
-        _, f = self.open_metadata(NODE, blob_id, "node of a tree")
-        check(f.number(1) == level, "a node of a tree is on another level")
-        there = f.number(4)
-        check(there != 0, "a node of a tree is empty")
-        children = [(32 * i + c, f.take(32)) for c in range(32) if there >> c & 1]
-        f.end()
-        for c, child in children:
-            yield from self.walk_node(level - 1, c, child, addresses)
-
-    def read_session_list(self):
-        """Step 10: read the list of sessions"""
-        found = []
-        for address, leaf_id in self.walk_tree(self.session_top, self.next // 32 + 1):
-            _, f = self.open_metadata(LEAF, leaf_id, "leaf of the session list")
-            for _ in range(f.number(1)):
-                session_id, blob_id, number, _ = f.take(16), f.take(32), f.number(8), f.take(8)
-                tags = [(f.text(), f.text())[0] for _ in range(f.number(1))]
-                check(number // 32 == address and number < self.next, "a session is in another's place")
-                found.append((number, session_id, blob_id, tags))
-            f.end()
-        check(len(found) == self.sessions, "the list of sessions hasn't all of them")
-        return found
-
-    def read_session(self, number, session_id, blob_id):
-        """Step 11: read a session"""
-        version, f = self.open_metadata(SESSION, blob_id, f"session #{number}", newest=2)
-        check(f.take(16) == session_id and f.number(8) == number, f"session #{number}: is another one")
-        time, _, _, _ = f.number(8, signed=True), f.take(4), f.text(), f.text()
-        volumes = [(f.take(16), f.take(32), f.number(8), f.take(8 + 8 + 1 + 1)) for _ in range(f.number(4))]
-        if version == 2:
-            f.take((16 + 32 + 1 + 8) * f.number(4))  # qubes
-        f.end()
-        return time, {volume_id: (record_id, size) for volume_id, record_id, size, _ in volumes}
-
-    def read_record(self, volume_id, record_id, size):
-        """Step 12: read the volume's record"""
-        _, f = self.open_metadata(RECORD, record_id, "volume record")
-        check(f.take(16) == volume_id and f.number(8) == size, "a volume record is another volume's")
-        f.take(8 + 1)
-        top = f.take(32)
-        f.end()
-        return top
-
-    def write_image(self, top, size, path):
-        """Step 13: put the chunks into the image"""
-        check(not os.path.lexists(path), f"{path}: is there already")
-        with open(path + ".part", "xb") as out:
-            try:
-                out.truncate(size)
-                batch = []
-                for chunk in self.walk_tree(top, -(-size // self.chunk_size)):
-                    batch.append(chunk)
-                    if len(batch) * self.chunk_size >= BATCH:
-                        self.write_chunks(out, batch, size)
-                        batch = []
-                self.write_chunks(out, batch, size)
-                out.flush()
-                os.fsync(out.fileno())
-                os.rename(path + ".part", path)
-            except BaseException:
-                os.unlink(path + ".part")  # what isn't whole must not look as if it were
-                raise
-
-    def write_chunks(self, out, batch, size):
-        for (address, _), plain in zip(batch, self.read_chunks(batch, size)):
-            start = address * self.chunk_size
-            out.seek(start)
-            out.write(plain)
-            if sys.stderr.isatty():
-                print(f"\r{start * 100 // size} %", end="\r", file=sys.stderr)
-
-    def read_chunks(self, batch, size):
-        """What is in chunks, whole; to salvage, nothing of those that are damaged."""
+    def feed():
         try:
-            plains = self.open_blobs(CHUNK, [chunk_id for _, chunk_id in batch], self.chunk_size)
-            for (address, _), plain in zip(batch, plains):
-                whole = min(self.chunk_size, size - address * self.chunk_size)
-                check(len(plain) == whole, f"chunk {address} hasn't its length")
-            return plains
-        except (Refused, OSError) as why:
-            if not self.salvage:
-                raise
-            if len(batch) > 1:
-                half = len(batch) // 2
-                return self.read_chunks(batch[:half], size) + self.read_chunks(batch[half:], size)
-            start = batch[0][0] * self.chunk_size
-            end = min(start + self.chunk_size, size)
-            print(f"recover: damaged: bytes {start} to {end}: {explain(why)}", file=sys.stderr)
-            self.lost += end - start
-            return [b""]
+            with run.stdin:
+                run.stdin.write(data)
+        except BrokenPipeError:
+            pass  # it refused what it got; its exit status says so
+
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    with run.stdout:
+        out = run.stdout.read(most + 1)
+    if len(out) > most:
+        run.kill()
+    feeder.join()
+    return out if run.wait() == 0 and len(out) <= most else None
 
 
-def explain(error):
-    """An error in plain words."""
-    named = getattr(error, "filename", None)
-    return (f"{named}: " if named else "") + (getattr(error, "strerror", None) or str(error))
+def unzstd(packed):
+    """What frames of known lengths hold, or why not, by one run of zstd for all that say their length."""
+    results, together = [None] * len(packed), []
+    for i, (frame, length) in enumerate(packed):
+        try:
+            stated = frame_length(frame, "a compressed blob")
+            check(stated in (None, length), "a compressed blob: has another length than it says")
+            if stated is not None:
+                together.append(i)
+        except Refused as why:
+            results[i] = why
+    total = sum(packed[i][1] for i in together)
+    out = run_zstd(b"".join(packed[i][0] for i in together), total) if together else None
+    if out is not None and len(out) == total:
+        f = Fields(out, "compressed blobs")
+        for i in together:
+            results[i] = f.cut(packed[i][1])
+    for i, (frame, length) in enumerate(packed):
+        if results[i] is None:
+            out = run_zstd(frame, length)
+            whole = out is not None and len(out) == length
+            results[i] = out if whole else Refused("a compressed blob: is damaged, or has another length than it says")
+    return results
 
 
-def instant(nanoseconds):
-    time = datetime.datetime(1970, 1, 1) + datetime.timedelta(microseconds=nanoseconds // 1000)
-    return time.isoformat(" ", "seconds") + " UTC"
+# Structures, as docs/format.md has them.
 
 
-def plainly(name):
-    return name if name.isprintable() else ascii(name)
+def parse_clear(f):
+    """The clear part of a root or a key export."""
+    c = Record(archive=f.take(16), branch=f.take(16), generation=f.number(8, 1, (1 << 63) - 1))
+    c.slots = [f.take(f.number(2, 64, 4096)) for _ in range(f.number(1, 1, 16))]
+    f.end()
+    return c
 
 
-def show(archive):
-    names = archive.read_names()
-    for *session, tags in archive.read_session_list():
-        time, volumes = archive.read_session(*session)
-        print(f"#{session[0]}", instant(time), *("^" + plainly(tag) for tag in tags))
-        for volume_id, (_, size) in volumes.items():
-            print(f"{size:>19}  {plainly(names.get(volume_id, volume_id.hex()))}")
+def parse_slot(f):
+    """A key slot of a derivation that is known."""
+    check(64 <= len(f.data) <= 4096, f"{f.what}: has a wrong length")
+    check(hashlib.sha256(f.data[:-32]).digest() == f.data[-32:], f"{f.what}: is damaged")
+    s = Record(derivation=f.number(1), lanes=0, memory=0, passes=0)
+    check(s.derivation in (1, 2), f"{f.what}: is of a derivation that this doesn't know")
+    length = f.number(2)
+    check(length == (41, 32)[s.derivation - 1], f"{f.what}: has parameters of a wrong length")
+    if s.derivation == 1:
+        s.lanes, s.memory, s.passes = f.number(1, 1, 8), f.number(4, 65536, 4194304), f.number(4, 1, 8)
+        check(s.memory * s.passes <= 4194304, f"{f.what}: asks for more than Argon2 may cost")
+    s.salt = f.take(32)
+    s.before = f.data[: f.at]
+    s.nonce, s.sealed, s.commitment = f.take(24), f.take(48), f.take(32)
+    start = f.at
+    f.own_extensions(10)
+    s.area = f.data[start : f.at]
+    f.take(32)
+    f.end()
+    return s
 
 
-def restore(archive, name, wanted, path, salvage):
-    archive.salvage = salvage
-    volume_id = next((i for i, n in archive.read_names().items() if name == n), None)
-    check(volume_id, f"the archive has no volume {name!r}")
-    for *session, _ in reversed(archive.read_session_list()):
-        volumes = archive.read_session(*session)[1] if wanted in (None, session[0]) else {}
-        if volume_id in volumes:
-            record_id, size = volumes[volume_id]
-            archive.write_image(archive.read_record(volume_id, record_id, size), size, path)
-            print(f"{path}: {plainly(name)} of session #{session[0]}, {size} bytes")
-            check(archive.lost == 0, f"{path}: {archive.lost} bytes of it are damaged, and zeros there")
-            return
-    raise Refused(f"{name!r} is in no session" if wanted is None else f"{name!r} is not in a session #{wanted}")
+def parse_root(f, clear):
+    """What is sealed in a root, beside its clear part."""
+    r = Record(chunk_size=f.number(4), **vars(clear))
+    check(r.chunk_size in [1 << n for n in range(16, 23)], f"{f.what}: has a wrong chunk size")
+    parse_compression(f)
+    r.next, r.sessions = f.number(8, 1), f.number(8)
+    r.session_top, r.names_id, r.removed_id = f.take(32), f.take(32), f.take(32)
+    check((r.sessions == 0) == (r.session_top == ZEROS), f"{f.what}: has a top of no sessions, or sessions and no top")
+    _, r.pruned, r.heal, r.host_id = f.number(8), f.number(8), f.number(8), f.take(16)
+    r.host, r.written = f.text(0, 64), f.time()
+    r.labels = [(f.text(0, 64, controls=False), f.time()) for _ in clear.slots]
+    r.runs = [parse_run(f) for _ in range(f.number(1, 0, 128))]
+    needed = [(f.number(1), f.number(2, 0x8000)) for _ in range(f.number(2, 0, 1024))]
+    ascending(needed, f"{f.what}: list of tags")
+    r.predecessors = [f.take(16) for _ in range(f.number(4, 0, 1024))]
+    f.own_extensions(1)
+    f.end_padded()
+    return r
 
 
-def read_secret(keyfile, passfile):
-    """The secret, and whether it is a key file's."""
-    if keyfile:
-        key = read_file(keyfile, 65536)
-        check(len(key) >= 32, f"{keyfile}: is shorter than a key file can be")
-        return key, True
-    if passfile:
-        secret, newline, _ = read_file(passfile, 1 << 20).partition(b"\n")
-        secret = secret[:-1] if newline and secret.endswith(b"\r") else secret
-    else:
-        secret = getpass.getpass("passphrase or recovery key: ").encode()
-    key = read_recovery_key(secret)
-    return (secret, False) if key is None else (key, True)
+def parse_compression(f):
+    method = f.number(1, 0, 1)
+    f.number(1, method, 19 * method)
 
 
-def main():
-    parser = argparse.ArgumentParser(description="Get volumes out of an archive of pinion without pinion.")
-    parser.add_argument("--keyfile", help="the key file that opens the archive")
-    parser.add_argument("--passfile", help="a file whose first line is the passphrase or a recovery key; else asked")
-    parser.add_argument("--root", default="root", help="another root in the archive's directory, such as root.7")
-    parser.add_argument("archive", help="the archive's directory")
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="show the sessions and the volumes in them")
-    command = commands.add_parser("restore", help="write a volume to a new file")
-    command.add_argument("--session", type=int, help="number of the session; else the newest that has the volume")
-    command.add_argument("--salvage", action="store_true", help="leave damaged chunks out, as zeros, and say where")
-    command.add_argument("volume")
-    command.add_argument("image")
-    options = parser.parse_args()
-    archive = Archive(options.archive, options.root, *read_secret(options.keyfile, options.passfile))
-    written = f"{instant(archive.written)} by {plainly(archive.host)}"
-    print(f"recover: {options.root} is of generation {archive.generation}, written {written}", file=sys.stderr)
-    if options.command == "list":
-        show(archive)
-    else:
-        restore(archive, options.volume, options.session, options.image, options.salvage)
+def parse_run(f):
+    run = Record(level=f.number(1, 0, 15), entries=f.number(8, 1, 1 << 32), is_list=f.number(1, 0, 1) == 1)
+    run.name, run.size = f.take(16), f.number(4)
+    return run
 
 
-if __name__ == "__main__":
-    try:
-        main()
-    except (Refused, OSError) as error:
-        sys.exit(f"recover: error: {explain(error)}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+def parse_export(f):
+    """What is sealed in a key export."""
+    e = Record(chunk_size=f.number(4))
+    check(e.chunk_size in [1 << n for n in range(16, 23)], f"{f.what}: has a wrong chunk size")
+    parse_compression(f)
+    e.time = f.time()
+    f.own_extensions(11)
+    f.end()
+    return e
+
+
+ENTRY = struct.Struct(">32sBIII")  # of an index object
+
+
+def parse_index(f):
+    """An index object: the level of its run, packs with their lengths, and entries as they stand."""
+    i = Record(level=f.number(1, 0, 15))
+    i.packs = [(f.take(16), f.number(4)) for _ in range(f.number(4))]
+    ascending([p for p, _ in i.packs], f"{f.what}: list of packs")
+    i.body = f.cut(ENTRY.size * f.number(4, 1))
+    used, last = set(), b""
+    for blob_id, kind, pack, offset, length in ENTRY.iter_unpack(i.body):
+        f.seen += blob_id, kind, pack, offset, length
+        check(blob_id > last and kind > 0, f"{f.what}: has entries that don't ascend, or of no type")
+        last = blob_id
+        if pack == NO_PACK:
+            check(offset == length == 0, f"{f.what}: has a tombstone with a place")
+            continue
+        check(pack < len(i.packs), f"{f.what}: has an entry of a pack that it doesn't list")
+        check(offset >= 16 and offset + length <= i.packs[pack][1], f"{f.what}: has an entry that isn't in its pack")
+        used.add(pack)
+    check(len(used) == len(i.packs), f"{f.what}: lists a pack that it doesn't use")
+    f.end_padded()
+    return i
+
+
+def parse_index_list(f):
+    """A list of index objects: name, entries and size of each."""
+    objects = [(f.take(16), f.number(4, 1), f.number(4)) for _ in range(f.number(4, 2))]
+    distinct([n for n, _, _ in objects], f.what)
+    f.end_padded()
+    return objects
+
+
+def parse_table(f):
+    """A table of contents: type, blob id, offset and length of each blob."""
+    t = Record(generation=f.number(8), kind=f.number(1, 1, 3), blobs=[], end=16)
+    for _ in range(f.number(4, 1)):
+        kind, blob_id, length = f.number(1, 1), f.take(32), f.number(4, 51)
+        t.blobs.append((kind, blob_id, t.end, length))
+        t.end += length
+    f.own_extensions(9)
+    f.end_padded()
+    return t
+
+
+def parse_node(f):
+    """A node of a tree: its level, and its children by number."""
+    f.version()
+    level, there = f.number(1, 1), f.number(4, 1)
+    children = [(c, f.take(32)) for c in range(32) if there >> c & 1]
+    check(all(child != ZEROS for _, child in children), f"{f.what}: has a child that is none")
+    f.end()
+    return level, children
+
+
+def parse_record(f):
+    f.version()
+    r = Record(volume=f.take(16), domain=f.number(2), size=f.number(8, 0, (1 << 63) - 1))
+    r.bytes, r.source, r.top = f.number(8, 0, r.size), f.number(1), f.take(32)
+    check((r.top == ZEROS) == (r.bytes == 0), f"{f.what}: has a tree of holes, or no tree and no holes")
+    f.own_extensions(4)
+    f.end()
+    return r
+
+
+def is_qube(name):
+    return name == "dom0" or (
+        re.fullmatch("[a-zA-Z][a-zA-Z0-9._-]{0,30}", name) is not None and name not in ("Domain-0", "none", "default")
+    )
+
+
+def parse_names(f):
+    """The volume table: the names of volumes, by id."""
+    f.version()
+    t = Record(generation=f.number(8), edits=f.number(4), names={})
+    volumes, qubes, domains = [], [], []
+    for _ in range(f.number(4, 0, 4096)):
+        volume, _, name = f.take(16), f.number(2), f.text(1, 128, controls=False)
+        volumes.append((volume, name))
+        if f.entry_extensions(6):
+            t.names[volume] = name
+    for _ in range(f.number(4, 0, 4096)):
+        qubes.append((f.take(16), f.text(1, 31)))
+        check(is_qube(qubes[-1][1]), f"{f.what}: has a qube with a name that no qube has")
+        f.entry_extensions(7)
+    for named in (volumes, qubes):
+        ascending([name for _, name in named], f"{f.what}: list of names")
+        check(bytes(16) not in distinct([i for i, _ in named], f.what), f"{f.what}: has an id of zeros")
+    distinct([f.take(16) for _ in range(f.number(4, 0, 8192))], f.what)
+    next_domain = f.number(2, 1)
+    domains = [(f.number(2, 1, next_domain - 1), f.text(1, 128, controls=False)) for _ in range(f.number(2))]
+    ascending([number for number, _ in domains], f"{f.what}: list of domains")
+    distinct([name for _, name in domains], f.what)
+    f.own_extensions(5)
+    f.end()
+    return t
+
+
+MARKS = {1: "live", 2: "changed while it was read", 8: "salvaged"}  # those that say something of the bytes
+
+
+def parse_session(f):
+    f.version()
+    s = Record(generation=f.number(8), edits=f.number(4), id=f.take(16), number=f.number(8, 1, 1 << 48), volumes={})
+    s.time, s.east = f.time(), f.number(4, -86400, 86400, signed=True)
+    s.zone, s.host = f.text(0, 16), f.text(0, 64)
+    for _ in range(f.number(4)):
+        volume, record, size = f.take(16), f.take(32), f.number(8, 0, (1 << 63) - 1)
+        _, _, _, marks, imported = f.number(8), f.number(8), f.number(1), f.number(2), f.time()
+        check(marks & 32 or imported == 0, f"{f.what}: has a time of an import that was none")
+        check(volume not in s.volumes, f"{f.what}: has a volume twice")
+        s.volumes[volume] = Record(id=record, size=size, marks=marks)
+    qubes = [(f.take(16), f.take(32), f.number(1, 0, 1), f.time())[0] for _ in range(f.number(4))]
+    distinct(qubes, f.what)
+    ascending([f.take(16) for _ in range(f.number(4, 0, 8192))], f"{f.what}: list of what was removed")
+    f.own_extensions(2)
+    f.end()
+    return s
+
+
+def parse_leaf(f):
+    """A leaf of the session list, with the entries that can be read."""
+    f.version()
+    leaf = Record(generation=f.number(8), edits=f.number(4), entries=[])
+    numbers = []
+    for _ in range(f.number(1, 1, 32)):
+        e = Record(id=f.take(16), blob=f.take(32), number=f.number(8, 1, 1 << 48), time=f.time(), new=f.number(8))
+        e.state, e.reason, e.noted = f.number(1, 0, 2), f.number(1, 0, 4), f.number(8)
+        check(e.state != 0 or e.reason == e.noted == 0, f"{f.what}: has a whole session that was lost")
+        check(e.state == 1 or e.id != bytes(16) and e.blob != ZEROS, f"{f.what}: has a session that isn't known")
+        tags = range(f.number(1, 0, 5))
+        e.tags = [(f.text(1, 64, controls=False, without=","), f.text(0, 64, controls=False))[0] for _ in tags]
+        numbers.append(e.number)
+        if f.entry_extensions(3):
+            leaf.entries.append(e)
+    ascending(numbers, f"{f.what}: list of sessions")
+    check(len({n // 32 for n in numbers}) == 1, f"{f.what}: has sessions of another leaf")
+    leaf.address = numbers[0] // 32
+    f.end()
+    return leaf
+
+
+def parse_removed(f):
+    f.version()
+    r = Record(generation=f.number(8), edits=0)
+    r.ranges = [(f.number(8, 1), f.number(8, 1)) for _ in range(f.number(4, 1))]
+    check(all(a <= b for a, b in r.ranges), f"{f.what}: has a range that ends before it begins")
+    apart = all(a[1] + 1 < b[0] for a, b in zip(r.ranges, r.ranges[1:]))
+    check(apart, f"{f.what}: has ranges that touch or don't ascend")
+    f.end()
+    return r
+
+
+def parse_list(f, parts, key=1, controls=True):
+    """A list of the qube configuration: so many texts in each entry, ascending by the first of them."""
+    entries = []
+    for _ in range(f.number(4)):
+        named = [f.text(controls=False) for _ in range(min(key, parts))]
+        entries.append(tuple(named + [f.text(controls=controls) for _ in range(parts - len(named))]))
+    return ascending(entries, f"{f.what}: a list", lambda e: e[:key])
+
+
+def parse_device(f):
+    device = tuple(f.text(controls=False) for _ in range(5))
+    parse_list(f, 2)
+    return device
+
+
+def parse_config_volume(f):
+    name = [f.text(controls=False) for _ in range(4)][0]
+    f.number(8, 0, (1 << 63) - 1), f.number(4, -1, (1 << 31) - 1, signed=True), f.number(1, 0, 15)
+    return name
+
+
+def parse_config(f):
+    """The configuration of a qube, which no volume needs."""
+    f.version()
+    name, _, _, colour, _ = (f.text(controls=False) for _ in range(5))
+    check(is_qube(name), f"{f.what}: has a name that no qube has")
+    check(colour == "" or re.fullmatch("0x[0-9a-fA-F]{6}", colour), f"{f.what}: has a colour that is none")
+    properties = parse_list(f, 2)
+    parse_list(f, 2), parse_list(f, 1)
+    ascending([parse_device(f) for _ in range(f.number(4))], f"{f.what}: list of devices", lambda d: d[:4])
+    _ = [f.text(controls=False) for _ in range(f.number(4))], f.text()
+    ascending([parse_config_volume(f) for _ in range(f.number(4))], f"{f.what}: list of volumes")
+    parse_list(f, 2)
+    defaults = parse_list(f, 2)
+    check(not {p[0] for p in properties} & {d[0] for d in defaults}, f"{f.what}: has a property twice")
+    f.own_extensions(8)
+    f.end()
+
+
+def parse_note(f):
+    """The body of a lock note, which is no part of the archive."""
+    f.take(16), f.text(0, 64), f.text(1, 32), f.number(4), f.time()
+    check(len(f.data) == 200 and not any(f.data[f.at :]), f"{f.what}: isn't 200 bytes with zeros at their end")
+
+
+PARSERS = {NODE: parse_node, RECORD: parse_record, NAMES: parse_names, SESSION: parse_session, LEAF: parse_leaf,
+           CONFIG: parse_config, REMOVED: parse_removed}  # fmt: skip
+
+
