@@ -635,3 +635,971 @@ PARSERS = {NODE: parse_node, RECORD: parse_record, NAMES: parse_names, SESSION: 
            CONFIG: parse_config, REMOVED: parse_removed}  # fmt: skip
 
 
+# Keys.
+
+
+def derive_kek(slot, secret, is_key_file):
+    """Step 2: derive the key encryption key"""
+    check(is_key_file == (slot.derivation == 2), "is for the other kind of secret")
+    if is_key_file:
+        return hkdf(secret, slot.salt, b"pinion 2 key file")
+    return argon2id(secret, slot.salt, slot.passes, slot.memory, slot.lanes)
+
+
+def open_master_key(slot, archive_id, kek):
+    """Step 3: open the master key"""
+    commitment = hmac.digest(kek, b"pinion 2 commitment", "sha256")
+    check(hmac.compare_digest(commitment, slot.commitment), "is of another passphrase or key file")
+    return unseal(kek, slot.nonce + slot.sealed, archive_id + slot.before + slot.area, "the master key in it")
+
+
+class Keys:
+    def __init__(self, master, archive_id):
+        self.master, self.archive_id, self.derived = master, archive_id, {}
+
+    def key(self, info):
+        """Step 4: derive the keys"""
+        if info not in self.derived:
+            self.derived[info] = hkdf(self.master, self.archive_id, info)
+        return self.derived[info]
+
+    def open_object(self, data, kind, info, name, what):
+        """The clear part and the plaintext of a whole object."""
+        header, clear, sealed = split(data, kind, what)
+        return clear, unseal(self.key(info), sealed, header + clear + name.encode(), what)
+
+    def open_sealed_blob(self, sealed, kind, blob_id, domain, most, what):
+        """Length of the plaintext, and content, of a blob; whether that is compressed."""
+        f = Fields(unseal(self.key(b"pinion 2 blob seal"), sealed, bytes([kind]) + blob_id, what), what)
+        packed, in_domain, length, n = f.number(1, 0, 1), f.number(2), f.number(4, 0, most), f.number(4)
+        check(domain in (None, in_domain), f"{what}: is of the domain {in_domain}, which doesn't belong there")
+        check(kind == CHUNK or in_domain == 0, f"{what}: is metadata of a domain")
+        content, zeros = f.cut(n), f.data[f.at :]
+        check(packed or n == length, f"{what}: has another length than it says")
+        bits = int.from_bytes(hmac.digest(self.key(b"pinion 2 padding"), blob_id, "sha256")[:2], "big") >> 7
+        padded = kind == CONFIG or kind == CHUNK and packed
+        check(len(zeros) == (-(-(n + bits) // 512) * 512 - n if padded else 0), f"{what}: has a wrong padding")
+        check(not any(zeros), f"{what}: has a padding that isn't zeros")
+        return packed, in_domain, length, content
+
+    def check_id(self, plain, kind, blob_id, domain):
+        """Where BLAKE3 is there: a blob is what its id says, whoever sealed it."""
+        if blake3 is not None:
+            key = self.key(b"pinion 2 blob id" + bytes([kind]) + domain.to_bytes(2, "big"))
+            named = blake3(plain, key=key).digest()
+            check(hmac.compare_digest(named, blob_id), f"blob {blob_id.hex()}: has other content than its id says")
+
+
+def read_recovery_key(text):
+    """The key file that a recovery key stands for, which is a way of step 2; None if it is none."""
+    typed = text.translate(None, b" -\t").upper().translate(bytes.maketrans(b"OIL", b"011"))
+    if not re.fullmatch(b"[%b]{56}" % DIGITS, typed):
+        return None
+    number = 0
+    for digit in typed:
+        number = number << 5 | DIGITS.index(digit)
+    key = (number >> 24).to_bytes(32, "big")
+    checksum = hashlib.sha256(b"pinion 2 recovery key" + key).digest()
+    if number & 0xFFFFFF == int.from_bytes(checksum[:3], "big") >> 4:  # 4 zero bits and 20 of the checksum
+        return key
+    note("this looks like a recovery key that was mistyped; it is taken as a passphrase")
+    return None
+
+
+def forms(passphrase):
+    """What a passphrase may have been given as: normalised, and as it was typed."""
+    try:
+        normal = unicodedata.normalize("NFC", passphrase.decode()).encode()
+    except UnicodeDecodeError:
+        normal = passphrase
+    both = [p for p in dict.fromkeys((normal, passphrase)) if len(p) <= 1024]
+    check(both, "the passphrase has more than 1,024 bytes")
+    return both
+
+
+class Unlocker:
+    """Finds master keys in the slots of roots, each slot once."""
+
+    def __init__(self, secrets, is_key_file):
+        self.secrets, self.is_key_file = secrets, is_key_file
+        self.keys, self.slot, self.refused, self.tried = {}, None, [], set()
+
+    def slots_of(self, clears):
+        """Step 1: find the key slots"""
+        slots = []
+        for path, clear in clears:
+            for data in clear.slots:
+                if (clear.archive, data) in self.tried:
+                    continue
+                self.tried.add((clear.archive, data))
+                what = f"slot {hashlib.sha256(data).hexdigest()[:16]} of {path}"
+                try:
+                    slots.append((parse_slot(Fields(data, "it")), what, clear.archive, data))
+                except Refused as why:
+                    self.refused.append(f"\n  {what}: {why}")
+        return sorted(slots, key=lambda s: s[0].memory * s[0].passes)
+
+    def unlock(self, clears):
+        """Whether one of these roots has a slot that opens."""
+        for slot, what, archive_id, data in self.slots_of(clears):
+            for secret in self.secrets:
+                try:
+                    master = open_master_key(slot, archive_id, derive_kek(slot, secret, self.is_key_file))
+                    self.keys[archive_id], self.slot = Keys(master, archive_id), data
+                    return True
+                except (Refused, MemoryError) as why:
+                    self.refused.append(f"\n  {what}: {why}")
+        return False
+
+    def explain(self):
+        return f"none of {len(self.tried)} key slots opens" + "".join(dict.fromkeys(self.refused))
+
+
+# Roots.
+
+
+class Roots:
+    """The roots of an archive's directory, the highest generation first."""
+
+    def __init__(self, directory, wanted):
+        self.directory, self.wanted, self.said = directory, wanted, set()
+        heads = [(int(n), f"head/{n}") for n in names_in(os.path.join(directory, "head"), "[1-9][0-9]{0,18}")]
+        copies = names_in(os.path.join(directory, "roots"), "[1-9][0-9]{0,18}-[0-9a-f]{32}")
+        found = heads + [(int(n.partition("-")[0]), f"roots/{n}") for n in copies]
+        self.all = [name for _, name in sorted(found, key=lambda r: (-r[0], r[1]))]
+
+    def chosen(self):
+        if self.wanted is None:
+            return self.all
+        wanted = [n for n in self.all if self.wanted in (n, re.split("[/-]", n)[1])]
+        check(wanted, f"the archive has no root {self.wanted}")
+        return wanted
+
+    def read(self, name):
+        """A root's bytes and its clear part, if its name is true."""
+        path = os.path.join(self.directory, name)
+        data = read_file(path, MOST_ROOT)
+        clear = parse_clear(Fields(split(data, b"R", path)[1], path))
+        _, generation, *digits = re.split("[/-]", name)
+        check(clear.generation == int(generation), f"{path}: is of generation {clear.generation}")
+        if digits:
+            check(hashlib.sha256(data).hexdigest()[:32] == digits[0], f"{path}: has other bytes than its name says")
+        return data, clear
+
+    def clears(self, names, most):
+        """The clear parts of the first of these that are well-formed."""
+        found = []
+        for name in names:
+            if len(found) == most:
+                break
+            try:
+                found.append((name, self.read(name)[1]))
+            except (Refused, OSError):
+                pass  # it is named where it is passed over
+        return found
+
+    def unlock(self, unlocker):
+        """Gets the master key from slots: of the two highest roots, the oldest, and the one asked for; then of the others."""
+        if self.wanted is not None:
+            return unlocker.unlock(self.clears(self.chosen(), 64)) or unlocker.unlock(self.clears(self.all, 64))
+        two, oldest = self.clears(self.all, 2), self.clears(self.all[::-1], 1)
+        return unlocker.unlock(two + oldest) or unlocker.unlock(self.clears(self.all, 64))
+
+    def open_root(self, name, unlocker):
+        """Step 5: open the root"""
+        path = os.path.join(self.directory, name)
+        data, clear = self.read(name)
+        keys = unlocker.keys.get(clear.archive)
+        check(keys, f"{path}: is another archive's ({clear.archive.hex()}), or of other keys")
+        _, plain = keys.open_object(data, b"R", b"pinion 2 root", "root", path)
+        root = parse_root(Fields(plain, path), clear)
+        root.path, root.hash = path, hashlib.sha256(data).digest()
+        return root
+
+    def highest(self, unlocker):
+        """The highest generation that opens; None if none does."""
+        passed = 0
+        for name in self.chosen():
+            try:
+                root = self.open_root(name, unlocker)
+            except (Refused, OSError) as why:
+                note(f"passed over: {explain(why)}")
+                passed += 1
+                check(passed < MOST_BAD_ROOTS, f"{passed} roots don't open; --root NAME takes another one")
+                continue
+            self.compare(root, name, unlocker)
+            return root
+        return None
+
+    def compare(self, root, name, unlocker):
+        """Two roots of one generation are two branches, of which somebody has to choose."""
+        for other in self.all:
+            if other != name and re.split("[/-]", other)[1] == str(root.generation):
+                try:
+                    same = self.open_root(other, unlocker).hash == root.hash
+                except (Refused, OSError):
+                    continue
+                check(same or self.wanted is None or "/" in self.wanted, f"{name} and {other} differ: name one of them")
+                if not same:
+                    note(f"{name} and {other} differ; --root {other} takes the other one")
+
+
+# Where blobs are.
+
+
+def twin(name):
+    """The id with all bits inverted."""
+    return bytes(b ^ 255 for b in name)
+
+
+def pack_path(name):
+    return f"packs/{name.hex()[:2]}/{name.hex()}"
+
+
+class Index:
+    """Places of blobs: those that the runs of a root name, and if some of these are lost, those in tables of contents."""
+
+    def __init__(self, directory, keys):
+        self.directory, self.keys, self.runs, self.complete, self.scanned = directory, keys, [], True, False
+
+    def path(self, name):
+        return os.path.join(self.directory, name)
+
+    def open_runs(self, runs):
+        """Step 6: open the index objects"""
+        for run in reversed(runs):  # the newest first
+            objects = [(run.name, run.entries, run.size)]
+            if run.is_list:
+                objects = self.open_either(run.name, run.size, b"J", b"pinion 2 index list", parse_index_list) or []
+                if objects and sum(entries for _, entries, _ in objects) != run.entries:
+                    note(f"the list {run.name.hex()} has another number of entries than the root says")
+                    self.complete = False
+            parts = [self.open_part(run.level, *part) for part in objects]
+            self.runs.append([part for part in parts if part is not None])
+
+    def open_part(self, level, name, entries, size):
+        def parse(f):
+            part = parse_index(f)
+            check(part.level == level and len(part.body) == ENTRY.size * entries, f"{f.what}: isn't what is listed")
+            return part
+
+        return self.open_either(name, size, b"I", b"pinion 2 index", parse)
+
+    def open_either(self, name, size, kind, info, parse):
+        """An index object or a list, or its twin; None if both are lost."""
+        reasons = []
+        for which in (name, twin(name)):
+            path = self.path(f"index/{which.hex()}")
+            try:
+                data = read_file(path, MOST_INDEX, "the archive has no index object of this name")
+                check(len(data) == size, f"{path}: has {len(data)} bytes, not {size}")
+                found = parse(Fields(self.keys.open_object(data, kind, info, f"index/{which.hex()}", path)[1], path))
+            except (Refused, OSError) as why:
+                reasons.append(explain(why))
+                continue
+            if reasons:
+                note(f"{reasons[0]}; its twin is taken")
+            return found
+        self.complete = False
+        note(f"{'; '.join(reasons)}: neither can be used")
+        return None
+
+    def scan(self):
+        """Step 14: do without the index"""
+        self.scanned = True
+        packs = []
+        for xx in names_in(self.path("packs"), "[0-9a-f]{2}"):
+            packs += [bytes.fromhex(n) for n in names_in(self.path(f"packs/{xx}"), xx + "[0-9a-f]{30}")]
+        note(f"the index isn't whole: reading the tables of contents of {len(packs)} packs")
+        tables, entries, failed = {}, [], []
+        for name in packs:
+            try:
+                table = self.open_table(name)
+                tables.setdefault(twin(name) if table.kind == 3 else name, table)
+            except (Refused, OSError) as why:
+                failed.append((name, explain(why)))
+        for name, why in failed:
+            known = name in tables or twin(name) in tables
+            note(f"{why}" + ("; the table of its twin is taken" if known else "; what only it has is lost"))
+        for i, (_, table) in enumerate(names := list(tables.items())):
+            entries += [ENTRY.pack(blob_id, kind, i, at, length) for kind, blob_id, at, length in table.blobs]
+        entries.sort()
+        self.runs.append([Record(packs=[(name, None) for name, _ in names], body=b"".join(entries))])
+
+    def open_table(self, name):
+        """The table of contents at the end of a pack."""
+        path = self.path(pack_path(name))
+        with open_file(path) as f:
+            header, size = f.read(16), os.fstat(f.fileno()).st_size
+            split(header, b"P", path)
+            check(size >= 16 + 51 + 4096 + 40 + 4, f"{path}: is too short")
+            f.seek(size - 4)
+            length = int.from_bytes(f.read(4), "big")
+            check(length <= min(MOST_TABLE, size - 20), f"{path}: has no table of contents")
+            f.seek(size - 4 - length)
+            sealed = f.read(length)
+        associated = header + pack_path(name).encode()
+        table = parse_table(Fields(unseal(self.keys.key(b"pinion 2 table of contents"), sealed, associated, path), path))
+        check(table.end + length + 4 == size, f"{path}: has blobs that don't fill it")
+        return table
+
+    def places(self, blob_id):
+        """Pack, offset and length of a blob, wherever it may be, the newest first."""
+        for run in self.runs:
+            for part in run:
+                body = part.body
+
+                def entry(i):
+                    return body[ENTRY.size * i : ENTRY.size * i + 32]
+
+                i = bisect.bisect_left(range(len(body) // ENTRY.size), blob_id, key=entry)
+                while entry(i) == blob_id:
+                    _, _, pack, offset, length = ENTRY.unpack_from(body, ENTRY.size * i)
+                    if pack == NO_PACK:
+                        return  # it is gone, whatever older runs say
+                    yield part.packs[pack][0], offset, length
+                    i += 1
+
+    def ids_of(self, kind):
+        """The ids of all blobs of a type."""
+        if not self.complete and not self.scanned:
+            self.scan()
+        ids = {}
+        for run in self.runs:
+            for part in run:
+                for i, found in enumerate(part.body[32 :: ENTRY.size]):
+                    if found == kind:
+                        ids[part.body[ENTRY.size * i :][:32]] = None
+        return list(ids)
+
+
+class Blobs:
+    """Reads blobs by their ids, each from wherever it opens."""
+
+    def __init__(self, index, keys):
+        self.index, self.keys, self.said = index, keys, set()
+
+    def once(self, line):
+        if line not in self.said:
+            self.said.add(line)
+            note(line)
+
+    def open(self, kind, ids, most, domain=0):
+        """Step 7: open a blob"""
+        results, packed = [], []
+        for blob_id in ids:
+            try:
+                compressed, in_domain, length, content = self.find(kind, blob_id, most, domain)
+                results.append(content)
+                if compressed:
+                    packed.append((len(results) - 1, content, length))
+            except (Refused, OSError) as why:
+                results.append(why)
+        for (i, _, _), plain in zip(packed, unzstd([p[1:] for p in packed])):
+            results[i] = plain
+        for i, blob_id in enumerate(ids):
+            try:
+                if isinstance(results[i], bytes):
+                    self.keys.check_id(results[i], kind, blob_id, domain)
+            except Refused as why:
+                results[i] = why
+        return results
+
+    def find(self, kind, blob_id, most, domain):
+        """A blob of the first place that has it whole."""
+        reasons = []
+        for again in (False, True):
+            if again and (self.index.complete or self.index.scanned):
+                break
+            if again:
+                self.index.scan()
+            for pack, offset, length in dict.fromkeys(self.index.places(blob_id)):
+                for which in (pack, twin(pack)) if kind != CHUNK else (pack,):
+                    try:
+                        found = self.read(which, offset, length, kind, blob_id, most, domain)
+                    except (Refused, OSError) as why:
+                        reasons.append(why)
+                        continue
+                    if reasons:
+                        self.once(f"{explain(reasons[0])}; another copy of it is taken")
+                    return found
+        raise reasons[0] if reasons else Refused(f"blob {blob_id.hex()}: is in no index")
+
+    def read(self, pack, offset, length, kind, blob_id, most, domain):
+        path = self.index.path(pack_path(pack))
+        check(length <= most + 51 + 1024, f"{path}: a blob at {offset} is too large")
+        with open_file(path, "the archive has no pack of this name") as f:
+            f.seek(offset)
+            sealed = f.read(length)
+        what = f"{path}: blob at {offset}"
+        check(len(sealed) == length, f"{what}: is cut off")
+        return self.keys.open_sealed_blob(sealed, kind, blob_id, domain, most, what)
+
+
+# What is in an archive.
+
+
+def version_of(parsed):
+    return parsed.generation, parsed.edits
+
+
+class Archive:
+    def __init__(self, directory, keys, root, chunk_size):
+        self.keys, self.root, self.chunk_size = keys, root, chunk_size
+        self.index = Index(directory, keys)
+        self.blobs = Blobs(self.index, keys)
+        self.salvage, self.lost, self.failed = False, 0, False
+        if root is None:
+            self.index.complete = False
+        else:
+            self.index.open_runs(root.runs)
+
+    def problem(self, line):
+        """Something can't be read, and the rest is still worth having."""
+        note(line)
+        self.failed = True
+
+    def open_metadata(self, kind, blob_id, what):
+        plain = self.blobs.open(kind, [blob_id], METADATA)[0]
+        if isinstance(plain, Exception):
+            raise Refused(f"{what}: {explain(plain)}")
+        f = Fields(plain, what)
+        parsed = PARSERS[kind](f)
+        for why in f.refused:
+            self.problem(why)
+        return parsed
+
+    def all_of(self, kind, what):
+        """Every blob of a type that can be read, whether a root leads to it or not."""
+        found = []
+        for blob_id in self.index.ids_of(kind):
+            try:
+                found.append((blob_id, self.open_metadata(kind, blob_id, what)))
+            except Refused as why:
+                note(f"{why}")
+        return found
+
+    def read_names(self):
+        """Step 8: read the names of the volumes"""
+        if self.root is not None:
+            if self.root.names_id == ZEROS:
+                return {}
+            try:
+                return self.open_metadata(NAMES, self.root.names_id, "volume table").names
+            except Refused as why:
+                self.problem(f"{why}; an older one is taken, if there is one")
+        tables = [table for _, table in self.all_of(NAMES, "volume table")]
+        return max(tables, key=version_of).names if tables else {}
+
+    def walk_tree(self, top, addresses, lost=None):
+        """Step 9: walk a tree"""
+        height = next(h for h in range(14) if 32**h >= addresses)
+        return self.walk_node(height, 0, top, addresses, lost) if top != ZEROS else iter(())
+
+    def walk_node(self, level, i, blob_id, addresses, lost):
+        """Addresses and ids below a node. Instead of raising what fails, lost is called with the addresses and why."""
+        check(i * 32**level < addresses, "a tree has more than its addresses")
+        if level == 0:
+            yield i, blob_id
+            return
+        try:
+            at, children = self.open_metadata(NODE, blob_id, "node of a tree")
+            check(at == level, "a node of a tree is on another level")
+            outside = [c for c, _ in children if (32 * i + c) * 32 ** (level - 1) >= addresses]
+            check(not outside, "a tree has more than its addresses")
+        except Refused as why:
+            if lost is None:
+                raise
+            lost(i * 32**level, min((i + 1) * 32**level, addresses), why)
+            return
+        for c, child in children:
+            yield from self.walk_node(level - 1, 32 * i + c, child, addresses, lost)
+
+    def read_session_list(self):
+        """Step 10: read the list of sessions"""
+        if self.root is None:
+            return self.find_sessions()
+        found, gone = [], []
+
+        def lost(first, end, why):
+            self.problem(f"the list of sessions from #{32 * first} on, below #{32 * end}: {why}")
+            gone.append((32 * first, 32 * end))
+
+        for address, leaf_id in self.walk_tree(self.root.session_top, self.root.next // 32 + 1, lost):
+            try:
+                leaf = self.open_metadata(LEAF, leaf_id, "leaf of the session list")
+                check(leaf.address == address, "a leaf of the session list is in another's place")
+            except Refused as why:
+                lost(address, address + 1, why)
+                continue
+            found += leaf.entries
+        if gone:
+            found += [e for e in self.find_sessions() if any(a <= e.number < b for a, b in gone)]
+        elif len(found) != self.root.sessions:
+            self.problem(f"the list has {len(found)} sessions, not {self.root.sessions} as the root says")
+        return sorted(found, key=lambda e: e.number)
+
+    def find_sessions(self):
+        """Step 15: do without a root"""
+        newest, leaves, removed = {}, {}, []
+        for blob_id, s in self.all_of(SESSION, "session"):
+            if s.id not in newest or version_of(s) > version_of(newest[s.id][1]):
+                newest[s.id] = blob_id, s
+        for _, leaf in self.all_of(LEAF, "leaf of the session list"):
+            if leaf.address not in leaves or version_of(leaf) > version_of(leaves[leaf.address]):
+                leaves[leaf.address] = leaf
+        for _, r in sorted(self.all_of(REMOVED, "removed numbers"), key=lambda r: version_of(r[1])):
+            removed = r.ranges
+        entries = []
+        for blob_id, s in newest.values():
+            e = Record(id=s.id, blob=blob_id, number=s.number, time=s.time, state=0, reason=0, noted=0, tags=[])
+            leaf = leaves.get(s.number // 32)
+            listed = [x for x in leaf.entries if x.number == s.number] if leaf else []
+            if listed and listed[0].id in (s.id, bytes(16)):
+                e.state, e.reason, e.noted, e.tags = listed[0].state, listed[0].reason, listed[0].noted, listed[0].tags
+            gone = leaf is not None and not listed and leaf.generation >= s.generation
+            e.removed = gone or any(a <= s.number <= b for a, b in removed)
+            entries.append(e)
+        return sorted(entries, key=lambda e: (e.number, e.time))
+
+    def read_session(self, entry):
+        """Step 11: read a session"""
+        check(entry.blob != ZEROS, f"session #{entry.number}: is lost, and nobody knows what it had")
+        s = self.open_metadata(SESSION, entry.blob, f"session #{entry.number}")
+        check(s.id == entry.id and s.number == entry.number, f"session #{entry.number}: is another one")
+        return s
+
+    def read_record(self, volume_id, volume):
+        """Step 12: read the volume's record"""
+        record = self.open_metadata(RECORD, volume.id, "volume record")
+        check(record.volume == volume_id and record.size == volume.size, "a volume record is another volume's")
+        return record
+
+    def write_image(self, record, path):
+        """Step 13: put the chunks into the image"""
+        check(not os.path.lexists(path), f"{path}: is there already")
+        self.lost = 0
+        with open(path + ".part", "xb") as out:
+            try:
+                out.truncate(record.size)
+                batch = []
+                addresses = -(-record.size // self.chunk_size)
+                lost = self.leave_out(record) if self.salvage else None
+                for chunk in self.walk_tree(record.top, addresses, lost):
+                    batch.append(chunk)
+                    if len(batch) * self.chunk_size >= BATCH:
+                        self.write_chunks(out, batch, record)
+                        batch = []
+                self.write_chunks(out, batch, record)
+                out.flush()
+                os.fsync(out.fileno())
+                os.rename(path + ".part", path)
+            except BaseException:
+                os.unlink(path + ".part")  # what isn't whole must not look as if it were
+                raise
+
+    def leave_out(self, record):
+        def lost(first, end, why):
+            start, end = first * self.chunk_size, min(end * self.chunk_size, record.size)
+            note(f"damaged: bytes {start} to {end}: {explain(why)}")
+            self.lost += end - start
+
+        return lost
+
+    def write_chunks(self, out, batch, record):
+        plains = self.blobs.open(CHUNK, [chunk_id for _, chunk_id in batch], self.chunk_size, record.domain)
+        for (address, _), plain in zip(batch, plains):
+            start = address * self.chunk_size
+            whole = min(self.chunk_size, record.size - start)
+            if isinstance(plain, bytes) and len(plain) != whole:
+                plain = Refused(f"chunk {address} hasn't its length")
+            if isinstance(plain, Exception):
+                if not self.salvage:
+                    raise plain
+                self.leave_out(record)(address, address + 1, plain)
+                continue
+            out.seek(start)
+            out.write(plain)
+            if sys.stderr.isatty():
+                print(f"\r{start * 100 // record.size} %", end="\r", file=sys.stderr)
+
+
+# The commands.
+
+
+def explain(error):
+    """An error in plain words."""
+    named = getattr(error, "filename", None)
+    return plainly((f"{named}: " if named else "") + (getattr(error, "strerror", None) or str(error)), "\n")
+
+
+def instant(nanoseconds):
+    time = datetime.datetime(1970, 1, 1) + datetime.timedelta(microseconds=nanoseconds // 1000)
+    return time.isoformat(" ", "seconds") + " UTC"
+
+
+def plainly(name, keep=""):
+    return "".join(c if c.isprintable() or c in keep else ascii(c)[1:-1] for c in name)
+
+
+def state_of(entry):
+    words = [STATES[entry.state]] if entry.state else []
+    words += [REASONS[entry.reason]] if entry.reason else []
+    words += [f"noted in generation {entry.noted}"] if entry.noted else []
+    words += ["removed on purpose"] if getattr(entry, "removed", False) else []
+    return f" ({', '.join(words)})" if words else ""
+
+
+def show(archive):
+    names = archive.read_names()
+    for entry in archive.read_session_list():
+        tags = "".join(f" ^{plainly(tag)}" for tag in entry.tags)
+        print(f"#{entry.number} {instant(entry.time)}{tags}{state_of(entry)}")
+        try:
+            session = archive.read_session(entry)
+        except Refused as why:
+            if entry.state == 1:
+                note(f"{why}")
+            else:
+                archive.problem(f"{why}")
+            continue
+        for volume_id, volume in session.volumes.items():
+            marks = ", ".join(words for mark, words in MARKS.items() if volume.marks & mark)
+            name = plainly(names.get(volume_id, volume_id.hex()))
+            print(f"{volume.size:>19}  {name}" + (f" ({marks})" if marks else ""))
+    check(not archive.failed, "something couldn't be read: see above")
+
+
+def usable(entry, wanted):
+    """Whether a session may be taken: the one that was asked for, else any that is whole."""
+    if wanted is not None:
+        return entry.number == wanted
+    if entry.state == 2:
+        note(f"session #{entry.number} was not acknowledged, so an older one is looked for; --session {entry.number} takes it")
+    return entry.state == 0 and not getattr(entry, "removed", False)
+
+
+def find_volume(archive, name):
+    found = [i for i, n in archive.read_names().items() if name == n]
+    if not found and re.fullmatch("[0-9a-f]{32}", name):
+        return bytes.fromhex(name)
+    check(found, f"the archive has no volume {name!r}")
+    return found[0]
+
+
+def restore(archive, name, wanted, path):
+    volume_id = find_volume(archive, name)
+    for entry in reversed(archive.read_session_list()):
+        if not usable(entry, wanted):
+            continue
+        volume = archive.read_session(entry).volumes.get(volume_id)
+        if volume is not None:
+            restore_one(archive, volume_id, volume, entry, name, path)
+            check(archive.lost == 0, f"{path}: {archive.lost} bytes of it are damaged, and zeros there")
+            return
+    raise Refused(f"{name!r} is in no session" if wanted is None else f"{name!r} is not in a session #{wanted}")
+
+
+def restore_one(archive, volume_id, volume, entry, name, path):
+    archive.write_image(archive.read_record(volume_id, volume), path)
+    print(f"{path}: {plainly(name)} of session #{entry.number}, {volume.size} bytes")
+
+
+def file_name(name):
+    """A name that stays in its directory, for every volume another one."""
+    name = name.replace("%", "%25").replace("/", "%2F")
+    return "%2E" + name[1:] if name.startswith(".") else name
+
+
+def restore_all(archive, wanted, directory):
+    names = archive.read_names()
+    entries = [e for e in reversed(archive.read_session_list()) if usable(e, wanted)]
+    check(entries, "the archive has no session" if wanted is None else f"the archive has no session #{wanted}")
+    session = archive.read_session(entries[0])
+    os.makedirs(directory, exist_ok=True)
+    damaged = []
+    for volume_id, volume in session.volumes.items():
+        name = names.get(volume_id, volume_id.hex())
+        path = os.path.join(directory, file_name(name))
+        try:
+            restore_one(archive, volume_id, volume, entries[0], name, path)
+            check(archive.lost == 0, f"{path}: {archive.lost} bytes of it are damaged, and zeros there")
+        except (Refused, OSError) as why:
+            note(f"{plainly(name)}: {explain(why)}")
+            damaged.append(name)
+    check(not damaged, f"{len(damaged)} of {len(session.volumes)} volumes are damaged, or weren't written: see above")
+
+
+def read_secret(keyfile, passfile):
+    """The secrets to try, and whether they are a key file's."""
+    if keyfile:
+        key = read_whole(keyfile, 65536)
+        check(len(key) >= 32, f"{keyfile}: is shorter than a key file can be")
+        return [key], True
+    if passfile:
+        secret, newline, _ = read_whole(passfile, 1 << 20).partition(b"\n")
+        secret = secret[:-1] if newline and secret.endswith(b"\r") else secret
+    else:
+        secret = getpass.getpass("passphrase or recovery key: ").encode(errors="surrogateescape")
+    key = read_recovery_key(secret)
+    return (forms(secret), False) if key is None else ([key], True)
+
+
+def read_whole(path, most):
+    """A file of the user's, which may be a pipe."""
+    try:
+        with open(path, "rb") as f:
+            data = f.read(most + 1)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no such file: {path}") from None
+    check(len(data) <= most, f"{path}: is larger than {most} bytes")
+    return data
+
+
+def open_export(path, unlocker):
+    """What a key export says of its archive."""
+    data = read_whole(path, MOST_ROOT)
+    clear = parse_clear(Fields(split(data, b"K", path)[1], path))
+    check(unlocker.unlock([(path, clear)]), f"{path}: {unlocker.explain()}")
+    keys = unlocker.keys[clear.archive]
+    export = parse_export(Fields(keys.open_object(data, b"K", b"pinion 2 key export", "key export", path)[1], path))
+    export.archive = clear.archive
+    return export
+
+
+def open_archive(options):
+    roots, unlocker = Roots(options.archive, options.root), Unlocker(*read_secret(options.keyfile, options.passfile))
+    export = open_export(options.key_export, unlocker) if options.key_export else None
+    if export is None:
+        check(roots.all, f"the archive has no root: {options.archive}; without one it takes a --key-export")
+        check(roots.unlock(unlocker), unlocker.explain())
+    root = roots.highest(unlocker)
+    if root is None:
+        check(export, "no root opens; without one it takes a --key-export")
+        note("no root opens: sessions are looked for in all packs, and may be more than there were")
+        return Archive(options.archive, unlocker.keys[export.archive], None, export.chunk_size)
+    said = f"{root.path} is of generation {root.generation}, written {instant(root.written)} by {plainly(root.host)}"
+    note(f"{said}, of archive {root.archive.hex()}")
+    if unlocker.slot not in root.slots:
+        check(export, f"this key was removed: {root.path} doesn't list this key slot; an older --root may")
+        note("this key was removed from the archive since the key export was made")
+    return Archive(options.archive, unlocker.keys[root.archive], root, root.chunk_size)
+
+
+# Vectors: files with structures that both programs have to take or to refuse; docs/vectors.md says how they are listed.
+
+
+def vector_keys(v):
+    return Keys(bytes.fromhex(v["master"]), bytes.fromhex(v["archive"]))
+
+
+def vector_root(v, data, what):
+    clear = parse_clear(Fields(split(data, b"R", what)[1], what))
+    plain = vector_keys(v).open_object(data, b"R", b"pinion 2 root", "root", what)[1]
+    f = Fields(plain, what)
+    parse_root(f, clear)
+    return f
+
+
+def vector_export(v, data, what):
+    parse_clear(Fields(split(data, b"K", what)[1], what))
+    plain = vector_keys(v).open_object(data, b"K", b"pinion 2 key export", "key export", what)[1]
+    f = Fields(plain, what)
+    parse_export(f)
+    return f
+
+
+def vector_object(kind, info, prefix, parse):
+    """An object that is header and seal, as the archive has it under a name."""
+
+    def open_it(v, data, what):
+        name = prefix + v["object"] if prefix.endswith("/") else prefix
+        f = Fields(vector_keys(v).open_object(data, kind, info, name, what)[1], what)
+        parse(f)
+        return f
+
+    return open_it
+
+
+def vector_pack(v, data, what):
+    """A whole pack: its table, and every blob in it."""
+    keys, path = vector_keys(v), pack_path(bytes.fromhex(v["object"]))
+    split(data[:16], b"P", what)
+    check(len(data) >= 20, f"{what}: is too short")
+    length = int.from_bytes(data[-4:], "big")
+    check(length <= len(data) - 20, f"{what}: has no table of contents")
+    sealed = data[len(data) - 4 - length : -4]
+    f = Fields(unseal(keys.key(b"pinion 2 table of contents"), sealed, data[:16] + path.encode(), what), what)
+    table = parse_table(f)
+    check(table.end + length + 4 == len(data), f"{what}: has blobs that don't fill it")
+    for kind, blob_id, at, size in table.blobs:
+        open_vector_blob(keys, data[at : at + size], kind, blob_id, None, 4 << 20 if kind == CHUNK else METADATA, what)
+    return f
+
+
+def open_vector_blob(keys, sealed, kind, blob_id, domain, most, what):
+    packed, domain, length, content = keys.open_sealed_blob(sealed, kind, blob_id, domain, most, what)
+    plain = unzstd([(content, length)])[0] if packed else content
+    if isinstance(plain, Exception):
+        raise plain
+    keys.check_id(plain, kind, blob_id, domain)
+    return plain
+
+
+def vector_blob(v, data, what):
+    kind = v["type"]
+    most = v.get("most", 4 << 20 if kind == CHUNK else METADATA)
+    plain = open_vector_blob(vector_keys(v), data, kind, bytes.fromhex(v["id"]), v.get("domain"), most, what)
+    f = Fields(plain, what)
+    f.take(len(plain))
+    return f
+
+
+def vector_slot(v, data, what):
+    f = Fields(data, what)
+    slot = parse_slot(f)
+    for given, is_key_file in (("keyfile", True), ("passphrase", False)):
+        if given in v:
+            secrets = [bytes.fromhex(v[given])] if is_key_file else forms(v[given].encode())
+            unlocker = Unlocker(secrets, is_key_file)
+            archive_id = bytes.fromhex(v["archive"])
+            unlocked = unlocker.unlock([(what, Record(archive=archive_id, slots=[data]))])
+            check(unlocked and unlocker.keys[archive_id].master.hex() == v["master"], f"{what}: gives another master key")
+    check(slot, what)
+    return f
+
+
+def vector_recovery_key(v, data, what):
+    key = read_recovery_key(data)
+    check(key is not None, f"{what}: is no recovery key")
+    f = Fields(key, what)
+    f.take(32)
+    return f
+
+
+def vector_root_body(v, data, what):
+    f = Fields(data, what)
+    parse_root(f, Record(slots=[b""] * v["slots"]))
+    return f
+
+
+def vector_extensions(v, data, what):
+    f = Fields(data, what)
+    needed = f.extensions(v["number"], 256 if v.get("entry") else 65536)
+    check(needed is None, needed)
+    f.end()
+    return f
+
+
+def vector_body(parse):
+    def parse_it(v, data, what):
+        f = Fields(data, what)
+        parse(f)
+        return f
+
+    return parse_it
+
+
+VECTORS = {
+    "root": vector_root, "key export": vector_export, "pack": vector_pack, "blob": vector_blob,
+    "index object": vector_object(b"I", b"pinion 2 index", "index/", parse_index),
+    "index list": vector_object(b"J", b"pinion 2 index list", "index/", parse_index_list),
+    "lock note": vector_object(b"L", b"pinion 2 lock note", "lock.note", parse_note),
+    "clear part": vector_body(parse_clear), "key slot": vector_slot, "recovery key": vector_recovery_key,
+    "extension area": vector_extensions, "root body": vector_root_body, "key export body": vector_body(parse_export),
+    "index object body": vector_body(parse_index), "index list body": vector_body(parse_index_list),
+    "table of contents": vector_body(parse_table), "lock note body": vector_body(parse_note),
+    "tree node": vector_body(parse_node), "volume record": vector_body(parse_record),
+    "volume table": vector_body(parse_names), "session": vector_body(parse_session),
+    "session leaf": vector_body(parse_leaf), "qube configuration": vector_body(parse_config),
+    "removed numbers": vector_body(parse_removed),
+}  # fmt: skip
+
+
+def seen_as_json(f):
+    return [v.hex() if isinstance(v, bytes) else v for v in f.seen]
+
+
+def check_vector(directory, v):
+    """What is wrong with what this makes of a vector; None if nothing is."""
+    try:
+        open_vector = VECTORS[v["structure"]]
+    except KeyError:
+        return f"is of a structure that this doesn't know: {v['structure']!r}"
+    data = read_file(os.path.join(directory, v["file"]), 1 << 28)
+    try:
+        f = open_vector(v, data, v["name"])
+        check(not f.refused, "".join(f.refused))
+    except Refused as why:
+        return f"is refused: {explain(why)}" if v["valid"] else None
+    if not v["valid"]:
+        return "is taken, and was to be refused" + (f": {v['why']}" if "why" in v else "")
+    if "fields" in v and seen_as_json(f) != v["fields"]:
+        return f"has the fields {json.dumps(seen_as_json(f))}"
+    return None
+
+
+def check_vectors(directory):
+    """Checks all vectors of a directory; one line for each that isn't as it has to be."""
+    try:
+        manifest = json.loads(read_file(os.path.join(directory, "MANIFEST"), 1 << 26))
+        wrong = 0
+        for v in manifest:
+            why = check_vector(directory, v)
+            if why is not None:
+                note(f"vector {plainly(v['name'])}: {why}")
+                wrong += 1
+    except (ValueError, KeyError, TypeError) as why:
+        raise Refused(f"{directory}: its MANIFEST isn't as it has to be: {why!r}") from None
+    print(f"{len(manifest)} vectors, of which {sum(v['valid'] for v in manifest)} are valid")
+    check(wrong == 0, f"{wrong} of {len(manifest)} vectors are not as they have to be")
+
+
+def parse_options():
+    parser = argparse.ArgumentParser(description="Get volumes out of an archive of pinion without pinion.")
+    parser.add_argument("--keyfile", help="the key file that opens the archive")
+    parser.add_argument("--passfile", help="a file whose first line is the passphrase or a recovery key; else asked")
+    parser.add_argument("--key-export", help="a key export of this archive, for when no root is left")
+    parser.add_argument("--root", help="another root than the newest: a generation, or a name such as head/7")
+    parser.add_argument("--vectors", metavar="DIR", help="check this script with the vectors in a directory")
+    parser.add_argument("archive", nargs="?", help="the archive's directory")
+    commands = parser.add_subparsers(dest="command")
+    commands.add_parser("list", help="show the sessions and the volumes in them")
+    one = commands.add_parser("restore", help="write a volume to a new file")
+    every = commands.add_parser("restore-all", help="write all volumes of a session to new files in a directory")
+    for command in (one, every):
+        command.add_argument("--session", type=int, help="number of the session; else the newest that will do")
+        command.add_argument("--salvage", action="store_true", help="leave damaged chunks out, as zeros, and say where")
+    one.add_argument("volume")
+    one.add_argument("image")
+    every.add_argument("directory")
+    options = parser.parse_args()
+    if options.vectors is None and options.command is None:
+        parser.error("an archive and a command are needed")
+    return options
+
+
+def main():
+    options = parse_options()
+    if blake3 is None:
+        note("the module blake3 isn't here: that blobs are what their names say rests on their seals alone")
+    if options.vectors is not None:
+        check_vectors(options.vectors)
+        return
+    archive = open_archive(options)
+    archive.salvage = getattr(options, "salvage", False)
+    if options.command == "list":
+        show(archive)
+    elif options.command == "restore":
+        restore(archive, options.volume, options.session, options.image)
+    else:
+        restore_all(archive, options.session, options.directory)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (Refused, OSError) as error:
+        sys.exit(f"recover: error: {explain(error)}")
+    except KeyboardInterrupt:
+        sys.exit(130)
