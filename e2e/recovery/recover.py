@@ -734,14 +734,16 @@ class Unlocker:
                 self.tried.add((clear.archive, data))
                 what = f"slot {hashlib.sha256(data).hexdigest()[:16]} of {path}"
                 try:
-                    slots.append((parse_slot(Fields(data, "it")), what, clear.archive, data))
+                    slots.append((parse_slot(Fields(data, what)), what, clear.archive, data))
                 except Refused as why:
-                    self.refused.append(f"\n  {what}: {why}")
+                    self.refused.append(f"\n  {why}")
         return sorted(slots, key=lambda s: s[0].memory * s[0].passes)
 
     def unlock(self, clears):
         """Whether one of these roots has a slot that opens."""
         for slot, what, archive_id, data in self.slots_of(clears):
+            if slot.memory * slot.passes > 1 << 20 and not self.is_key_file:
+                note(f"{what} takes its time: Argon2, {slot.memory >> 10} MiB, {slot.passes} passes")
             for secret in self.secrets:
                 try:
                     master = open_master_key(slot, archive_id, derive_kek(slot, secret, self.is_key_file))
@@ -1150,12 +1152,13 @@ class Archive:
                 leaves[leaf.address] = leaf
         for _, r in sorted(self.all_of(REMOVED, "removed numbers"), key=lambda r: version_of(r[1])):
             removed = r.ranges
-        entries = []
+        known = {s.id for _, s in newest.values()}
+        entries = [e for leaf in leaves.values() for e in leaf.entries if e.id not in known]
         for blob_id, s in newest.values():
             e = Record(id=s.id, blob=blob_id, number=s.number, time=s.time, state=0, reason=0, noted=0, tags=[])
             leaf = leaves.get(s.number // 32)
             listed = [x for x in leaf.entries if x.number == s.number] if leaf else []
-            if listed and listed[0].id in (s.id, bytes(16)):
+            if listed and listed[0].id == s.id:
                 e.state, e.reason, e.noted, e.tags = listed[0].state, listed[0].reason, listed[0].noted, listed[0].tags
             gone = leaf is not None and not listed and leaf.generation >= s.generation
             e.removed = gone or any(a <= s.number <= b for a, b in removed)
@@ -1372,7 +1375,10 @@ def open_archive(options):
     export = open_export(options.key_export, unlocker) if options.key_export else None
     if export is None:
         check(roots.all, f"the archive has no root: {options.archive}; without one it takes a --key-export")
-        check(roots.unlock(unlocker), unlocker.explain())
+        unlocked = roots.unlock(unlocker)
+        if not unlocker.tried:
+            roots.highest(unlocker)  # says why no root has slots
+        check(unlocked, unlocker.explain())
     root = roots.highest(unlocker)
     if root is None:
         check(export, "no root opens; without one it takes a --key-export")
@@ -1380,9 +1386,11 @@ def open_archive(options):
         return Archive(options.archive, unlocker.keys[export.archive], None, export.chunk_size)
     said = f"{root.path} is of generation {root.generation}, written {instant(root.written)} by {plainly(root.host)}"
     note(f"{said}, of archive {root.archive.hex()}")
-    if unlocker.slot not in root.slots:
-        check(export, f"this key was removed: {root.path} doesn't list this key slot; an older --root may")
-        note("this key was removed from the archive since the key export was made")
+    if unlocker.slot not in root.slots and not unlocker.unlock([(root.path, root)]):
+        having = [name for name, clear in roots.clears(roots.all, len(roots.all)) if unlocker.slot in clear.slots]
+        said = f"this key was removed: {root.path} doesn't list this key slot"
+        check(export, said + (f"; --root {having[0]} does" if having else ""))
+        note(said)
     return Archive(options.archive, unlocker.keys[root.archive], root, root.chunk_size)
 
 
