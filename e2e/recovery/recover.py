@@ -1465,7 +1465,7 @@ def vector_blob(v, data, what):
 
 def vector_slot(v, data, what):
     f = Fields(data, what)
-    slot = parse_slot(f)
+    parse_slot(f)
     for given, is_key_file in (("keyfile", True), ("passphrase", False)):
         if given in v:
             secrets = [bytes.fromhex(v[given])] if is_key_file else forms(v[given].encode())
@@ -1473,7 +1473,6 @@ def vector_slot(v, data, what):
             archive_id = bytes.fromhex(v["archive"])
             unlocked = unlocker.unlock([(what, Record(archive=archive_id, slots=[data]))])
             check(unlocked and unlocker.keys[archive_id].master.hex() == v["master"], f"{what}: gives another master key")
-    check(slot, what)
     return f
 
 
@@ -1553,6 +1552,9 @@ def check_vectors(directory):
         manifest = json.loads(read_file(os.path.join(directory, "MANIFEST"), 1 << 26))
         wrong = 0
         for v in manifest:
+            if v.get("blake3") and blake3 is None:
+                note(f"vector {plainly(v['name'])}: needs BLAKE3 and isn't checked")
+                continue
             why = check_vector(directory, v)
             if why is not None:
                 note(f"vector {plainly(v['name'])}: {why}")
