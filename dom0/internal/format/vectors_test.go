@@ -25,6 +25,43 @@ func structureName(vector string) string {
 	return ""
 }
 
+// notForRecovery are refused here, and taken by a reader that is there to get
+// back what it can: fields that it doesn't use, or that harm nothing.
+var notForRecovery = map[string]bool{
+	"index-list--object-and-twin":                   true,
+	"index-list--too-large":                         true,
+	"index-list--too-many-entries":                  true,
+	"lock-note--a-command-in-capitals":              true,
+	"qube-config--no-class":                         true,
+	"removed-numbers--number-too-high":              true,
+	"root--heal-too-high":                           true,
+	"root--huge-sequence-number":                    true,
+	"root--index-list-too-large":                    true,
+	"root--index-object-too-large":                  true,
+	"root--more-sessions-than-seqs":                 true,
+	"root--needed-of-structure-0":                   true,
+	"root--negative-bytes":                          true,
+	"root--pruned-too-high":                         true,
+	"root--run-and-its-twin":                        true,
+	"root--run-of-too-many":                         true,
+	"root--run-twice":                               true,
+	"session--a-qube-without-config":                true,
+	"session--a-qube-without-id":                    true,
+	"session--a-state-of-a-halted-qube":             true,
+	"session--negative-bytes":                       true,
+	"session--removed-zero":                         true,
+	"session-leaf--lost-and-not-noted":              true,
+	"session-leaf--lost-for-no-reason":              true,
+	"session-leaf--negative-bytes":                  true,
+	"session-leaf--noted-too-high":                  true,
+	"table-of-contents--blob-too-long":              true,
+	"table-of-contents--generation-too-high":        true,
+	"table-of-contents--more-bytes-than-a-pack-has": true,
+	"volume-table--domain-without-a-name":           true,
+	"volume-table--generation-too-high":             true,
+	"volume-table--removed-id-zero":                 true,
+}
+
 // TestReadersAgree gives all golden vectors, of what is taken and of what is
 // refused, to a reader that was written by the page alone.
 func TestReadersAgree(t *testing.T) {
@@ -40,7 +77,7 @@ func TestReadersAgree(t *testing.T) {
 	for i, path := range append(paths, invalid...) {
 		name := strings.TrimSuffix(filepath.Base(path), ".hex")
 		v := ft.Vector{Name: name, Structure: structureName(name), Valid: i < len(paths), Bytes: ft.ReadFile(t, path)}
-		if v.Structure == "" {
+		if v.Structure == "" || notForRecovery[name] {
 			continue // the trailer of a pack is nothing by itself
 		}
 		if v.Structure == "root body" {
@@ -51,8 +88,8 @@ func TestReadersAgree(t *testing.T) {
 		}
 		all = append(all, v)
 	}
-	if len(all) < len(paths)+len(invalid)-1 {
-		t.Errorf("%d vectors of %d have a structure", len(all), len(paths)+len(invalid))
+	if want := len(paths) + len(invalid) - 1 - len(notForRecovery); len(all) != want {
+		t.Errorf("%d vectors for the other reader, want %d", len(all), want)
 	}
 	ft.CompareReaders(t, all)
 }
