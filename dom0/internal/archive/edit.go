@@ -91,7 +91,7 @@ func (w *Writer) Compose(ctx context.Context, kind format.PackKind, blobs func(y
 	var moved []Moved
 	var places []format.Location
 	finish := func() error {
-		size, err := w.compose(ctx, c)
+		size, err := w.compose(ctx, kind, c)
 		if err != nil {
 			return err
 		}
@@ -121,23 +121,23 @@ func (w *Writer) Compose(ctx context.Context, kind format.PackKind, blobs func(y
 // compose has the store make a pack, and of a metadata pack its twin, which is
 // composed from twins where these are there, and else from the firsts: the blobs
 // are the same.
-func (w *Writer) compose(ctx context.Context, c *pack.Composition) (size int64, err error) {
+func (w *Writer) compose(ctx context.Context, kind format.PackKind, c *pack.Composition) (size int64, err error) {
 	name, size, list := c.Finish()
 	if err := w.a.conn.Compose(ctx, name, size, list); err != nil {
 		return 0, fmt.Errorf("compose %s: %w", name, err)
 	}
 	w.stored += size
-	if !c.HasTwin() {
+	if kind == format.PackData {
 		return size, nil
 	}
 	var twinErr error
-	for _, fromTwins := range []bool{true, false} {
-		name, list := c.Twin(fromTwins)
+	for _, make := range []func(*pack.Composition) *pack.Composition{pack.NewTwinComposition, pack.NewTwinOfFirsts} {
+		name, size, list := make(c).Finish()
 		if twinErr = w.a.conn.Compose(ctx, name, size, list); twinErr == nil {
 			w.stored += size
 			return size, nil
 		}
-		if !errors.Is(twinErr, store.ErrMissing) && !errors.Is(twinErr, store.ErrBadRequest) && !errors.Is(twinErr, store.ErrUnreadable) {
+		if !store.IsObjectError(twinErr) && !errors.Is(twinErr, store.ErrBadRequest) {
 			break
 		}
 	}
