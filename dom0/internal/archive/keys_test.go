@@ -139,7 +139,7 @@ func TestLastKeyStays(t *testing.T) {
 
 // TestSixteenKeys: there are no more, and each opens the archive.
 func TestSixteenKeys(t *testing.T) {
-	p := archivetest.NewInMemory(t).Init(t)
+	p := archivetest.New(t).Init(t)
 	a := must[*archive.Archive](t)(openBare(t, p, protocol.LockExclusive, nil))
 	for i := 1; i < format.MaxKeySlots; i++ {
 		must[archive.Key](t)(a.AddKey(ctx, keyFile(string(rune('a'+i))), 0))
@@ -292,7 +292,7 @@ func TestUnlistedSlot(t *testing.T) {
 // doesn't tries sixteen of them and says so, and a repair takes them away.
 func TestTenThousandSlots(t *testing.T) {
 	const many = 10_000
-	p := archivetest.NewInMemory(t).Init(t)
+	p := archivetest.New(t).Init(t)
 	junkSlots(t, p, many)
 	if err := opensWith(t, p, crypt.Secret{KeyFile: p.Key}); err != nil {
 		t.Fatalf("where the archive is known: %v", err)

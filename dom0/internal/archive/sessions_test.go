@@ -16,7 +16,7 @@ import (
 // TestSessionList appends sessions across the edges where the list gets a leaf
 // more, and a level more, and reads all of them back at each.
 func TestSessionList(t *testing.T) {
-	p := archivetest.NewInMemory(t).Init(t)
+	p := archivetest.New(t).Init(t)
 	a := p.Open(t, protocol.LockAppend)
 	w, err := a.NewWriter(ctx, archivetest.Params().Compression, false)
 	if err != nil {

@@ -172,7 +172,7 @@ func elsewhere(t *testing.T, p *archivetest.Place) *archivetest.Place {
 // TestStaleSlotsLeaveRoom: copies of slots that were removed elsewhere don't keep
 // out the one that took their place, also where this host knows two branches.
 func TestStaleSlotsLeaveRoom(t *testing.T) {
-	p := archivetest.NewInMemory(t).Init(t)
+	p := archivetest.New(t).Init(t)
 	p.Commit(t, chunk(1, 1000))
 	key := changeOften(t, p, elsewhere(t, p), crypt.Secret{KeyFile: p.Key}, 20, true)
 	m := must[*archive.Archive](t)(openBare(t, p, protocol.LockRead, with(key)))
@@ -187,13 +187,13 @@ func TestStaleSlotsLeaveRoom(t *testing.T) {
 // saw, a slot that isn't tried may be the right one: the secret isn't called
 // wrong.
 func TestKeyChangedElsewhereAmongJunk(t *testing.T) {
-	p := archivetest.NewInMemory(t).Init(t)
+	p := archivetest.New(t).Init(t)
 	first := p.Objects(t, protocol.PrefixKeys)[0]
 	key := changeOften(t, p, elsewhere(t, p), crypt.Secret{KeyFile: p.Key}, 1, false)
 	if err := opensWith(t, p, key); err != nil {
 		t.Fatalf("without junk: %v", err)
 	}
-	p = archivetest.NewInMemory(t).Init(t)
+	p = archivetest.New(t).Init(t)
 	first = p.Objects(t, protocol.PrefixKeys)[0]
 	key = changeOften(t, p, elsewhere(t, p), crypt.Secret{KeyFile: p.Key}, 1, false)
 	junkSlots(t, p, 40)
