@@ -45,6 +45,14 @@ func NewTwinComposition(of *Composition) *Composition {
 	return twin
 }
 
+// NewTwinOfFirsts is NewTwinComposition where a twin is missing: it takes the same
+// blobs from the packs that of takes them from.
+func NewTwinOfFirsts(of *Composition) *Composition {
+	twin := NewTwinComposition(of)
+	copy(twin.runs, of.runs)
+	return twin
+}
+
 // Add takes a sealed blob from another pack and says where it will be. Blobs
 // that lie one behind the other are best added so: they become one part.
 func (c *Composition) Add(t format.BlobType, id format.BlobID, from format.Location) format.Location {

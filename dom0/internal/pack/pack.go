@@ -82,6 +82,25 @@ func (b *Builder) Twin() (name string, object []byte) {
 	return name, appendEnd(object, b.keys, name, &toc)
 }
 
+// Other makes the other one of a metadata pack and its twin from the bytes of the
+// pack with that id and table of contents, and returns its name. It checks that the
+// object is as long as the table says, and nothing of the blobs.
+func Other(keys *crypt.Keys, id format.ObjectID, toc *format.TOC, object []byte) (name string, other []byte, err error) {
+	end := format.HeaderSize
+	for _, b := range toc.Blobs {
+		end += int(b.Length)
+	}
+	sealed := format.SealedTOCSize(len(toc.Blobs))
+	if toc.Kind == format.PackData || len(object) != end+sealed+format.TrailerSize {
+		return "", nil, fmt.Errorf("pack %s of kind %d and %d bytes has no twin like it", id, toc.Kind, len(object))
+	}
+	table := *toc
+	table.Kind = format.PackMetadata + format.PackTwin - toc.Kind
+	name = protocol.PackName(id.Twin())
+	other = append(make([]byte, 0, len(object)), object[:end]...)
+	return name, appendEnd(other, keys, name, &table), nil
+}
+
 // twinOf is the table of contents of the twin of a pack with that one.
 func twinOf(toc *format.TOC) format.TOC {
 	if toc.Kind != format.PackMetadata {
