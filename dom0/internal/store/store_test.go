@@ -474,7 +474,7 @@ func TestOwnMistakes(t *testing.T) {
 		many[i] = protocol.Range{Off: 0, Len: 1}
 	}
 	_, err1 := c.GetWhole(ctx, "x", 1)
-	_, err2 := c.GetWhole(ctx, "head/1", protocol.MaxObject+1)
+	_, err2 := c.GetWhole(ctx, "head/000000000001", protocol.MaxObject+1)
 	_, _, err3 := c.List(ctx, "packs/00", "", 1)
 	_, _, err4 := c.List(ctx, protocol.PrefixPacks, strings.Repeat("x", 70000), 1)
 	_, _, err5 := c.List(ctx, protocol.PrefixPacks, "", protocol.MaxListed+1)
