@@ -135,7 +135,7 @@ inline create(B, NUM, ME, IDX, REFS, PA) {
     fi;
     if
     :: head[NUM] -> ME = 0
-    :: else ->
+    :: !head[NUM] ->
        d_step {
          assert(NUM > gen[B]);
          ME = nextc; nextc = nextc + 1;
