@@ -29,7 +29,7 @@ type setting struct {
 
 func newSetting(t *testing.T) *setting {
 	t.Helper()
-	s := &setting{t: t, from: archivetest.NewInMemory(t).Init(t), to: archivetest.NewInMemory(t)}
+	s := &setting{t: t, from: archivetest.New(t).Init(t), to: archivetest.New(t)}
 	s.from.Commit(t, chunk(1))
 	return s
 }
