@@ -28,7 +28,7 @@ func TestHelloInTime(t *testing.T) {
 	go func() { _, _ = client.Write(make([]byte, 3)) }()
 	err := serve.Serve(serve.Config{Path: t.TempDir(), In: in, Out: io.Discard, HelloTimeout: limit})
 	// The bytes are no frame, which three of them don't show.
-	if !errors.Is(err, serve.ErrNoHello) || !strings.Contains(err.Error(), "no more than 3 of its bytes") {
+	if !errors.Is(err, serve.ErrNoHello) || !strings.Contains(err.Error(), "no more than 3 bytes of it") {
 		t.Errorf("error is %v", err)
 	}
 
