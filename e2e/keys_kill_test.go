@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"testing"
-
-	"pinion/protocol"
 )
 
 // A change of keys that is killed at any request leaves keys that open the
