@@ -35,6 +35,7 @@ const (
 	exitConfig  = 4 // the configuration is wrong, or can't be read
 	exitName    = 5 // that can't be the name of an archive
 	exitNoHello = 6 // what came first is not a client's hello
+	exitIdle    = 7 // nothing came from the client for too long
 )
 
 // memoryLimit is when the garbage collector begins to work hard, in bytes. It
@@ -51,7 +52,7 @@ type options struct {
 
 type serveCommand struct {
 	ReadOnly   bool `long:"read-only" description:"write nothing"`
-	AppendOnly bool `long:"append-only" description:"delete and punch nothing, keep every replaced root"`
+	AppendOnly bool `long:"append-only" description:"delete and punch nothing, keep every root"`
 	Args       struct {
 		Dir string `positional-arg-name:"DIR" description:"the archive's directory"`
 	} `positional-args:"yes" required:"yes"`
@@ -114,6 +115,8 @@ func statusOf(err error) int {
 		return exitName
 	case errors.Is(err, serve.ErrNoHello):
 		return exitNoHello
+	case errors.Is(err, serve.ErrIdle):
+		return exitIdle
 	}
 	return exitFailed
 }

@@ -141,7 +141,7 @@ func TestReadOnlyOption(t *testing.T) {
 	dir := place(t)
 	ro := helper(t, "serve", dir, "--read-only")
 	c := storetest.Start(t, ro)
-	h, payload := c.Hello(protocol.Hello{Min: 1, Max: 1, Create: true})
+	h, payload := c.Hello(protocol.Hello{Min: 1, Max: protocol.Version, Create: true})
 	if e, err := protocol.ParseErrorReply(payload); h.Type != protocol.TypeError || err != nil || e.Code != protocol.CodeReadOnly {
 		t.Errorf("%+v %q", h, payload)
 	}
@@ -149,13 +149,13 @@ func TestReadOnlyOption(t *testing.T) {
 	w := storetest.OpenLocked(t, helper(t, "serve", dir), protocol.LockAppend)
 	w.Put(pack(1), []byte("abc"))
 	c, r := storetest.Open(t, ro, false)
-	if r.Capabilities != protocol.ReadOnly|protocol.LockNotes {
+	if r.Capabilities != protocol.ReadOnly|protocol.LockNotes|protocol.CanInventory {
 		t.Errorf("capabilities are %b", r.Capabilities)
 	}
 	c.OK(protocol.TypeLock, protocol.Lock{Mode: protocol.LockRead})
 	c.Fail(protocol.CodeReadOnly, protocol.TypeLock, protocol.Lock{Mode: protocol.LockAppend})
 	c.Fail(protocol.CodeReadOnly, protocol.TypePut, protocol.Put{Name: pack(2), Size: 1}, 'x')
-	c.Fail(protocol.CodeReadOnly, protocol.TypeSwap, protocol.Swap{Size: 1}, 'x')
+	c.Fail(protocol.CodeReadOnly, protocol.TypeCommit, protocol.Commit{Generation: 1, Size: 1}, 'x')
 	c.Fail(protocol.CodeReadOnly, protocol.TypeDelete, protocol.Delete{Names: []string{pack(1)}})
 	if got := c.Whole(pack(1)); string(got) != "abc" {
 		t.Errorf("the object is %q", got)
@@ -169,35 +169,42 @@ func TestReadOnlyOption(t *testing.T) {
 }
 
 func TestAppendOnlyOption(t *testing.T) {
-	command := helper(t, "serve", place(t), "--append-only")
+	dir := place(t)
+	command := helper(t, "serve", dir, "--append-only")
 	c, r := storetest.Open(t, command, true)
-	if r.Capabilities != protocol.AppendOnly|protocol.CanCompose|protocol.LockNotes {
+	if r.Capabilities != protocol.AppendOnly|protocol.CanCompose|protocol.LockNotes|protocol.CanInventory {
 		t.Errorf("capabilities are %b", r.Capabilities)
 	}
 	c.OK(protocol.TypeLock, protocol.Lock{Mode: protocol.LockExclusive})
 	c.Put(pack(1), []byte("abc"))
-	c.Fail(protocol.CodeReadOnly, protocol.TypeDelete, protocol.Delete{Names: []string{pack(1)}})
-	c.Fail(protocol.CodeReadOnly, protocol.TypePunch, protocol.Punch{Name: pack(1), Ranges: []protocol.Range{{Off: 0, Len: 1}}})
+	for _, keep := range []bool{false, true} {
+		c.Fail(protocol.CodeAppendOnly, protocol.TypeDelete, protocol.Delete{Keep: keep, Names: []string{pack(1)}})
+	}
+	c.Fail(protocol.CodeAppendOnly, protocol.TypePunch, protocol.Punch{Name: pack(1), Ranges: []protocol.Range{{Off: 0, Len: 1}}})
 	list := protocol.AppendCopy(nil, pack(1), protocol.Range{Off: 1, Len: 2})
 	c.OK(protocol.TypeCompose, protocol.Compose{Name: pack(2), Size: 2, ListLen: uint32(len(list))}, list...)
 	if got := c.Whole(pack(1)); string(got) != "abc" {
 		t.Errorf("the object is %q", got)
 	}
-	swapRoots(c, 15)
-	if got := c.Names(protocol.PrefixRoot, 100); len(got) != 15 {
-		t.Errorf("an append-only store kept %q", got)
+	for g := range uint64(10) {
+		c.Commit(g+1, []byte{byte(g)})
+	}
+	c.Fail(protocol.CodeAppendOnly, protocol.TypeDelete, protocol.Delete{Names: []string{"head/10"}})
+	c.Close()
+	// However old they are.
+	old := time.Now().Add(-1000 * 24 * time.Hour)
+	for g := range uint64(10) {
+		if err := os.Chtimes(filepath.Join(dir, protocol.HeadName(g+1)), old, old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c = storetest.OpenLocked(t, command, protocol.LockAppend)
+	for _, prefix := range []string{protocol.PrefixHead, protocol.PrefixRoots} {
+		if got := c.Names(prefix, 100); len(got) != 10 {
+			t.Errorf("an append-only store kept %q", got)
+		}
 	}
 	c.Close()
-}
-
-// swapRoots makes n roots, each one byte: its number.
-func swapRoots(c *storetest.Client, n int) {
-	var expect *[32]byte
-	for i := range n {
-		c.OK(protocol.TypeSwap, protocol.Swap{Expect: expect, Size: 1}, byte(i))
-		h := sha256Of(byte(i))
-		expect = &h
-	}
 }
 
 // TestModes: whatever the umask, the owner can use the archive and nobody
@@ -208,9 +215,12 @@ func TestModes(t *testing.T) {
 		command := append([]string{"sh", "-c", "umask " + mask + `; exec "$0" "$@"`}, helper(t, "serve", dir)...)
 		c := storetest.OpenLocked(t, command, protocol.LockAppend)
 		c.Put(pack(1), []byte("abc"))
-		c.Put(protocol.KeyName([16]byte{}), []byte("abc"))
-		swapRoots(c, 3)
+		c.Put(protocol.IndexName([16]byte{}), []byte("abc"))
+		c.Commit(1, []byte("root"))
+		c.OK(protocol.TypeLock, protocol.Lock{Mode: protocol.LockExclusive})
+		c.OK(protocol.TypeDelete, protocol.Delete{Keep: true, Names: []string{pack(1)}})
 		c.Close()
+		storetest.OpenLocked(t, command, protocol.LockAppend).Close() // makes the second copy
 		err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
 			if err != nil {
 				return err
@@ -237,7 +247,7 @@ func TestForeignFiles(t *testing.T) {
 	c.Put(pack(1), []byte("abc"))
 	c.Close()
 	foreign := []string{
-		"README", "root.old", "root.txt", "tmp/notes.txt", "keys/README", "packs/README", "packs/zz/x", "packs/01/README",
+		"README", "root.txt", "root", "root.1", "keys/x", "tmp/notes.txt", "head/README", "head/01", "roots/1-x", "packs/README", "packs/zz/x", "packs/01/README",
 		"packs/02/" + strings.Repeat("0", 32), "index/.hidden", "lost+found/x",
 	}
 	for _, f := range foreign {
@@ -251,13 +261,15 @@ func TestForeignFiles(t *testing.T) {
 	}
 	c = storetest.OpenLocked(t, helper(t, "serve", dir), protocol.LockExclusive)
 	got := ""
-	for _, p := range []string{protocol.PrefixKeys, protocol.PrefixPacks, protocol.PrefixIndex, protocol.PrefixRoot} {
+	for _, p := range []string{protocol.PrefixHead, protocol.PrefixRoots, protocol.PrefixPacks, protocol.PrefixIndex} {
 		got += strings.Join(c.Names(p, 2), " ")
 	}
 	if got != pack(1) {
 		t.Errorf("there are %q", got)
 	}
-	swapRoots(c, 12)
+	for g := range uint64(12) {
+		c.Commit(g+1, []byte("root"))
+	}
 	c.Close()
 	for _, f := range foreign {
 		if b, err := os.ReadFile(filepath.Join(dir, f)); err != nil || string(b) != f {

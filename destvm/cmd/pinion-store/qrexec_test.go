@@ -103,7 +103,7 @@ func TestQrexecPlaces(t *testing.T) {
 	c := newCall(t)
 	hello := func(create bool) (protocol.Header, []byte, *storetest.Client) {
 		client := storetest.Start(t, c.command(t))
-		h, payload := client.Hello(protocol.Hello{Min: 1, Max: 1, Create: create})
+		h, payload := client.Hello(protocol.Hello{Min: 1, Max: protocol.Version, Create: create})
 		return h, payload, client
 	}
 	refused := func(create bool, want protocol.Code) {
@@ -124,7 +124,7 @@ func TestQrexecPlaces(t *testing.T) {
 		client.Close()
 		return r
 	}
-	refused(false, protocol.CodeNotFound)
+	refused(false, protocol.CodeMissing)
 	if entries, err := os.ReadDir(c.home); err != nil || len(entries) > 0 {
 		t.Fatalf("%v, %v", entries, err)
 	}
@@ -138,15 +138,15 @@ func TestQrexecPlaces(t *testing.T) {
 	}
 	granted(false)
 	c.configure(t, "[archive laptop]\ndir = ~/disk/laptop\nappend-only = true\n")
-	refused(true, protocol.CodeNotFound)
+	refused(true, protocol.CodeMissing)
 	if err := os.Mkdir(filepath.Join(c.home, "disk"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if r := granted(true); r.Capabilities != protocol.AppendOnly|protocol.CanCompose|protocol.LockNotes {
+	if r := granted(true); r.Capabilities != protocol.AppendOnly|protocol.CanCompose|protocol.LockNotes|protocol.CanInventory {
 		t.Errorf("append-only: %+v", r)
 	}
 	c.configure(t, "[archive laptop]\ndir = ~/disk/laptop\n[defaults]\nread-only = true\n")
-	if r := granted(false); r.Capabilities != protocol.ReadOnly|protocol.LockNotes {
+	if r := granted(false); r.Capabilities != protocol.ReadOnly|protocol.LockNotes|protocol.CanInventory {
 		t.Errorf("read-only: %+v", r)
 	}
 	c.configure(t, "[archive laptop]\ndir = ~/disk/other\nread-only = true\n")
@@ -156,19 +156,19 @@ func TestQrexecPlaces(t *testing.T) {
 // TestNoHello: input of which somebody else had a part is told from a client
 // that is gone, and from one that breaks the protocol later.
 func TestNoHello(t *testing.T) {
-	hello := protocol.AppendFrame(nil, protocol.TypeHello, 0, protocol.Hello{Min: 1, Max: 1})
+	hello := protocol.AppendFrame(nil, protocol.TypeHello, 0, protocol.Hello{Min: 1, Max: protocol.Version})
 	for _, tt := range []struct {
 		what  string
 		input []byte
 		said  string
 	}{
 		{"a line is missing", hello[5:], ""},
-		{"all but the end is missing", hello[len(hello)-3:], "ended after 3 of its 49 bytes"},
+		{"all but the end is missing", hello[len(hello)-3:], "ended after 3 of its 51 bytes"},
 		{"the header is missing", hello[protocol.HeaderSize:], ""},
-		{"the end is missing", hello[:len(hello)-1], "ended after 48 of its 49 bytes"},
+		{"the end is missing", hello[:len(hello)-1], "ended after 50 of its 51 bytes"},
 		{"text", []byte("hello, is anybody there, and who may that be?\n"), ""},
 		{"another frame", protocol.AppendFrame(nil, protocol.TypeUsage, 0, nil), "of type usage"},
-		{"unknown flags", append(bytes.Clone(hello[:len(hello)-1]), 2), ""},
+		{"unknown flags", append(bytes.Clone(hello[:len(hello)-3]), 2, 0, 0), ""},
 	} {
 		status, said := newCall(t).ends(t, bytes.NewReader(tt.input))
 		if status != exitNoHello || !strings.Contains(said, "not a client's hello") || !strings.Contains(said, tt.said) {

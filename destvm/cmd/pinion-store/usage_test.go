@@ -2,12 +2,9 @@ package main
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"strings"
 	"testing"
 )
-
-func sha256Of(b ...byte) [32]byte { return sha256.Sum256(b) }
 
 func TestArguments(t *testing.T) {
 	for _, tt := range []struct {
@@ -16,7 +13,7 @@ func TestArguments(t *testing.T) {
 		out    string // part of standard output
 		errs   string // part of standard error
 	}{
-		{"version", exitOK, "pinion-store dev, protocol 1\n", ""},
+		{"version", exitOK, "pinion-store dev, protocol 2\n", ""},
 		{"--help", exitOK, "serve", ""},
 		{"serve --help", exitOK, "--append-only", ""},
 		{"", exitUsage, "", "qrexec, serve or version"},

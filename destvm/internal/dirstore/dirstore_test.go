@@ -2,9 +2,7 @@ package dirstore
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -45,9 +43,9 @@ func TestParent(t *testing.T) {
 	home := t.TempDir()
 	path := filepath.Join(home, "pinion", "laptop")
 	_, err := Open(path, Options{Create: true})
-	wantCode(t, "create without its parent", err, protocol.CodeNotFound)
+	wantCode(t, "create without its parent", err, protocol.CodeMissing)
 	_, err = Open(path, Options{Parent: true})
-	wantCode(t, "open", err, protocol.CodeNotFound)
+	wantCode(t, "open", err, protocol.CodeMissing)
 	if _, err := os.Stat(filepath.Dir(path)); !errors.Is(err, os.ErrNotExist) {
 		t.Fatalf("the parent: %v", err)
 	}
@@ -61,7 +59,7 @@ func TestParent(t *testing.T) {
 	}
 	open(t, filepath.Join(home, "pinion", "second"), Options{Create: true, Parent: true})
 	_, err = Open(filepath.Join(home, "a", "b", "c"), Options{Create: true, Parent: true})
-	wantCode(t, "create two levels below what is there", err, protocol.CodeNotFound)
+	wantCode(t, "create two levels below what is there", err, protocol.CodeMissing)
 	if _, err := os.Stat(filepath.Join(home, "a")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("it was made: %v", err)
 	}
@@ -127,7 +125,7 @@ func TestNothingOutside(t *testing.T) {
 		}
 	}
 	// Directories that lead out.
-	for _, link := range []string{"keys", "packs", "packs/01", "index", "tmp"} {
+	for _, link := range []string{"head", "roots", "packs", "packs/01", "index", "tmp", "trash"} {
 		dir := filepath.Join(t.TempDir(), "archive")
 		create(t, dir).Close()
 		path := filepath.Join(dir, link)
@@ -139,16 +137,33 @@ func TestNothingOutside(t *testing.T) {
 		if err := s.Lock(protocol.LockExclusive); (err == nil) == (link == "tmp") {
 			t.Errorf("%s: the lock gave %v", link, err)
 		}
-		for _, name := range []string{protocol.KeyName([16]byte{1}), packName(1), protocol.IndexName([16]byte{1})} {
+		_, err := s.Commit(1, []byte("x"))
+		if through := link == "head" || link == "tmp"; (err == nil) == through {
+			t.Errorf("%s: a commit gave %v", link, err)
+		}
+		for _, name := range []string{rootName(1, "x"), packName(1), protocol.IndexName([16]byte{1})} {
 			if err := put(s, name, []byte("x")); err == nil && (strings.HasPrefix(name, link) || link == "tmp") {
 				t.Errorf("put %s through the link %s went well", name, link)
 			}
 			read(s, name)
-			s.Delete([]string{name})
+			if err := s.Delete([]string{name}, true); err == nil && link == "trash" && !strings.HasPrefix(name, "roots") {
+				t.Errorf("%s went to a trash outside", name)
+			}
+			s.Delete([]string{name}, false)
 			s.Punch(name, []protocol.Range{{Off: 0, Len: 1}})
 		}
-		for _, prefix := range []string{protocol.PrefixKeys, protocol.PrefixPacks, protocol.PrefixIndex, protocol.PrefixRoot} {
+		s.Inventory()
+		s.tidyHeads()
+		if link == "trash" {
+			s.Close()
+			check(link)
+			continue
+		}
+		for _, prefix := range []string{protocol.PrefixHead, protocol.PrefixRoots, protocol.PrefixPacks, protocol.PackPrefix(1), protocol.PrefixIndex} {
 			s.List(prefix, "", 10, func(e protocol.Entry) error {
+				if strings.HasPrefix(e.Name, "head/") || strings.HasPrefix(e.Name, "roots/") {
+					return nil // its own
+				}
 				t.Errorf("%s: %s is listed", link, e.Name)
 				return nil
 			})
@@ -160,25 +175,27 @@ func TestNothingOutside(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "archive")
 	s := create(t, dir)
 	os.Mkdir(filepath.Join(dir, "packs/01"), 0o700)
-	for _, name := range []string{packName(1), protocol.RootName, "root.1", protocol.KeyName([16]byte{1})} {
+	for _, name := range []string{packName(1), "head/1", rootName(1, "secret"), protocol.IndexName([16]byte{1})} {
 		if err := os.Symlink(secret, filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}
 		_, err := read(s, name)
-		wantCode(t, "read "+name, err, protocol.CodeIO)
-		if !strings.Contains(name, "root") {
-			wantCode(t, "put "+name, put(s, name, []byte("x")), protocol.CodeExists)
-			wantCode(t, "punch "+name, s.Punch(name, []protocol.Range{{Off: 0, Len: 1}}), protocol.CodeIO)
+		wantCode(t, "read "+name, err, protocol.CodeNotAFile)
+		if !isRoot(name) {
+			wantCode(t, "punch "+name, s.Punch(name, []protocol.Range{{Off: 0, Len: 1}}), protocol.CodeNotAFile)
+			wantCode(t, "delete "+name, s.Delete([]string{name}, false), protocol.CodeNotAFile)
+			wantCode(t, "keep "+name, s.Delete([]string{name}, true), protocol.CodeNotAFile)
 		}
-		if name != protocol.RootName {
-			wantCode(t, "delete "+name, s.Delete([]string{name}), protocol.CodeIO)
+		if name != "head/1" {
+			wantCode(t, "put "+name, put(s, name, []byte("secret")), protocol.CodeExists)
 		}
 	}
-	h := sha256.Sum256([]byte("secret"))
-	wantCode(t, "swap", s.Swap(&h, []byte("x")), protocol.CodeIO)
+	_, err := s.Commit(1, []byte("secret"))
+	wantCode(t, "commit", err, protocol.CodeConflict)
+	s.tidyHeads()
 	part := protocol.AppendCopy(nil, packName(1), protocol.Range{Off: 0, Len: 6})
-	wantCode(t, "compose", s.Compose(packName(2), 6, part), protocol.CodeIO)
-	for _, prefix := range []string{protocol.PrefixKeys, protocol.PrefixPacks, protocol.PrefixRoot} {
+	wantCode(t, "compose", s.Compose(packName(2), 6, part), protocol.CodeNotAFile)
+	for _, prefix := range []string{protocol.PrefixHead, protocol.PrefixRoots, protocol.PrefixPacks, protocol.PrefixIndex} {
 		if names := list(t, s, prefix); len(names) > 0 {
 			t.Errorf("there are %q", names)
 		}
@@ -196,7 +213,7 @@ func TestLockFileLink(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := open(t, dir, Options{})
-	wantCode(t, "lock", s.Lock(protocol.LockAppend), protocol.CodeIO)
+	wantCode(t, "lock", s.Lock(protocol.LockAppend), protocol.CodeFailed)
 	if _, err := os.Lstat(outside); err == nil {
 		t.Error("a file was made outside")
 	}
@@ -221,16 +238,16 @@ func TestOddFiles(t *testing.T) {
 	}
 	for what, make := range plant {
 		t.Chdir(dir) // a socket's path must be short
-		name := protocol.KeyName([16]byte{7})
+		name := protocol.IndexName([16]byte{7})
 		if err := make(name); err != nil {
 			t.Fatal(err)
 		}
 		_, err := read(s, name)
-		wantCode(t, "read a "+what, err, protocol.CodeIO)
+		wantCode(t, "read a "+what, err, protocol.CodeNotAFile)
 		wantCode(t, "put on a "+what, put(s, name, nil), protocol.CodeExists)
-		wantCode(t, "delete a "+what, s.Delete([]string{name}), protocol.CodeIO)
-		wantCode(t, "punch a "+what, s.Punch(name, []protocol.Range{{Off: 0, Len: 1}}), protocol.CodeIO)
-		if names := list(t, s, protocol.PrefixKeys); len(names) > 0 {
+		wantCode(t, "delete a "+what, s.Delete([]string{name}, false), protocol.CodeNotAFile)
+		wantCode(t, "punch a "+what, s.Punch(name, []protocol.Range{{Off: 0, Len: 1}}), protocol.CodeNotAFile)
+		if names := list(t, s, protocol.PrefixIndex); len(names) > 0 {
 			t.Errorf("a %s is listed as %q", what, names)
 		}
 		os.Remove(name)
@@ -251,12 +268,12 @@ func TestPlace(t *testing.T) {
 		create bool
 		want   protocol.Code
 	}{
-		{file, false, protocol.CodeNotDirectory},
-		{file, true, protocol.CodeNotDirectory},
-		{fifo, true, protocol.CodeNotDirectory},
-		{file + "/x", true, protocol.CodeNotDirectory},
-		{filepath.Join(base, "missing"), false, protocol.CodeNotFound},
-		{filepath.Join(base, "missing", "deeper"), true, protocol.CodeNotFound},
+		{file, false, protocol.CodeNotAFile},
+		{file, true, protocol.CodeNotAFile},
+		{fifo, true, protocol.CodeNotAFile},
+		{file + "/x", true, protocol.CodeNotAFile},
+		{filepath.Join(base, "missing"), false, protocol.CodeMissing},
+		{filepath.Join(base, "missing", "deeper"), true, protocol.CodeMissing},
 	} {
 		_, err := Open(tt.path, Options{Create: tt.create})
 		wantCode(t, tt.path, err, tt.want)
@@ -275,52 +292,17 @@ func TestLookingLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	list(t, s, protocol.PrefixPacks)
-	_, err := read(s, protocol.RootName)
-	wantCode(t, "read the root", err, protocol.CodeNotFound)
+	if heads, err := s.Heads(); err != nil || len(heads) > 0 {
+		t.Errorf("heads are %d, %v", heads, err)
+	}
+	if _, err := s.Inventory(); err != nil {
+		t.Error(err)
+	}
+	_, err := read(s, "head/1")
+	wantCode(t, "read a root", err, protocol.CodeMissing)
 	s.Close()
 	if entries, _ := os.ReadDir(dir); len(entries) > 0 {
 		t.Errorf("there are %v", entries)
-	}
-}
-
-// TestSwapAfterDeath: a helper that died between giving the root its second
-// name and replacing it leaves no more than that name.
-func TestSwapAfterDeath(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "archive")
-	s := create(t, dir)
-	if err := s.Swap(nil, []byte("one")); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Link(filepath.Join(dir, "root"), filepath.Join(dir, "root.1")); err != nil {
-		t.Fatal(err)
-	}
-	h := sha256.Sum256([]byte("one"))
-	if err := s.Swap(&h, []byte("two")); err != nil {
-		t.Fatal(err)
-	}
-	if got := list(t, s, protocol.PrefixRoot); !slices.Equal(got, []string{"root", "root.1"}) {
-		t.Errorf("roots are %q", got)
-	}
-	if b, err := read(s, "root.1"); string(b) != "one" {
-		t.Errorf("root.1 is %q, %v", b, err)
-	}
-}
-
-// TestRootNumbersEnd: the highest number that there can be stops swaps, and
-// loses nothing.
-func TestRootNumbersEnd(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "archive")
-	s := create(t, dir)
-	if err := s.Swap(nil, []byte("one")); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "root.9999999999"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	h := sha256.Sum256([]byte("one"))
-	wantCode(t, "swap", s.Swap(&h, []byte("two")), protocol.CodeIO)
-	if b, err := read(s, protocol.RootName); string(b) != "one" {
-		t.Errorf("root is %q, %v", b, err)
 	}
 }
 
@@ -403,75 +385,5 @@ func TestPunchFreesSpace(t *testing.T) {
 	after, err := s.Used()
 	if err != nil || before-after < 1<<20 {
 		t.Errorf("used went from %d to %d, %v", before, after, err)
-	}
-}
-
-func TestErrorsHaveNoPaths(t *testing.T) {
-	err := fault(writing, "put x in place", fmt.Errorf("wrapped: %w",
-		&os.LinkError{Op: "rename", Old: "/home/a", New: "/home/b", Err: unix.ENOSPC}))
-	if got, want := err.Error(), "no-space: put x in place: no space left on device"; got != want {
-		t.Errorf("got %q, want %q", got, want)
-	}
-}
-
-func TestClassify(t *testing.T) {
-	for _, tt := range []struct {
-		err     error
-		reading protocol.Code
-		writing protocol.Code
-	}{
-		{unix.ENOSPC, protocol.CodeNoSpace, protocol.CodeNoSpace},
-		{unix.EDQUOT, protocol.CodeNoSpace, protocol.CodeNoSpace},
-		{unix.EROFS, protocol.CodeIO, protocol.CodeReadOnly},
-		{unix.EACCES, protocol.CodeIO, protocol.CodeReadOnly},
-		{unix.EPERM, protocol.CodeIO, protocol.CodeReadOnly},
-		{unix.EIO, protocol.CodeIO, protocol.CodeIO},
-		{unix.ENOENT, protocol.CodeNotFound, protocol.CodeNotFound},
-		{unix.EEXIST, protocol.CodeExists, protocol.CodeExists},
-	} {
-		err := &os.PathError{Op: "open", Path: "/home/x", Err: tt.err}
-		wantCode(t, "reading", fault(reading, "do", err), tt.reading)
-		wantCode(t, "writing", fault(writing, "do", err), tt.writing)
-	}
-}
-
-// TestRootReadWhileSwapped: who reads the root while it is replaced gets one of
-// the two, as nobody needs a lock for it.
-func TestRootReadWhileSwapped(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "archive")
-	s := create(t, dir)
-	roots := [][]byte{[]byte("even"), []byte("odd")}
-	if err := s.Swap(nil, roots[0]); err != nil {
-		t.Fatal(err)
-	}
-	stop := make(chan struct{})
-	failed := make(chan error, 4)
-	for range cap(failed) {
-		go func() {
-			other, err := Open(dir, Options{})
-			for err == nil {
-				select {
-				case <-stop:
-					other.Close()
-					failed <- nil
-					return
-				default:
-					_, err = read(other, protocol.RootName)
-				}
-			}
-			failed <- err
-		}()
-	}
-	for i := range 300 {
-		h := sha256.Sum256(roots[i%2])
-		if err := s.Swap(&h, roots[(i+1)%2]); err != nil {
-			t.Fatal(err)
-		}
-	}
-	close(stop)
-	for range cap(failed) {
-		if err := <-failed; err != nil {
-			t.Error(err)
-		}
 	}
 }

@@ -48,11 +48,7 @@ func (s *Store) List(prefix, after string, max int, emit func(protocol.Entry) er
 // whether there are more.
 func (s *Store) names(prefix, after string, max int) ([]string, bool, error) {
 	if prefix != protocol.PrefixPacks {
-		dir := strings.TrimSuffix(prefix, "/")
-		if prefix == protocol.PrefixRoot {
-			dir, prefix = ".", ""
-		}
-		return s.smallest(dir, prefix, after, max)
+		return s.smallest(strings.TrimSuffix(prefix, "/"), prefix, after, max)
 	}
 	var all []string
 	subs, err := s.packDirs()

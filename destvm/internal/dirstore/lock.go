@@ -23,27 +23,37 @@ import (
 // Under the append lock nobody else uploads, so whatever lies in tmp when it
 // is granted is a dead helper's, and is removed.
 func (s *Store) Lock(mode protocol.LockMode) error {
+	first, err := s.lock(mode)
+	if first && err == nil {
+		s.tidyHeads()
+	}
+	return err
+}
+
+// lock is Lock but for the heads. First says that the connection had no append
+// lock before.
+func (s *Store) lock(mode protocol.LockMode) (first bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if mode <= s.mode {
-		return nil
+		return false, nil
 	}
 	if mode > protocol.LockRead && s.caps&protocol.ReadOnly != 0 {
-		return &Error{Code: protocol.CodeReadOnly, Text: "the store is read-only"}
+		return false, &Error{Code: protocol.CodeReadOnly, Text: "the store is read-only"}
 	}
-	first := mode >= protocol.LockAppend && s.mode < protocol.LockAppend
+	first = mode >= protocol.LockAppend && s.mode < protocol.LockAppend
 	before := s.mode
 	if err := s.takeLocks(mode, first); err != nil {
-		return err
+		return first, err
 	}
 	if !first {
-		return nil
+		return false, nil
 	}
 	if err := s.takeOver(); err != nil {
 		s.dropWrite(before)
-		return err
+		return true, err
 	}
-	return nil
+	return true, nil
 }
 
 // takeLocks takes the files' locks for mode; first says that lock.write is
@@ -130,12 +140,12 @@ func (s *Store) openLock(name string, create bool) (*os.File, error) {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, nil
 		}
-		return f, fault(reading, "open "+name, err)
+		return f, fault(running, "open "+name, err)
 	}
 	f, err := s.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, fileMode)
 	if errors.Is(err, fs.ErrExist) {
 		f, _, err = s.openRegular(name, os.O_RDWR)
-		return f, fault(reading, "open "+name, err)
+		return f, fault(running, "open "+name, err)
 	}
 	if err == nil {
 		if err = f.Chmod(fileMode); err != nil {
@@ -159,7 +169,7 @@ func flock(f *os.File, how int) error {
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return &Error{Code: protocol.CodeLocked, Text: "somebody else is using the archive"}
 	}
-	return fault(reading, "lock the archive", err)
+	return fault(running, "lock the archive", err)
 }
 
 // The sizes of lock.write, in bytes. It has no content, and growing it takes
@@ -181,12 +191,14 @@ func (s *Store) takeOver() error {
 	s.dropNote()
 	info, err := s.write.Stat()
 	if err != nil {
-		return fault(reading, "look at "+lockWrite, err)
+		return fault(running, "look at "+lockWrite, err)
 	}
 	if info.Size() == lockClean {
-		return fault(writing, "mark "+lockWrite, s.write.Truncate(lockInUse))
+		err = fault(writing, "mark "+lockWrite, s.write.Truncate(lockInUse))
+	} else {
+		err = fault(writing, "write out the archive's file system", unix.Syncfs(int(s.dir.Fd())))
 	}
-	return fault(writing, "write out the archive's file system", unix.Syncfs(int(s.dir.Fd())))
+	return err
 }
 
 // sweep removes all temp files.
@@ -196,7 +208,7 @@ func (s *Store) sweep() error {
 		return nil
 	}
 	if err != nil {
-		return fault(reading, "open "+dirTemp, err)
+		return fault(running, "open "+dirTemp, err)
 	}
 	defer d.Close()
 	for {
@@ -213,7 +225,7 @@ func (s *Store) sweep() error {
 			return nil
 		}
 		if err != nil {
-			return fault(reading, "read "+dirTemp, err)
+			return fault(running, "read "+dirTemp, err)
 		}
 	}
 }

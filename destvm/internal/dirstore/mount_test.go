@@ -2,9 +2,9 @@ package dirstore
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -30,20 +30,20 @@ func TestDiskFull(t *testing.T) {
 	dir := filepath.Join(mount(t, "size=2m"), "archive")
 	s := create(t, dir)
 	half := bytes.Repeat([]byte{1}, 1<<20)
-	if err := s.Swap(nil, []byte("root")); err != nil {
+	if _, err := s.Commit(1, []byte("root")); err != nil {
 		t.Fatal(err)
 	}
 	if err := put(s, packName(1), half); err != nil {
 		t.Fatal(err)
 	}
-	wantCode(t, "a put that doesn't fit", put(s, packName(2), half), protocol.CodeNoSpace)
+	wantCode(t, "a put that doesn't fit", put(s, packName(2), half), protocol.CodeFull)
 	part := protocol.AppendCopy(nil, packName(1), protocol.Range{Off: 0, Len: 1 << 20})
-	wantCode(t, "a compose that doesn't fit", s.Compose(packName(3), 1<<20, part), protocol.CodeNoSpace)
+	wantCode(t, "a compose that doesn't fit", s.Compose(packName(3), 1<<20, part), protocol.CodeFull)
 	fill(t, filepath.Join(dir, "filler"))
-	h := sha256.Sum256([]byte("root"))
-	wantCode(t, "a swap that doesn't fit", s.Swap(&h, make([]byte, 5000)), protocol.CodeNoSpace)
-	if b, err := read(s, protocol.RootName); string(b) != "root" {
-		t.Errorf("the root is %q, %v", b, err)
+	_, err := s.Commit(2, make([]byte, 5000))
+	wantCode(t, "a commit that doesn't fit", err, protocol.CodeFull)
+	if heads, err := s.Heads(); err != nil || !slices.Equal(heads, []uint64{1}) {
+		t.Errorf("the heads are %d, %v", heads, err)
 	}
 	if names := list(t, s, protocol.PrefixPacks); len(names) != 1 {
 		t.Errorf("there are %q", names)
@@ -51,7 +51,8 @@ func TestDiskFull(t *testing.T) {
 	if entries, _ := os.ReadDir(filepath.Join(dir, dirTemp)); len(entries) > 0 {
 		t.Errorf("failed uploads left %v", entries)
 	}
-	// A full store opens, and can be emptied.
+	// A full store opens, and can be emptied, although there is no room for
+	// the second copy of the root.
 	s.Close()
 	s = open(t, dir, Options{})
 	if err := s.Lock(protocol.LockExclusive); err != nil {
@@ -63,11 +64,15 @@ func TestDiskFull(t *testing.T) {
 	if err := s.Punch(packName(1), []protocol.Range{{Off: 0, Len: 1 << 19}}); err != nil {
 		t.Error(err)
 	}
-	if err := s.Delete([]string{packName(1)}); err != nil {
+	if err := s.Delete([]string{packName(1)}, false); err != nil {
 		t.Error(err)
 	}
-	if err := s.Swap(&h, make([]byte, 5000)); err != nil {
+	if _, err := s.Commit(2, make([]byte, 5000)); err != nil {
 		t.Error(err)
+	}
+	s.tidyHeads()
+	if names := list(t, s, protocol.PrefixRoots); len(names) != 2 {
+		t.Errorf("the second copies are %q", names)
 	}
 }
 
@@ -89,13 +94,13 @@ func fill(t *testing.T, path string) {
 }
 
 func TestNoInodes(t *testing.T) {
-	dir := filepath.Join(mount(t, "size=2m,nr_inodes=12"), "archive")
+	dir := filepath.Join(mount(t, "size=2m,nr_inodes=14"), "archive")
 	s := create(t, dir)
 	var err error
 	for n := byte(1); n < 20 && err == nil; n++ {
-		err = put(s, protocol.KeyName([16]byte{n}), []byte("x"))
+		err = put(s, protocol.IndexName([16]byte{n}), []byte("x"))
 	}
-	wantCode(t, "a put without an inode", err, protocol.CodeNoSpace)
+	wantCode(t, "a put without an inode", err, protocol.CodeFull)
 }
 
 func TestReadOnlyMount(t *testing.T) {
@@ -122,7 +127,7 @@ func TestReadOnlyMount(t *testing.T) {
 		}
 		remount()
 		s = open(t, dir, Options{Create: true})
-		if s.Capabilities() != protocol.ReadOnly|protocol.LockNotes {
+		if s.Capabilities() != protocol.ReadOnly|protocol.LockNotes|protocol.CanInventory {
 			t.Errorf("capabilities are %b", s.Capabilities())
 		}
 		if err := s.Lock(protocol.LockRead); err != nil {

@@ -91,7 +91,7 @@ func (s *Store) isHeld(name string, flags, how int) (bool, error) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fault(reading, "open "+name, err)
+		return false, fault(running, "open "+name, err)
 	}
 	defer f.Close()
 	err = flock(f, how)

@@ -2,9 +2,11 @@ package dirstore
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io/fs"
 	"os"
 	"path"
@@ -22,7 +24,7 @@ var errNotRegular = errors.New("is not a regular file")
 var errReplaced = errors.New("is replaced all the time")
 
 // replacedTries is how often in a row a file may be replaced while it is being
-// opened. One time is a swap of another helper's.
+// opened. One time is a delete and a put of another helper's.
 const replacedTries = 100
 
 // openRegular opens the regular file at name, and nothing else: no link is
@@ -67,7 +69,7 @@ func (s *Store) Object(name string) (f *os.File, size int64, err error) {
 	}
 	f, size, err = s.openRegular(name, os.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, 0, &Error{Code: protocol.CodeNotFound, Text: "there is no object " + name}
+		return nil, 0, &Error{Code: protocol.CodeMissing, Text: "there is no object " + name}
 	}
 	if err != nil {
 		return nil, 0, fault(reading, "open "+name, err)
@@ -84,10 +86,6 @@ func checkName(untrusted string) error {
 	return nil
 }
 
-// isRoot says whether name is the root or a replaced one, which only Swap
-// writes.
-func isRoot(name string) bool { return path.Dir(name) == "." }
-
 // An Upload is an object that is being written. It may be used by one
 // goroutine at a time. It ends with Commit or Discard.
 type Upload struct {
@@ -98,6 +96,9 @@ type Upload struct {
 	size int64
 	left int64 // bytes still to come
 	err  error // first failure; sticks
+
+	sum  hash.Hash // of what was written, if the name proves itself; else nil
+	want [16]byte  // what the first half of sum has to be
 }
 
 // Create begins a new object of size bytes. It needs the append lock.
@@ -108,11 +109,15 @@ func (s *Store) Create(name string, size uint64) (*Upload, error) {
 	if err := checkName(name); err != nil {
 		return nil, err
 	}
-	if isRoot(name) {
-		return nil, &Error{Code: protocol.CodeBadRequest, Text: "only a swap writes " + name}
+	if _, ok := protocol.ParseHead(name); ok {
+		return nil, &Error{Code: protocol.CodeBadRequest, Text: "only a commit makes " + name}
 	}
-	if size > protocol.MaxObject {
+	_, want, isCopy := protocol.ParseRootName(name)
+	if size > protocol.MaxObject || isCopy && size > protocol.MaxRoot {
 		return nil, &Error{Code: protocol.CodeTooLarge, Text: fmt.Sprintf("%s of %d bytes is larger than an object may be", name, size)}
+	}
+	if isCopy && size == 0 {
+		return nil, &Error{Code: protocol.CodeBadRequest, Text: name + " can't be empty"}
 	}
 	if _, err := s.root.Lstat(name); err == nil {
 		return nil, exists(name)
@@ -122,6 +127,9 @@ func (s *Store) Create(name string, size uint64) (*Upload, error) {
 		return nil, fault(writing, "begin "+name, err)
 	}
 	u.size, u.left = int64(size), int64(size)
+	if isCopy {
+		u.sum, u.want = sha256.New(), want
+	}
 	return u, nil
 }
 
@@ -169,6 +177,9 @@ func (u *Upload) Write(b []byte) (int, error) {
 	}
 	n, err := u.f.Write(b)
 	u.left -= int64(n)
+	if u.sum != nil {
+		u.sum.Write(b[:n])
+	}
 	if err != nil {
 		return n, u.fail(fault(writing, "write "+u.name, err))
 	}
@@ -207,6 +218,9 @@ func (u *Upload) Commit() error {
 	if u.left != 0 {
 		return u.fail(&Error{Code: protocol.CodeBadRequest, Text: fmt.Sprintf("%s ended after %d of %d bytes", u.name, u.size-u.left, u.size)})
 	}
+	if u.sum != nil && [16]byte(u.sum.Sum(nil)[:16]) != u.want {
+		return u.fail(&Error{Code: protocol.CodeBadRequest, Text: u.name + " is not what its name says"})
+	}
 	if err := u.f.Sync(); err != nil {
 		return u.fail(fault(writing, "write out "+u.name, err))
 	}
@@ -232,8 +246,9 @@ func (s *Store) forget(temp string) {
 	delete(s.temps, temp)
 }
 
-// renameNew renames a file and never replaces another.
-func (s *Store) renameNew(from, to string) error {
+// renameNoReplace renames a file and never replaces another, where the file
+// system has a rename that can do that.
+func (s *Store) renameNoReplace(from, to string) error {
 	src, err := s.root.Open(path.Dir(from))
 	if err != nil {
 		return err
@@ -244,20 +259,31 @@ func (s *Store) renameNew(from, to string) error {
 		return err
 	}
 	defer dst.Close()
-	err = unix.Renameat2(int(src.Fd()), path.Base(from), int(dst.Fd()), path.Base(to), unix.RENAME_NOREPLACE)
-	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EOPNOTSUPP) {
+	return unix.Renameat2(int(src.Fd()), path.Base(from), int(dst.Fd()), path.Base(to), unix.RENAME_NOREPLACE)
+}
+
+// unknownFlag says whether a rename failed since the file system hasn't the
+// kind that was asked for.
+func unknownFlag(err error) bool {
+	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP)
+}
+
+// renameNew renames a file and never replaces another.
+func (s *Store) renameNew(from, to string) error {
+	err := s.renameNoReplace(from, to)
+	if !unknownFlag(err) {
 		return err
 	}
 	// File systems that don't know the flag know links, or are so simple that
 	// looking first is all there is. Nobody else adds objects: the append
-	// lock is held; and swapping keeps out our own other uploads.
+	// lock is held; and naming keeps out our own other uploads.
 	if err := s.root.Link(from, to); err == nil {
 		return s.root.Remove(from)
 	} else if errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	s.swapping.Lock()
-	defer s.swapping.Unlock()
+	s.naming.Lock()
+	defer s.naming.Unlock()
 	if _, err := s.root.Lstat(to); err == nil {
 		return syscall.EEXIST
 	}

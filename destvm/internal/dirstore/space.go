@@ -14,57 +14,10 @@ import (
 	"pinion/protocol"
 )
 
-// Delete removes objects; one that isn't there is no error. It returns when
-// the removals are durable. It needs the exclusive lock.
-func (s *Store) Delete(names []string) error {
-	if err := s.allowRemoval(); err != nil {
-		return err
-	}
-	for _, name := range names {
-		if err := checkName(name); err != nil {
-			return err
-		}
-		if name == protocol.RootName {
-			return &Error{Code: protocol.CodeBadRequest, Text: "the root can't be deleted"}
-		}
-	}
-	touched := make(map[string]bool)
-	for _, name := range names {
-		removed, err := s.remove(name)
-		if err != nil {
-			return fault(writing, "delete "+name, err)
-		}
-		if removed {
-			touched[path.Dir(name)] = true
-		}
-	}
-	for dir := range touched {
-		if err := s.syncDir(dir); err != nil {
-			return fault(writing, "make deletes durable", err)
-		}
-	}
-	return nil
-}
-
-// remove removes one object and says whether it was there.
-func (s *Store) remove(name string) (bool, error) {
-	info, err := s.root.Lstat(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	if !info.Mode().IsRegular() {
-		return false, errNotRegular
-	}
-	return true, s.root.Remove(name)
-}
-
 // Punch frees ranges of an object in place; they read as zeros from then on.
 // It returns when that is durable. It needs the exclusive lock.
 func (s *Store) Punch(name string, ranges []protocol.Range) error {
-	if err := s.allowRemoval(); err != nil {
+	if err := s.allowRemoval(protocol.LockExclusive); err != nil {
 		return err
 	}
 	if err := checkName(name); err != nil {
@@ -75,7 +28,7 @@ func (s *Store) Punch(name string, ranges []protocol.Range) error {
 	}
 	f, size, err := s.openRegular(name, os.O_RDWR)
 	if errors.Is(err, fs.ErrNotExist) {
-		return &Error{Code: protocol.CodeNotFound, Text: "there is no object " + name}
+		return &Error{Code: protocol.CodeMissing, Text: "there is no object " + name}
 	}
 	if err != nil {
 		return fault(writing, "open "+name, err)
@@ -115,6 +68,9 @@ func CheckInside(name string, r protocol.Range, size int64) error {
 func (s *Store) Compose(name string, size uint64, untrustedList []byte) error {
 	if err := checkParts(name, size, untrustedList); err != nil {
 		return err
+	}
+	if isRoot(name) {
+		return &Error{Code: protocol.CodeBadRequest, Text: "a root can't be composed"}
 	}
 	u, err := s.Create(name, size)
 	if err != nil {
@@ -232,7 +188,7 @@ func (u *Upload) copyFrom(f *os.File, source string, r protocol.Range) error {
 	n, err := io.CopyN(u.f, f, int64(r.Len))
 	u.left -= n
 	if errors.Is(err, io.EOF) {
-		return u.fail(&Error{Code: protocol.CodeIO, Text: source + " ended early"})
+		return u.fail(Unreadable(source, errors.New("it ended early")))
 	}
 	if err != nil {
 		return u.fail(fault(writing, "copy from "+source, err))
@@ -242,7 +198,7 @@ func (u *Upload) copyFrom(f *os.File, source string, r protocol.Range) error {
 
 // Used is how many bytes the archive's objects take up on the disk.
 func (s *Store) Used() (uint64, error) {
-	dirs := []string{".", "keys", "index"}
+	dirs := []string{dirHead, dirRoots, "index"}
 	subs, err := s.packDirs()
 	if err != nil {
 		return 0, err

@@ -6,8 +6,8 @@
 // outside is ever opened, read or changed, whatever names or links there are
 // (os.Root confines it, and only regular files count as objects); that an
 // object appears under its name whole and durable or not at all, and is never
-// overwritten; that replacing the root leaves the old root or the new one
-// whatever happens; that no call holds more than a few pieces of 64 KiB and
+// overwritten; that a head is there whole or not at all whatever happens, where
+// the file system knows links; that no call holds more than a few pieces of 64 KiB and
 // one listing's page in memory. It never looks into an object, and never
 // removes a file that it doesn't know.
 //
@@ -44,7 +44,7 @@ const (
 // Options are what a Store may do.
 type Options struct {
 	ReadOnly   bool // nothing is written
-	AppendOnly bool // nothing is deleted or punched, all replaced roots are kept
+	AppendOnly bool // nothing is deleted or punched, all roots are kept
 	Create     bool // the directory is made if it is missing, and what an archive has in it
 	Parent     bool // with Create, the directory that it is in is made too
 }
@@ -57,7 +57,9 @@ type Store struct {
 	caps    protocol.Capabilities
 	created bool
 
-	swapping sync.Mutex // held while the root is being replaced
+	naming sync.Mutex // held while a name is given where only looking first keeps others
+
+	step func(string) // nil but in tests, which die in it; see at
 
 	mu    sync.Mutex // guards what follows
 	mode  protocol.LockMode
@@ -65,6 +67,7 @@ type Store struct {
 	use   *os.File            // lock.use, while any lock is held
 	note  *os.File            // lock.note, from Note on
 	dirs  map[string]bool     // directories that are known to be there durably
+	own   map[string]bool     // heads that this Store committed
 	loose bool                // something was put in place and could not be made durable
 	temps map[string]struct{} // temp files of this Store that exist
 }
@@ -74,18 +77,18 @@ type Store struct {
 // taken for a new archive; o.Parent is for a path above which nothing is
 // mounted.
 func Open(path string, o Options) (*Store, error) {
-	s := &Store{opts: o, dirs: make(map[string]bool), temps: make(map[string]struct{})}
+	s := &Store{opts: o, dirs: make(map[string]bool), own: make(map[string]bool), temps: make(map[string]struct{})}
 	if err := s.find(path); err != nil {
 		return nil, err
 	}
 	root, err := os.OpenRoot(path)
 	if err != nil {
-		return nil, fault(reading, "open the archive's directory", err)
+		return nil, fault(running, "open the archive's directory", err)
 	}
 	s.root = root
 	if s.dir, err = root.Open("."); err != nil {
 		root.Close()
-		return nil, fault(reading, "open the archive's directory", err)
+		return nil, fault(running, "open the archive's directory", err)
 	}
 	s.caps = s.probe()
 	if o.Create && s.caps&protocol.ReadOnly == 0 {
@@ -102,16 +105,16 @@ func (s *Store) find(path string) error {
 	info, err := os.Stat(path)
 	switch {
 	case err == nil && !info.IsDir():
-		return &Error{Code: protocol.CodeNotDirectory, Text: "the archive's place is there but is not a directory"}
+		return &Error{Code: protocol.CodeNotAFile, Text: "the archive's place is there but is not a directory"}
 	case err == nil:
 		return nil
 	case !errors.Is(err, fs.ErrNotExist):
 		if errors.Is(err, syscall.ENOTDIR) {
-			return &Error{Code: protocol.CodeNotDirectory, Text: "something on the way to the archive's directory is not a directory"}
+			return &Error{Code: protocol.CodeNotAFile, Text: "something on the way to the archive's directory is not a directory"}
 		}
-		return fault(reading, "look for the archive's directory", err)
+		return fault(running, "look for the archive's directory", err)
 	case !s.opts.Create:
-		return &Error{Code: protocol.CodeNotFound, Text: "there is no such directory"}
+		return &Error{Code: protocol.CodeMissing, Text: "there is no such directory"}
 	case s.opts.ReadOnly:
 		return &Error{Code: protocol.CodeReadOnly, Text: "there is no such directory, and a read-only helper makes none"}
 	}
@@ -123,7 +126,7 @@ func (s *Store) find(path string) error {
 		err = makeDirectory(path)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return &Error{Code: protocol.CodeNotFound, Text: "the directory that the archive's directory would be in is missing"}
+		return &Error{Code: protocol.CodeMissing, Text: "the directory that the archive's directory would be in is missing"}
 	}
 	s.created = err == nil
 	return fault(writing, "make the archive's directory", err)
@@ -148,7 +151,7 @@ func makeDirectory(path string) error {
 
 // layOut makes what an archive begins with.
 func (s *Store) layOut() error {
-	for _, d := range []string{"keys", "packs", "index", dirTemp} {
+	for _, d := range []string{dirHead, dirRoots, "packs", "index", dirTemp} {
 		if err := s.ensureDir(d); err != nil {
 			return err
 		}
@@ -160,13 +163,13 @@ func (s *Store) layOut() error {
 		}
 		f.Close()
 	}
-	return nil
+	return s.writeReadme()
 }
 
 // probe finds out what can be done in the directory without leaving anything
 // in it.
 func (s *Store) probe() protocol.Capabilities {
-	caps := protocol.LockNotes
+	caps := protocol.LockNotes | protocol.CanInventory
 	if s.opts.AppendOnly {
 		caps |= protocol.AppendOnly
 	}
@@ -175,7 +178,11 @@ func (s *Store) probe() protocol.Capabilities {
 		return caps | protocol.ReadOnly
 	}
 	caps |= protocol.CanCompose
-	if !s.opts.AppendOnly && s.probePunch() {
+	if s.opts.AppendOnly {
+		return caps
+	}
+	caps |= protocol.CanKeep
+	if s.probePunch() {
 		caps |= protocol.CanPunch
 	}
 	return caps
@@ -207,7 +214,7 @@ func (s *Store) Capabilities() protocol.Capabilities { return s.caps }
 func (s *Store) Space() (free, total uint64, err error) {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(s.dir.Fd()), &st); err != nil {
-		return 0, 0, fault(reading, "ask for the free space", err)
+		return 0, 0, fault(running, "ask for the free space", err)
 	}
 	unit := uint64(st.Frsize)
 	if st.Frsize <= 0 {
@@ -263,9 +270,9 @@ func (s *Store) allow(mode protocol.LockMode) error {
 }
 
 // allowRemoval is allow for what takes objects, or parts of them, away.
-func (s *Store) allowRemoval() error {
+func (s *Store) allowRemoval(mode protocol.LockMode) error {
 	if s.opts.AppendOnly {
-		return &Error{Code: protocol.CodeReadOnly, Text: "the store is append-only"}
+		return &Error{Code: protocol.CodeAppendOnly, Text: "the store is append-only"}
 	}
-	return s.allow(protocol.LockExclusive)
+	return s.allow(mode)
 }

@@ -43,6 +43,12 @@ func (r *reader) frame() error {
 	if h.Type == protocol.TypeData {
 		return r.data(h.ID, untrusted)
 	}
+	if h.Type == protocol.TypeAlive {
+		if h.ID != 0 || h.Len != 0 {
+			return fmt.Errorf("a sign of life has the id %d and %d bytes", h.ID, h.Len)
+		}
+		return nil
+	}
 	if h.ID == 0 {
 		return fmt.Errorf("a %s has the id 0", h.Type)
 	}
@@ -64,9 +70,9 @@ func (s *session) admit(t protocol.Type) error {
 	if s.outstanding == protocol.MaxOutstanding {
 		return fmt.Errorf("more than %d requests are waiting for their answers", protocol.MaxOutstanding)
 	}
-	if t == protocol.TypeSwap || t == protocol.TypeCompose {
+	if t == protocol.TypeCommit || t == protocol.TypeCompose {
 		if s.single {
-			return fmt.Errorf("a %s came while a swap or compose is waiting for its answer", t)
+			return fmt.Errorf("a %s came while a commit or compose is waiting for its answer", t)
 		}
 		s.single = true
 	}
@@ -109,6 +115,11 @@ func (r *reader) request(h protocol.Header, untrusted []byte) error {
 			return errors.New("a usage has a payload")
 		}
 		s.reads <- func([]byte) { s.usage(id) }
+	case protocol.TypeInventory:
+		if len(untrusted) != 0 {
+			return errors.New("an inventory has a payload")
+		}
+		s.reads <- func([]byte) { s.inventory(id) }
 	case protocol.TypeHolder:
 		if len(untrusted) != 0 {
 			return errors.New("a holder has a payload")
@@ -125,7 +136,7 @@ func (r *reader) request(h protocol.Header, untrusted []byte) error {
 		if err != nil {
 			return err
 		}
-		s.commit(id, func() error { return s.store.Delete(m.Names) })
+		s.commit(id, func() error { return s.store.Delete(m.Names, m.Keep) })
 	case protocol.TypePunch:
 		m, err := protocol.ParsePunch(untrusted)
 		if err != nil {
@@ -156,13 +167,13 @@ func (r *reader) withBody(h protocol.Header, untrusted []byte) error {
 			return err
 		}
 		return r.put(id, m)
-	case protocol.TypeSwap:
-		m, err := protocol.ParseSwap(untrusted)
+	case protocol.TypeCommit:
+		m, err := protocol.ParseCommit(untrusted)
 		if err != nil {
 			return err
 		}
 		r.begin(&body{id: id, left: int64(m.Size), memory: make([]byte, 0, m.Size), then: func(b *body) {
-			s.commitSingle(id, func() error { return s.store.Swap(m.Expect, b.memory) })
+			s.commits <- func([]byte) { s.commitRoot(id, m.Generation, b.memory) }
 		}})
 	case protocol.TypeCompose:
 		m, err := protocol.ParseCompose(untrusted)
@@ -170,7 +181,9 @@ func (r *reader) withBody(h protocol.Header, untrusted []byte) error {
 			return err
 		}
 		r.begin(&body{id: id, left: int64(m.ListLen), memory: make([]byte, 0, m.ListLen), then: func(b *body) {
-			s.commitSingle(id, func() error { return s.store.Compose(m.Name, m.Size, b.memory) })
+			s.commits <- func([]byte) {
+				s.done(id, s.changeSingle(func() error { return s.store.Compose(m.Name, m.Size, b.memory) }))
+			}
 		}})
 	default:
 		return fmt.Errorf("a frame of type %s came from the client", h.Type)
@@ -178,15 +191,27 @@ func (r *reader) withBody(h protocol.Header, untrusted []byte) error {
 	return nil
 }
 
-// commitSingle is commit for the requests of which there may be one.
-func (s *session) commitSingle(id uint32, fn func() error) {
-	s.commits <- func([]byte) {
-		err := s.change(fn)
-		s.mu.Lock()
-		s.single = false
-		s.mu.Unlock()
-		s.done(id, err)
+// changeSingle is change for the requests of which there may be one.
+func (s *session) changeSingle(fn func() error) error {
+	err := s.change(fn)
+	s.mu.Lock()
+	s.single = false
+	s.mu.Unlock()
+	return err
+}
+
+// commitRoot answers a commit.
+func (s *session) commitRoot(id uint32, generation uint64, root []byte) {
+	var heads []uint64
+	err := s.changeSingle(func() (err error) {
+		heads, err = s.store.Commit(generation, root)
+		return err
+	})
+	if err != nil {
+		s.fail(id, err)
+		return
 	}
+	s.finish(id, protocol.TypeOK, protocol.Committed{Heads: heads})
 }
 
 // put begins an upload. If that is refused, the client hears it at once, and
@@ -213,6 +238,7 @@ func (r *reader) put(id uint32, m protocol.Put) error {
 // begin makes b the body that data frames go to.
 func (r *reader) begin(b *body) {
 	r.body = b
+	r.s.setIncoming(b.then != nil)
 	r.complete()
 }
 
@@ -235,6 +261,7 @@ func (r *reader) data(id uint32, untrusted []byte) error {
 	case b.upload != nil:
 		if _, err := b.upload.Write(untrusted); err != nil {
 			b.upload, b.then = nil, nil
+			r.s.setIncoming(false)
 			r.s.reads <- func([]byte) { r.s.fail(id, err) }
 		}
 	}
@@ -249,6 +276,7 @@ func (r *reader) complete() {
 		return
 	}
 	r.body = nil
+	r.s.setIncoming(false)
 	if b.then != nil {
 		b.then(b)
 	}
@@ -259,4 +287,11 @@ func (r *reader) dropBody() {
 	if r.body != nil && r.body.upload != nil {
 		r.body.upload.Discard()
 	}
+}
+
+// setIncoming notes whether a request waits for the rest of its body.
+func (s *session) setIncoming(incoming bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.incoming = incoming
 }

@@ -41,9 +41,9 @@ func (s *session) fail(id uint32, err error) {
 	if errors.Is(err, errEnding) {
 		return
 	}
-	r := protocol.ErrorReply{Code: protocol.CodeIO, Text: err.Error()}
+	r := protocol.ErrorReply{Code: protocol.CodeFailed, Text: err.Error()}
 	if e := (*dirstore.Error)(nil); errors.As(err, &e) {
-		r = protocol.ErrorReply{Code: e.Code, Text: e.Text}
+		r = protocol.ErrorReply{Code: e.Code, Class: e.Class, Text: e.Text}
 	}
 	s.finish(id, protocol.TypeError, r)
 }
@@ -102,7 +102,7 @@ func (s *session) get(id uint32, name string, ranges []protocol.Range, max int64
 		return
 	}
 	if err != nil {
-		s.fail(id, &dirstore.Error{Code: protocol.CodeIO, Text: "read " + name + ": " + err.Error()})
+		s.fail(id, dirstore.Unreadable(name, err))
 		return
 	}
 	s.finish(id, protocol.TypeOK, protocol.Total{Bytes: total})
@@ -130,7 +130,7 @@ func (s *session) sendRanges(id uint32, f *os.File, ranges []protocol.Range, buf
 		for left > 0 {
 			n := min(left, len(buf)-fill)
 			if _, err := f.ReadAt(buf[fill:fill+n], off); err != nil {
-				return total, plain(err)
+				return total, shortened(err)
 			}
 			fill += n
 			off += int64(n)
@@ -145,13 +145,10 @@ func (s *session) sendRanges(id uint32, f *os.File, ranges []protocol.Range, buf
 	return total, flush()
 }
 
-// plain takes the path out of an error.
-func plain(err error) error {
+// shortened is err, or what an end of the file means that came too early.
+func shortened(err error) error {
 	if errors.Is(err, io.EOF) {
 		return errors.New("it became shorter meanwhile")
-	}
-	if e := (*os.PathError)(nil); errors.As(err, &e) {
-		return e.Err
 	}
 	return err
 }
@@ -207,6 +204,16 @@ func (s *session) usage(id uint32) {
 		return
 	}
 	s.finish(id, protocol.TypeOK, protocol.Usage{Used: used, Free: free, Total: total})
+}
+
+// inventory answers an inventory.
+func (s *session) inventory(id uint32) {
+	v, err := s.store.Inventory()
+	if err != nil {
+		s.fail(id, err)
+		return
+	}
+	s.finish(id, protocol.TypeOK, v)
 }
 
 // holder answers a holder.

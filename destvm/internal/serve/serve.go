@@ -19,6 +19,7 @@ import (
 
 	"pinion/destvm/internal/dirstore"
 	"pinion/protocol"
+	"pinion/protocol/wire"
 )
 
 const (
@@ -49,27 +50,35 @@ type Config struct {
 	// HelloTimeout is how long the whole hello may take to come; 0 means
 	// protocol.HelloTimeout.
 	HelloTimeout time.Duration
+	// IdleTimeout is how long the client may send nothing while nothing is
+	// worked on for it; 0 means protocol.IdleTimeout.
+	IdleTimeout time.Duration
 }
 
 // ErrNoHello says that what came first is not a whole hello. It is for people
 // who look for who else reads, or writes, the helper's input.
 var ErrNoHello = errors.New("what came first is not a client's hello")
 
+// ErrIdle says that nothing came from the client for too long, not even a sign
+// of life.
+var ErrIdle = errors.New("the client is silent")
+
 // Serve speaks to the client until it is gone. It returns nil if the client
 // ended the connection, or was refused by an answer to its hello, and an
-// error if it broke the protocol: ErrNoHello if it did so at once. When Serve returns, nothing is written to
-// the directory any more; a goroutine that reads In, or waits in a write to
+// error if it broke the protocol, ErrNoHello if it did so at once, or ErrIdle.
+// When Serve returns, nothing is written to the directory any more; a goroutine that reads In, or waits in a write to
 // Out, may be left.
 func Serve(cfg Config) error {
 	s := &session{
-		in:      bufio.NewReaderSize(cfg.In, inputBuffer),
 		out:     cfg.Out,
 		outDead: make(chan struct{}),
 		quit:    make(chan struct{}),
 		late:    make(chan struct{}),
+		idle:    make(chan struct{}),
 		reads:   make(chan job, protocol.MaxOutstanding),
 		commits: make(chan job, protocol.MaxOutstanding),
 	}
+	s.in = bufio.NewReaderSize(watchedReader{s, cfg.In}, inputBuffer)
 	ended := make(chan error, 1)
 	go func() { ended <- s.run(cfg) }()
 	var err error
@@ -78,7 +87,9 @@ func Serve(cfg Config) error {
 	case <-cfg.Stop:
 	case <-s.outDead:
 	case <-s.late:
-		err = fmt.Errorf("%w: no more than %d of its %d bytes came in time", ErrNoHello, s.early.Load(), helloSize)
+		err = fmt.Errorf("%w: no more than %d of its bytes came in time", ErrNoHello, s.early.Load())
+	case <-s.idle:
+		err = fmt.Errorf("%w: nothing came from it for %v", ErrIdle, cfg.idleTimeout())
 	}
 	s.end()
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
@@ -91,9 +102,10 @@ func Serve(cfg Config) error {
 //
 //	reader      one; takes frames, writes the bytes of uploads to their temp
 //	            files, queues everything else. Never writes to out.
-//	readers     answer gets, lists, usage and holder
-//	committers  finish uploads, swap, delete, punch, compose, note
+//	readers     answer gets, lists, usage, inventory and holder
+//	committers  finish uploads, commit, delete, punch, compose, note
 //	alive       sends signs of life
+//	watch       looks for the client's
 //
 // The queues are as long as there may be requests without an answer, so the
 // reader never waits to put something in.
@@ -104,6 +116,7 @@ type session struct {
 	reads, commits chan job
 	quit           chan struct{} // closed when the connection is over
 	late           chan struct{} // closed when a hello is overdue
+	idle           chan struct{} // closed when the client was silent for too long
 	early          atomic.Int64  // bytes of the hello that came
 	workers        sync.WaitGroup
 
@@ -114,7 +127,9 @@ type session struct {
 
 	mu          sync.Mutex // guards what follows
 	outstanding int        // requests without an answer
-	single      bool       // one of them is a swap or compose
+	single      bool       // one of them is a commit or compose
+	incoming    bool       // one of them waits for the rest of its body
+	silent      time.Time  // since when the reader waits for input; zero: it doesn't
 	ending      bool       // nothing that changes the directory may begin
 	changing    sync.WaitGroup
 }
@@ -131,6 +146,7 @@ func (s *session) run(cfg Config) error {
 		return err
 	}
 	s.startWorkers()
+	go s.watch(cfg.idleTimeout())
 	r := reader{s: s, buf: make([]byte, protocol.MaxPayload)}
 	defer r.dropBody()
 	for {
@@ -209,42 +225,54 @@ func (s *session) change(fn func() error) error {
 // errRefused says that the hello was answered with an error.
 var errRefused = errors.New("refused")
 
-// helloSize is the length of a hello's frame.
-const helloSize = protocol.HeaderSize + 2 + 2 + protocol.TokenSize + 1
-
 // takeHello takes the first frame. Bytes that are missing or too many in front
 // of it, or in it, come of somebody who shares the input, such as a login
 // profile that reads a line.
 func (s *session) takeHello(limit time.Duration) (protocol.Hello, error) {
 	overdue := time.AfterFunc(limit, func() { close(s.late) })
 	defer overdue.Stop()
-	var untrusted [helloSize]byte
-	for n := 0; n < helloSize; {
-		m, err := s.in.Read(untrusted[n:])
-		n += m
-		s.early.Store(int64(n))
-		if n >= protocol.HeaderSize {
-			h, err := protocol.ParseHeader(untrusted[:protocol.HeaderSize])
-			if err != nil {
-				return protocol.Hello{}, fmt.Errorf("%w: %v", ErrNoHello, err)
-			}
-			if h.Type != protocol.TypeHello || h.ID != 0 || h.Len != helloSize-protocol.HeaderSize {
-				return protocol.Hello{}, fmt.Errorf("%w: it is a frame of type %s with id %d and %d bytes", ErrNoHello, h.Type, h.ID, h.Len)
-			}
-		}
-		switch {
-		case err == io.EOF && n == 0:
-			return protocol.Hello{}, err
-		case err != nil && n < helloSize:
-			return protocol.Hello{}, fmt.Errorf("%w: the input ended after %d of its %d bytes", ErrNoHello, n, helloSize)
-		}
+	header, err := s.takeEarly(nil, protocol.HeaderSize)
+	if err != nil {
+		return protocol.Hello{}, err
 	}
-	hello, err := protocol.ParseHello(untrusted[protocol.HeaderSize:])
+	h, err := protocol.ParseHeader(header)
+	if err != nil {
+		return protocol.Hello{}, fmt.Errorf("%w: %v", ErrNoHello, err)
+	}
+	if h.Type != protocol.TypeHello || h.ID != 0 || h.Len < protocol.MinHello || h.Len > protocol.MaxHello {
+		return protocol.Hello{}, fmt.Errorf("%w: it is a frame of type %s with id %d and %d bytes", ErrNoHello, h.Type, h.ID, h.Len)
+	}
+	untrusted, err := s.takeEarly(header, h.Len)
+	if err != nil {
+		return protocol.Hello{}, err
+	}
+	hello, err := protocol.ParseHello(untrusted)
 	if err != nil {
 		return protocol.Hello{}, fmt.Errorf("%w: %v", ErrNoHello, err)
 	}
 	return hello, nil
 }
+
+// takeEarly takes the next n bytes of the hello, of which before came.
+func (s *session) takeEarly(before []byte, n int) ([]byte, error) {
+	untrusted := make([]byte, n)
+	for got := 0; got < n; {
+		m, err := s.in.Read(untrusted[got:])
+		got += m
+		came := len(before) + got
+		s.early.Store(int64(came))
+		switch {
+		case err == io.EOF && came == 0:
+			return nil, err
+		case err != nil && got < n:
+			return nil, fmt.Errorf("%w: the input ended after %d of its %d bytes", ErrNoHello, came, max(helloSize, len(before)+n))
+		}
+	}
+	return untrusted, nil
+}
+
+// helloSize is the length of the shortest hello's frame.
+const helloSize = protocol.HeaderSize + protocol.MinHello
 
 // hello takes the first frame and answers it.
 func (s *session) hello(cfg Config) error {
@@ -277,6 +305,12 @@ func (s *session) open(cfg Config, hello protocol.Hello) (protocol.HelloReply, e
 		return protocol.HelloReply{}, &dirstore.Error{Code: protocol.CodeVersion,
 			Text: fmt.Sprintf("the client speaks versions %d to %d, this helper speaks %d", hello.Min, hello.Max, protocol.Version)}
 	}
+	for _, x := range hello.Extensions {
+		if x.Class() == wire.NeededToRead {
+			return protocol.HelloReply{}, &dirstore.Error{Code: protocol.CodeVersion,
+				Text: fmt.Sprintf("the client's hello has the extension 0x%04x, this helper speaks %d", x.Tag, protocol.Version)}
+		}
+	}
 	o := cfg.Options
 	o.Create = hello.Create
 	var store *dirstore.Store
@@ -297,6 +331,12 @@ func (s *session) open(cfg Config, hello protocol.Hello) (protocol.HelloReply, e
 	if err != nil {
 		return protocol.HelloReply{}, err
 	}
+	// Heads that can't be listed are no reason to open nothing: their second
+	// copies can be read, and whoever lists them hears why.
+	heads, err := store.Heads()
+	if err != nil {
+		heads = nil
+	}
 	return protocol.HelloReply{
 		Version:        protocol.Version,
 		Capabilities:   store.Capabilities(),
@@ -306,6 +346,7 @@ func (s *session) open(cfg Config, hello protocol.Hello) (protocol.HelloReply, e
 		MaxRanges:      protocol.MaxRanges,
 		Free:           free,
 		Total:          total,
+		Heads:          heads,
 	}, nil
 }
 

@@ -53,16 +53,23 @@ func testBrokenClients(t *testing.T, command []string) {
 		"too much data":             slices.Concat(put, header(protocol.TypeData, 1, 11), []byte("01234567890")),
 		"data after the end":        slices.Concat(put, header(protocol.TypeData, 1, 10), []byte("0123456789"), header(protocol.TypeData, 1, 1), []byte("x")),
 		"put inside a put":          slices.Concat(put, frame(protocol.TypePut, 2, protocol.Put{Name: pack(3), Size: 1})),
-		"swap inside a put":         slices.Concat(put, frame(protocol.TypeSwap, 2, protocol.Swap{Size: 1})),
+		"commit inside a put":       slices.Concat(put, frame(protocol.TypeCommit, 2, protocol.Commit{Generation: 1, Size: 1})),
+		"commit of no generation":   frame(protocol.TypeCommit, 1, protocol.Commit{Size: 1}),
+		"commit of generation 2^63": frame(protocol.TypeCommit, 1, protocol.Commit{Generation: 1 << 63, Size: 1}),
+		"commit of nothing":         frame(protocol.TypeCommit, 1, protocol.Commit{Generation: 1}),
+		"inventory with a payload":  frame(protocol.TypeInventory, 1, protocol.Lock{Mode: 1}),
+		"alive with an id":          frame(protocol.TypeAlive, 1, nil),
+		"alive with a payload":      frame(protocol.TypeAlive, 0, protocol.Lock{Mode: 1}),
+		"delete with unknown flags": frame(protocol.TypeDelete, 1, raw(append([]byte{2, 0, 0, 0, 1}, wire.AppendText(nil, pack(1))...))),
 		"two composes":              slices.Concat(compose, frame(protocol.TypeCompose, 2, protocol.Compose{Name: pack(4), Size: 1, ListLen: 1})),
 		"a get with a lying count":  frame(protocol.TypeGet, 1, raw(append(protocol.GetWhole{Name: pack(1)}.Append(nil)[:2+len(pack(1))], 0xff, 0xff, 0xff, 0xff))),
 		"a list of an odd prefix":   frame(protocol.TypeList, 1, protocol.List{Prefix: "/etc/", Max: 1}),
 		"a put of 2^63 bytes":       frame(protocol.TypePut, 1, protocol.Put{Name: pack(2), Size: 1 << 63}),
 		"a compose of a huge list":  frame(protocol.TypeCompose, 1, protocol.Compose{Name: pack(2), Size: 1, ListLen: 1<<32 - 1}),
-		"a swap to a huge root":     frame(protocol.TypeSwap, 1, protocol.Swap{Size: 1<<32 - 1}),
+		"a commit of a huge root":   frame(protocol.TypeCommit, 1, protocol.Commit{Generation: 1, Size: 1<<32 - 1}),
 		"a delete with a long name": frame(protocol.TypeDelete, 1, protocol.Delete{Names: []string{strings.Repeat("a", 5000)}}),
 	}
-	for _, n := range []string{"", ".", "..", "/etc/passwd", "../../etc/passwd", "packs/../../x", "lock.use", "tmp/x", "root.0", "packs/00/" + strings.Repeat("0", 31) + "\x00"} {
+	for _, n := range []string{"", ".", "..", "/etc/passwd", "../../etc/passwd", "packs/../../x", "lock.use", "tmp/x", "head/0", "README.txt", "packs/00/" + strings.Repeat("0", 31) + "\x00"} {
 		name := raw(wire.AppendText(nil, n))
 		afterHello["get-whole of "+n] = frame(protocol.TypeGetWhole, 1, raw(append(bytes.Clone(name), 0, 0, 1, 0)))
 		afterHello["put of "+n] = frame(protocol.TypePut, 1, raw(append(bytes.Clone(name), 0, 0, 0, 0, 0, 0, 0, 1)))
@@ -73,12 +80,14 @@ func testBrokenClients(t *testing.T, command []string) {
 		expectBroken(t, what, c)
 	}
 	for what, first := range map[string][]byte{
-		"no hello":           frame(protocol.TypeUsage, 1, nil),
-		"noise first":        noise,
-		"hello of wrong id":  frame(protocol.TypeHello, 1, protocol.Hello{Min: 1, Max: 1}),
-		"hello with flags":   append(header(protocol.TypeHello, 0, 37), append(make([]byte, 36), 0xff)...),
-		"hello upside down":  frame(protocol.TypeHello, 0, protocol.Hello{Min: 2, Max: 1}),
-		"hello that is long": append(header(protocol.TypeHello, 0, 38), make([]byte, 38)...),
+		"no hello":                 frame(protocol.TypeUsage, 1, nil),
+		"noise first":              noise,
+		"hello of wrong id":        frame(protocol.TypeHello, 1, protocol.Hello{Min: 1, Max: 1}),
+		"hello with flags":         append(header(protocol.TypeHello, 0, 39), append(make([]byte, 36), 0xff, 0, 0)...),
+		"hello without extensions": append(header(protocol.TypeHello, 0, 37), make([]byte, 37)...),
+		"alive first":              frame(protocol.TypeAlive, 0, nil),
+		"hello upside down":        frame(protocol.TypeHello, 0, protocol.Hello{Min: 2, Max: 1}),
+		"hello that is long":       append(header(protocol.TypeHello, 0, 40), make([]byte, 40)...),
 	} {
 		c := Start(t, command)
 		c.Raw(first)
@@ -113,12 +122,13 @@ func (r raw) Append(b []byte) []byte { return append(b, r...) }
 func testModel(t *testing.T, command []string) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	model := map[string][]byte{}
+	var newest uint64
 	var root []byte
 	for range 4 {
 		c := OpenLocked(t, command, protocol.LockExclusive)
 		for range 100 {
 			n := rng.IntN(30)
-			name := []string{protocol.KeyName(id(n)), protocol.IndexName(id(n)), pack(n)}[n%3]
+			name := []string{protocol.IndexName(id(n)), pack(n)}[n%2]
 			switch rng.IntN(6) {
 			case 0, 1:
 				b := content(rng.IntN(1000), rng.IntN(100000))
@@ -135,16 +145,16 @@ func testModel(t *testing.T, command []string) {
 			case 3:
 				b, there := model[name]
 				if !there {
-					c.Fail(protocol.CodeNotFound, protocol.TypeGetWhole, protocol.GetWhole{Name: name, Max: 1})
+					c.Fail(protocol.CodeMissing, protocol.TypeGetWhole, protocol.GetWhole{Name: name, Max: 1})
 				} else {
 					same(t, name, c.Whole(name), b)
 				}
 			case 4:
-				next := content(rng.IntN(1000), 1+rng.IntN(1000))
-				c.OK(protocol.TypeSwap, swap(root, next), next...)
-				root = next
+				root = content(rng.IntN(1000), 1+rng.IntN(1000))
+				newest += uint64(1 + rng.IntN(3))
+				c.Commit(newest, root)
 			case 5:
-				for _, prefix := range []string{protocol.PrefixKeys, protocol.PrefixPacks, protocol.PrefixIndex} {
+				for _, prefix := range []string{protocol.PrefixPacks, protocol.PrefixIndex} {
 					var want []string
 					for name := range model {
 						if strings.HasPrefix(name, prefix) {
@@ -158,7 +168,7 @@ func testModel(t *testing.T, command []string) {
 				}
 			}
 		}
-		same(t, "root", c.Whole(protocol.RootName), root)
+		same(t, "root", c.Whole(protocol.HeadName(newest)), root)
 		c.Close()
 	}
 }

@@ -241,6 +241,9 @@ func (c *Client) Fail(code protocol.Code, t protocol.Type, m protocol.Appender, 
 	if r.Err.Text == "" {
 		c.t.Errorf("%s %+v: %s has no text", t, m, code)
 	}
+	if (r.Err.Class == protocol.ClassNone) != (code != protocol.CodeUnreadable) {
+		c.t.Errorf("%s %+v: %s has the class %s", t, m, code, r.Err.Class)
+	}
 }
 
 // Put stores an object.

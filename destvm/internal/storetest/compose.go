@@ -61,8 +61,8 @@ func testComposeRefused(t *testing.T, command []string) {
 		"less than said":   {51, piece(pack(1), 0, 50), protocol.CodeBadRequest},
 		"more than said":   {49, piece(pack(1), 0, 50), protocol.CodeBadRequest},
 		"beyond the end":   {50, piece(pack(1), 51, 50), protocol.CodeBadRequest},
-		"missing source":   {50, piece(pack(2), 0, 50), protocol.CodeNotFound},
-		"itself":           {50, piece(pack(9), 0, 50), protocol.CodeNotFound},
+		"missing source":   {50, piece(pack(2), 0, 50), protocol.CodeMissing},
+		"itself":           {50, piece(pack(9), 0, 50), protocol.CodeMissing},
 		"not a part list":  {50, []byte("not a part list"), protocol.CodeBadRequest},
 		"cut":              {50, piece(pack(1), 0, 50)[:20], protocol.CodeBadRequest},
 		"mistake at last":  {50, append(piece(pack(1), 0, 50), 7), protocol.CodeBadRequest},
@@ -73,8 +73,10 @@ func testComposeRefused(t *testing.T, command []string) {
 			t.Errorf("%s: %+v, want %s", what, r.Err, tt.want)
 		}
 	}
-	m := protocol.Compose{Name: protocol.RootName, Size: 50, ListLen: uint32(len(piece(pack(1), 0, 50)))}
-	c.Fail(protocol.CodeBadRequest, protocol.TypeCompose, m, piece(pack(1), 0, 50)...)
+	for _, name := range []string{protocol.HeadName(1), rootName(1, string(content(1, 100)[:50]))} {
+		m := protocol.Compose{Name: name, Size: 50, ListLen: uint32(len(piece(pack(1), 0, 50)))}
+		c.Fail(protocol.CodeBadRequest, protocol.TypeCompose, m, piece(pack(1), 0, 50)...)
+	}
 	if got := c.Names(protocol.PrefixPacks, 10); len(got) != 1 {
 		t.Errorf("there are %q", got)
 	}

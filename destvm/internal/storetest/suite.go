@@ -32,9 +32,18 @@ func Run(t *testing.T, place func(t *testing.T) []string) {
 		{"Notes", testNotes},
 		{"NotesOfTheDead", testNotesOfTheDead},
 		{"WithoutLock", testWithoutLock},
-		{"Swap", testSwap},
-		{"KeptRoots", testKeptRoots},
+		{"HelloExtensions", testHelloExtensions},
+		{"Commit", testCommit},
+		{"CommitOnce", testCommitOnce},
+		{"CommitCutOff", testCommitCutOff},
+		{"SecondCopies", testSecondCopies},
+		{"PutRoots", testPutRoots},
+		{"OwnHead", testOwnHead},
+		{"ReservedNames", testReservedNames},
+		{"SignsOfLife", testSignsOfLife},
 		{"Delete", testDelete},
+		{"DeleteKeep", testDeleteKeep},
+		{"Inventory", testInventory},
 		{"Punch", testPunch},
 		{"Compose", testCompose},
 		{"ComposeRefused", testComposeRefused},
@@ -86,9 +95,9 @@ func testHello(t *testing.T, command []string) {
 		}
 		c.Close()
 	}
-	refused(protocol.Hello{Min: 1, Max: protocol.Version}, protocol.CodeNotFound)
+	refused(protocol.Hello{Min: 1, Max: protocol.Version}, protocol.CodeMissing)
 	refused(protocol.Hello{Min: protocol.Version + 1, Max: 999, Create: true}, protocol.CodeVersion)
-	refused(protocol.Hello{Min: 1, Max: protocol.Version}, protocol.CodeNotFound)
+	refused(protocol.Hello{Min: 1, Max: protocol.Version}, protocol.CodeMissing)
 
 	c, r := Open(t, command, true)
 	if !r.Created || r.Version != protocol.Version || r.Capabilities&protocol.ReadOnly != 0 {
@@ -100,7 +109,7 @@ func testHello(t *testing.T, command []string) {
 	if r.Free == 0 || r.Total < r.Free {
 		t.Errorf("%d of %d bytes are free", r.Free, r.Total)
 	}
-	for _, p := range []string{protocol.PrefixKeys, protocol.PrefixPacks, protocol.PrefixIndex, protocol.PrefixRoot} {
+	for _, p := range []string{protocol.PrefixHead, protocol.PrefixRoots, protocol.PrefixPacks, protocol.PrefixIndex, protocol.PackPrefix(7)} {
 		if names := c.Names(p, 10); len(names) > 0 {
 			t.Errorf("a new archive has %q", names)
 		}
@@ -120,7 +129,7 @@ func testPutAndGet(t *testing.T, command []string) {
 	const p = protocol.MaxPayload
 	sizes := []int{0, 1, 4096, p - 1, p, p + 1, 2 * p, 1<<20 + 3}
 	name := func(i int) string {
-		return []string{protocol.KeyName(id(i)), protocol.IndexName(id(i)), pack(i)}[i%3]
+		return []string{protocol.IndexName(id(i)), pack(i)}[i%2]
 	}
 	for i, n := range sizes {
 		c.Put(name(i), content(i, n))
@@ -167,7 +176,7 @@ func testPutNeverOverwrites(t *testing.T, command []string) {
 func testRefusedPut(t *testing.T, command []string) {
 	c := OpenLocked(t, command, protocol.LockAppend)
 	c.Put(pack(1), []byte("here"))
-	for _, name := range []string{pack(1), protocol.RootName, "root.3"} {
+	for _, name := range []string{pack(1), protocol.HeadName(3), rootName(3, "another")} {
 		r := c.Do(protocol.TypePut, protocol.Put{Name: name, Size: 300000}, content(9, 300000))
 		if r.Err == nil {
 			t.Errorf("put %s was taken", name)
@@ -229,7 +238,7 @@ func testRanges(t *testing.T, command []string) {
 	for _, r := range beyond {
 		c.Fail(protocol.CodeBadRequest, protocol.TypeGet, protocol.Get{Name: pack(1), Ranges: []protocol.Range{{Off: 0, Len: 9}, r}})
 	}
-	c.Fail(protocol.CodeNotFound, protocol.TypeGet, protocol.Get{Name: pack(2), Ranges: many})
+	c.Fail(protocol.CodeMissing, protocol.TypeGet, protocol.Get{Name: pack(2), Ranges: many})
 	c.Close()
 }
 
@@ -243,7 +252,7 @@ func testGetWhole(t *testing.T, command []string) {
 	for _, most := range []uint32{0, 999} {
 		c.Fail(protocol.CodeTooLarge, protocol.TypeGetWhole, protocol.GetWhole{Name: name, Max: most})
 	}
-	c.Fail(protocol.CodeNotFound, protocol.TypeGetWhole, protocol.GetWhole{Name: protocol.RootName, Max: 1})
+	c.Fail(protocol.CodeMissing, protocol.TypeGetWhole, protocol.GetWhole{Name: protocol.HeadName(1), Max: 1})
 	c.Close()
 }
 
@@ -251,16 +260,24 @@ func testList(t *testing.T, command []string) {
 	c := OpenLocked(t, command, protocol.LockAppend)
 	want := map[string][]string{}
 	sizes := map[string]uint64{}
+	add := func(prefix, name string, b []byte) {
+		c.Put(name, b)
+		want[prefix] = append(want[prefix], name)
+		sizes[name] = uint64(len(b))
+	}
 	for i := range 150 {
-		for prefix, name := range map[string]string{
-			protocol.PrefixKeys: protocol.KeyName(id(i)), protocol.PrefixPacks: pack(i), protocol.PrefixIndex: protocol.IndexName(id(i)),
-		} {
-			if prefix == protocol.PrefixKeys && i >= 5 {
-				continue
-			}
-			c.Put(name, make([]byte, i))
-			want[prefix] = append(want[prefix], name)
-			sizes[name] = uint64(i)
+		add(protocol.PrefixIndex, protocol.IndexName(id(i)), make([]byte, i))
+		add(protocol.PrefixPacks, pack(i), make([]byte, i))
+		root := fmt.Sprint("root ", i)
+		add(protocol.PrefixRoots, rootName(uint64(i+1), root), []byte(root))
+	}
+	for n := range byte(20) {
+		add(protocol.PackPrefix(0xee), protocol.PackName([16]byte{0xee, n}), []byte("x"))
+	}
+	want[protocol.PrefixPacks] = append(want[protocol.PrefixPacks], want[protocol.PackPrefix(0xee)]...)
+	for _, name := range want[protocol.PrefixPacks] {
+		if id, _ := protocol.ParseID(name); id[0] == 0xee && !slices.Contains(want[protocol.PackPrefix(0xee)], name) {
+			want[protocol.PackPrefix(0xee)] = append(want[protocol.PackPrefix(0xee)], name)
 		}
 	}
 	for prefix, names := range want {
@@ -295,7 +312,7 @@ func testDelete(t *testing.T, command []string) {
 	}
 	c.OK(protocol.TypeDelete, protocol.Delete{Names: []string{pack(0), pack(99), pack(1)}})
 	c.OK(protocol.TypeDelete, protocol.Delete{Names: []string{pack(0), pack(1)}})
-	c.Fail(protocol.CodeNotFound, protocol.TypeGetWhole, protocol.GetWhole{Name: pack(0), Max: 10})
+	c.Fail(protocol.CodeMissing, protocol.TypeGetWhole, protocol.GetWhole{Name: pack(0), Max: 10})
 	if got := c.Names(protocol.PrefixPacks, 10); len(got) != 3 {
 		t.Errorf("there are %q", got)
 	}
@@ -324,7 +341,7 @@ func testPunch(t *testing.T, command []string) {
 	}
 	same(t, "the punched object", c.Whole(pack(1)), b)
 	c.Fail(protocol.CodeBadRequest, protocol.TypePunch, protocol.Punch{Name: pack(1), Ranges: []protocol.Range{{Off: 1<<20 - 1, Len: 2}}})
-	c.Fail(protocol.CodeNotFound, protocol.TypePunch, protocol.Punch{Name: pack(2), Ranges: ranges})
+	c.Fail(protocol.CodeMissing, protocol.TypePunch, protocol.Punch{Name: pack(2), Ranges: ranges})
 	same(t, "the punched object", c.Whole(pack(1)), b)
 	c.Close()
 }
@@ -374,7 +391,7 @@ func testPipelining(t *testing.T, command []string) {
 	miss := c.Send(protocol.TypeGetWhole, protocol.GetWhole{Name: pack(window), Max: 7})
 	rs := c.Replies(get, miss)
 	same(t, "a get inside a put", rs[get].Data, content(7, 7))
-	if rs[miss].Err == nil || rs[miss].Err.Code != protocol.CodeNotFound {
+	if rs[miss].Err == nil || rs[miss].Err.Code != protocol.CodeMissing {
 		t.Errorf("half an object: %+v", rs[miss])
 	}
 	c.Body(put, content(window, 200000)[100000:])

@@ -1,10 +1,12 @@
 // Package blob turns chunks and metadata into sealed blobs and back: id,
-// compression, seal.
+// compression, padding, seal.
 //
-// It owns the choice between stored and compressed bytes, and the bounds of
-// decompression. It promises that bytes are authenticated before they are
-// decompressed, and that decompression never gives more than was announced by
-// the writer and allowed by the caller. It never keeps a caller's buffer and
+// It owns the choice between stored and compressed bytes, the padding, and the
+// bounds of decompression. It promises that the length of a compressed chunk, and
+// of a qube's configuration, tells less than a multiple of 512 bytes about its
+// content, and the same each time that it is sealed; that bytes are authenticated
+// before they are decompressed; and that decompression never gives more than was
+// announced by the writer and allowed by the caller. It never keeps a caller's buffer and
 // never does input or output.
 package blob
 
@@ -18,15 +20,31 @@ import (
 
 	"pinion/dom0/internal/crypt"
 	"pinion/dom0/internal/format"
+	"pinion/protocol/wire"
 )
 
-// The first plaintext byte of a blob says how the rest is stored.
+// The first byte inside of a blob's seal says what its content is.
 const (
-	methodStored = 0 // the bytes themselves
-	methodZstd   = 1 // their length, 32 bits, and one zstd frame (RFC 8878)
+	methodStored = 0 // the plaintext
+	methodZstd   = 1 // one zstd frame (RFC 8878) of it
 )
 
-const zstdHead = 1 + 4
+// padUnit is what content and zeros of a padded blob have a multiple of, in bytes.
+const padUnit = 512
+
+// MaxPadding is the most zeros that a padded blob has behind its content.
+const MaxPadding = 2 * (padUnit - 1)
+
+// withPadding is the length of a content of n bytes and of the zeros behind it.
+// It depends on the id, so that who adds bytes beside a secret can't learn where
+// the next step is, and on nothing that is drawn, so that sealing a blob again
+// tells nothing more.
+func withPadding(keys *crypt.Keys, method byte, t format.BlobType, id format.BlobID, n int) int {
+	if t == format.BlobQubeConfig || t == format.BlobChunk && method == methodZstd {
+		return (n + keys.PadBits(id) + padUnit - 1) / padUnit * padUnit
+	}
+	return n
+}
 
 // ErrDamaged says that an authenticated blob doesn't decode to what its writer
 // meant: a fault of the machine that wrote it, not of the store.
@@ -78,27 +96,44 @@ func SealerMemory(c format.Compression, maxLen int) int {
 	return tables[zstd.EncoderLevelFromZstd(int(c.Level))] + 3*maxLen
 }
 
-// ID is the name of the blob of that type and plaintext.
-func (s *Sealer) ID(t format.BlobType, plaintext []byte) format.BlobID {
-	return s.hasher.ID(t, plaintext)
+// ID is the name of the blob of that type, domain and plaintext.
+func (s *Sealer) ID(t format.BlobType, domain format.Domain, plaintext []byte) format.BlobID {
+	return s.hasher.ID(t, domain, plaintext)
 }
 
 // Seal appends the sealed blob to buf[:0] and returns it. id must be the
 // plaintext's own.
-func (s *Sealer) Seal(buf []byte, t format.BlobType, id format.BlobID, plaintext []byte) []byte {
-	buf = append(buf[:0], make([]byte, crypt.NonceSize)...)
+func (s *Sealer) Seal(buf []byte, t format.BlobType, domain format.Domain, id format.BlobID, plaintext []byte) []byte {
+	const begin = crypt.NonceSize + format.BlobHead
+	buf = append(buf[:0], make([]byte, begin)...)
+	method, total := byte(methodStored), 0 // total: content and zeros
 	if s.zstd != nil {
-		buf = append(buf, methodZstd)
-		buf = binary.BigEndian.AppendUint32(buf, uint32(len(plaintext)))
 		buf = s.zstd.EncodeAll(plaintext, buf)
-		if len(buf) < crypt.NonceSize+1+len(plaintext) {
-			return s.keys.SealBlob(buf, t, id)
+		method, total = methodZstd, withPadding(s.keys, methodZstd, t, id, len(buf)-begin)
+		if !pays(t, len(buf)-begin, total, len(plaintext)) {
+			method, buf = methodStored, buf[:begin]
 		}
-		buf = buf[:crypt.NonceSize]
 	}
-	buf = append(buf, methodStored)
-	buf = append(buf, plaintext...)
+	if method == methodStored {
+		buf = append(buf, plaintext...)
+		total = withPadding(s.keys, methodStored, t, id, len(plaintext))
+	}
+	content := len(buf) - begin
+	head := append(buf[:crypt.NonceSize], method)
+	head = binary.BigEndian.AppendUint16(head, uint16(domain))
+	head = binary.BigEndian.AppendUint32(head, uint32(len(plaintext)))
+	binary.BigEndian.AppendUint32(head, uint32(content))
+	buf = append(buf, make([]byte, total-content)...)
 	return s.keys.SealBlob(buf, t, id)
+}
+
+// pays reports whether a blob of plain bytes is compressed to content bytes, total
+// with padding. A configuration is padded in any case.
+func pays(t format.BlobType, content, total, plain int) bool {
+	if t == format.BlobChunk {
+		return total < plain
+	}
+	return content < plain
 }
 
 // An Opener opens sealed blobs. It is not safe for concurrent use; every
@@ -123,53 +158,79 @@ func NewOpener(keys *crypt.Keys) (*Opener, error) {
 }
 
 // Open authenticates and decompresses a sealed blob of at most maxLen plain
-// bytes, and checks that they hash to id. It works in place: untrusted holds
+// bytes, and checks that it is of the domain, and that they hash to id. It works in place: untrusted holds
 // rubbish afterwards. The plaintext lies in untrusted or in buf, whichever it
 // is, until the next call with them; buf is used if its capacity suffices.
-func (o *Opener) Open(buf, untrusted []byte, t format.BlobType, id format.BlobID, maxLen int) ([]byte, error) {
+func (o *Opener) Open(buf, untrusted []byte, t format.BlobType, domain format.Domain, id format.BlobID, maxLen int) ([]byte, error) {
 	inner, err := o.keys.OpenBlob(untrusted, t, id)
 	if err != nil {
 		return nil, err
 	}
-	plain, err := o.decode(buf, inner, maxLen)
+	in, err := o.parse(inner, t, id, maxLen)
 	if err != nil {
 		return nil, err
 	}
-	if o.hasher.ID(t, plain) != id {
+	if in.domain != domain {
+		return nil, fmt.Errorf("domain %w: it is %d, where %d belongs", ErrDamaged, in.domain, domain)
+	}
+	plain := in.content
+	if in.method == methodZstd {
+		if plain, err = o.decompress(buf, in); err != nil {
+			return nil, err
+		}
+	}
+	if o.hasher.ID(t, domain, plain) != id {
 		return nil, fmt.Errorf("content %w", ErrDamaged)
 	}
 	return plain, nil
 }
 
-// decode undoes the method byte.
-func (o *Opener) decode(buf, inner []byte, maxLen int) ([]byte, error) {
-	if len(inner) == 0 {
-		return nil, fmt.Errorf("method %w", ErrDamaged)
+// inside is what is sealed of a blob.
+type inside struct {
+	method  byte
+	domain  format.Domain
+	plain   int // bytes
+	content []byte
+}
+
+// parse takes apart what was sealed, and checks all but that content decompresses.
+func (o *Opener) parse(inner []byte, t format.BlobType, id format.BlobID, maxLen int) (inside, error) {
+	d := wire.NewDecoder(inner)
+	in := inside{method: d.U8(), domain: format.Domain(d.U16())}
+	plain, content := d.U32(), d.U32()
+	if d.Err() != nil {
+		return in, fmt.Errorf("head %w", ErrDamaged)
 	}
-	switch inner[0] {
-	case methodStored:
-		if len(inner)-1 > maxLen {
-			return nil, fmt.Errorf("length %w", ErrDamaged)
-		}
-		return inner[1:], nil
-	case methodZstd:
-		if len(inner) < zstdHead {
-			return nil, fmt.Errorf("length %w", ErrDamaged)
-		}
-		n := binary.BigEndian.Uint32(inner[1:])
-		if uint64(n) > uint64(maxLen) {
-			return nil, fmt.Errorf("length %w", ErrDamaged)
-		}
-		if cap(buf) < int(n) {
-			buf = make([]byte, n)
-		}
-		plain, err := o.zstd.DecodeAll(inner[zstdHead:], buf[:0:n])
-		if err != nil || len(plain) != int(n) {
-			return nil, fmt.Errorf("compression %w", ErrDamaged)
-		}
-		return plain, nil
+	if in.method > methodZstd {
+		return in, fmt.Errorf("method %w: %d is none", ErrDamaged, in.method)
 	}
-	return nil, fmt.Errorf("method %d: %w", inner[0], format.ErrNewer)
+	if uint64(plain) > uint64(maxLen) || uint64(content) > uint64(d.Len()) || in.method == methodStored && content != plain {
+		return in, fmt.Errorf("length %w", ErrDamaged)
+	}
+	in.plain, in.content = int(plain), d.Bytes(int(content))
+	total := withPadding(o.keys, in.method, t, id, int(content))
+	if in.method == methodZstd && t == format.BlobChunk && !pays(t, int(content), total, in.plain) {
+		return in, fmt.Errorf("compression %w: it doesn't pay", ErrDamaged)
+	}
+	if int(content)+d.Len() != total {
+		return in, fmt.Errorf("padding %w: %d bytes and %d, where %d belong", ErrDamaged, content, d.Len(), total)
+	}
+	if !IsZero(d.Bytes(d.Len())) {
+		return in, fmt.Errorf("padding %w: it isn't zeros", ErrDamaged)
+	}
+	return in, nil
+}
+
+// decompress undoes methodZstd, in buf if its capacity suffices.
+func (o *Opener) decompress(buf []byte, in inside) ([]byte, error) {
+	if cap(buf) < in.plain {
+		buf = make([]byte, in.plain)
+	}
+	plain, err := o.zstd.DecodeAll(in.content, buf[:0:in.plain])
+	if err != nil || len(plain) != in.plain {
+		return nil, fmt.Errorf("compression %w", ErrDamaged)
+	}
+	return plain, nil
 }
 
 // Close frees the decompressor.

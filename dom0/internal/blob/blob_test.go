@@ -66,31 +66,48 @@ func text(n int) []byte {
 	return b.Bytes()[:n]
 }
 
-// vectors are golden blobs. How far a compressor gets may change between its
+// A vector is a golden blob. How far a compressor gets may change between its
 // versions, so what counts is that these bytes open, for ever.
-func vectors() []struct {
-	name  string
-	plain []byte
-	zstd  bool
-} {
-	return []struct {
-		name  string
-		plain []byte
-		zstd  bool
-	}{
-		{"stored", random(300), false},
-		{"zstd", text(1000), true},
-		{"empty", nil, false},
+type vector struct {
+	name   string
+	typ    format.BlobType
+	domain format.Domain
+	plain  []byte
+	method byte
+	padded bool
+}
+
+func vectors() []vector {
+	return []vector{
+		{"stored", format.BlobChunk, 0, random(300), 0, false},
+		{"zstd", format.BlobChunk, 0, text(2000), 1, true},
+		{"domain", format.BlobChunk, 0x0102, text(2000), 1, true},
+		{"empty", format.BlobChunk, 0, nil, 0, false},
+		{"metadata", format.BlobSession, 0, text(1000), 1, false},
+		{"metadata-stored", format.BlobNode, 0, random(38), 0, false},
+		{"configuration", format.BlobQubeConfig, 0, text(1000), 1, true},
+		{"configuration-stored", format.BlobQubeConfig, 0, random(100), 0, true},
 	}
+}
+
+func (v vector) id(t testing.TB) format.BlobID { return ft.BlobID(t, v.typ, v.domain, v.plain) }
+
+// inner is what is inside the seal.
+func (v vector) inner(t testing.TB) []byte {
+	t.Helper()
+	content := v.plain
+	if v.method == 1 {
+		content = frame(t, v.plain)
+	}
+	return ft.Inner(t, v.method, v.domain, v.id(t), v.plain, content, v.padded)
 }
 
 func TestGolden(t *testing.T) {
 	for i, v := range vectors() {
-		id := ft.BlobID(t, format.BlobChunk, v.plain)
 		if *update {
-			ft.Write(t, v.name, ft.SealBlob(t, byte(i), format.BlobChunk, id, inner(t, v.plain, v.zstd)))
+			ft.Write(t, v.name, ft.SealBlob(t, byte(i), v.typ, v.id(t), v.inner(t)))
 		}
-		got, err := opener(t).Open(nil, ft.Read(t, v.name), format.BlobChunk, id, 128<<10)
+		got, err := opener(t).Open(nil, ft.Read(t, v.name), v.typ, v.domain, v.id(t), 128<<10)
 		if err != nil || !bytes.Equal(got, v.plain) {
 			t.Errorf("%s opens to %x, %v", v.name, got, err)
 		}
@@ -98,17 +115,19 @@ func TestGolden(t *testing.T) {
 	ft.Count(t, len(vectors()))
 }
 
-// inner is what is inside the seal.
-func inner(t testing.TB, plain []byte, compress bool) []byte {
-	t.Helper()
-	if !compress {
-		return append([]byte{0}, plain...)
-	}
-	return compressed(uint32(len(plain)), frame(t, plain))
+// stored is what is inside of a stored blob that says it has so many bytes.
+func stored(says uint32, content []byte) []byte {
+	b := binary.BigEndian.AppendUint32([]byte{0, 0, 0}, says)
+	b = binary.BigEndian.AppendUint32(b, uint32(len(content)))
+	return append(b, content...)
 }
 
-func compressed(says uint32, frame []byte) []byte {
-	return append(binary.BigEndian.AppendUint32([]byte{1}, says), frame...)
+// compressed is what is inside of a compressed chunk that says it has so many
+// bytes, and is padded as it has to be.
+func compressed(t testing.TB, id format.BlobID, says uint32, frame []byte) []byte {
+	b := ft.Inner(t, 1, 0, id, nil, frame, true)
+	binary.BigEndian.PutUint32(b[3:], says)
+	return b
 }
 
 func frame(t testing.TB, plain []byte, o ...zstd.EOption) []byte {
@@ -135,15 +154,15 @@ func TestRoundTrip(t *testing.T) {
 			s := sealer(t, c, max(size, format.MinChunkSize))
 			for name, plain := range map[string][]byte{"random": random(size), "text": text(size), "zeros": make([]byte, size)} {
 				kept := bytes.Clone(plain)
-				id := s.ID(format.BlobChunk, plain)
-				sealed := s.Seal(nil, format.BlobChunk, id, plain)
+				id := s.ID(format.BlobChunk, 0, plain)
+				sealed := s.Seal(nil, format.BlobChunk, 0, id, plain)
 				if len(sealed) > size+format.BlobOverhead {
 					t.Errorf("level %d: %d bytes of %s became %d", level, size, name, len(sealed))
 				}
-				if level > 0 && size >= 1000 && name != "random" && len(sealed) > size/4+100 {
+				if level > 0 && size >= 10_000 && name != "random" && len(sealed) > size/4+100+blob.MaxPadding {
 					t.Errorf("level %d: %d bytes of %s became %d: not compressed", level, size, name, len(sealed))
 				}
-				got, err := o.Open(nil, sealed, format.BlobChunk, id, size)
+				got, err := o.Open(nil, sealed, format.BlobChunk, 0, id, size)
 				if err != nil || !bytes.Equal(got, kept) || !bytes.Equal(plain, kept) {
 					t.Fatalf("level %d: %d bytes of %s: %d bytes, %v", level, size, name, len(got), err)
 				}
@@ -161,24 +180,24 @@ func TestBuffersAreUsedAgain(t *testing.T) {
 	plains := [][]byte{text(128 << 10), random(128 << 10), text(100), random(1)}
 	for range 3 {
 		for _, plain := range plains {
-			id := s.ID(format.BlobChunk, plain)
-			sealed = s.Seal(sealed, format.BlobChunk, id, plain)
-			got, err := o.Open(scratch, sealed, format.BlobChunk, id, 128<<10)
+			id := s.ID(format.BlobChunk, 0, plain)
+			sealed = s.Seal(sealed, format.BlobChunk, 0, id, plain)
+			got, err := o.Open(scratch, sealed, format.BlobChunk, 0, id, 128<<10)
 			if err != nil || !bytes.Equal(got, plain) {
 				t.Fatalf("%d bytes: %v", len(plain), err)
 			}
 		}
 	}
 	plain := plains[0]
-	id := s.ID(format.BlobChunk, plain)
+	id := s.ID(format.BlobChunk, 0, plain)
 	// Bytes, not allocations: under the race detector, pools of the compressor
 	// forget small things at random.
 	var before, after runtime.MemStats
 	const runs = 20
 	runtime.ReadMemStats(&before)
 	for range runs {
-		sealed = s.Seal(sealed, format.BlobChunk, id, plain)
-		if _, err := o.Open(scratch, sealed, format.BlobChunk, id, 128<<10); err != nil {
+		sealed = s.Seal(sealed, format.BlobChunk, 0, id, plain)
+		if _, err := o.Open(scratch, sealed, format.BlobChunk, 0, id, 128<<10); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -188,36 +207,55 @@ func TestBuffersAreUsedAgain(t *testing.T) {
 	}
 }
 
+// hostileID is the id that the insides of hostile blobs are sealed under.
+func hostileID(t testing.TB) format.BlobID {
+	return ft.BlobID(t, format.BlobChunk, 0, text(2000))
+}
+
 // hostile are insides of blobs that were sealed with the right keys, as by a
-// writer that is broken or means harm. id is that of text(1000).
+// writer that is broken or means harm. The id is that of text(2000).
 func hostile(t testing.TB) map[string][]byte {
-	plain := text(1000)
+	plain := text(2000)
 	good := frame(t, plain)
 	zeros := frame(t, make([]byte, 8<<20), zstd.WithSingleSegment(true))
+	id := hostileID(t)
+	compressed := func(says uint32, frame []byte) []byte { return compressed(t, id, says, frame) }
+	change := func(at int, to byte) []byte { b := compressed(2000, good); b[at] = to; return b }
+	whole := compressed(2000, good)
 	return map[string][]byte{
 		"nothing":                            {},
-		"a stored blob that is too long":     append([]byte{0}, random(1<<20)...),
-		"other bytes, stored":                append([]byte{0}, random(1000)...),
-		"zstd without a length":              {1, 0, 0},
-		"zstd without a frame":               compressed(1000, nil),
+		"a head that is cut":                 whole[:format.BlobHead-1],
+		"a method that isn't known":          change(0, 2),
+		"another domain":                     change(2, 1),
+		"a stored blob that is too long":     stored(1<<20, random(1<<20)),
+		"other bytes, stored":                stored(2000, random(2000)),
+		"stored, and cut":                    stored(2000, plain)[:format.BlobHead+1999],
+		"stored, and says less":              stored(1999, plain),
+		"stored, and says more":              stored(2001, plain),
+		"stored, and zeros":                  append(stored(2000, plain), make([]byte, 48)...),
+		"stored, and as padded as if not":    ft.Inner(t, 0, 0, id, plain, plain, true),
+		"zstd without padding":               whole[:format.BlobHead+len(good)],
+		"zstd without a frame":               compressed(2000, nil),
 		"nothing, compressed":                compressed(0, nil),
-		"a frame that is cut":                compressed(1000, good[:len(good)-1]),
-		"bytes behind the frame":             compressed(1000, append(bytes.Clone(good), 0)),
-		"a frame twice":                      compressed(1000, append(bytes.Clone(good), good...)),
-		"a length that is too small":         compressed(999, good),
-		"a length that is too large":         compressed(1001, good),
+		"a frame that is cut":                compressed(2000, good[:len(good)-1]),
+		"bytes behind the frame":             compressed(2000, append(bytes.Clone(good), 0)),
+		"a frame twice":                      compressed(2000, append(bytes.Clone(good), good...)),
+		"content that is too long":           change(7, 0xff),
+		"content that takes up all zeros":    change(10, byte(len(whole)-format.BlobHead)),
+		"a length that is too small":         compressed(1999, good),
+		"a length that is too large":         compressed(2001, good),
 		"a length of 1 GiB":                  compressed(1<<30, good),
 		"a length of 4 GiB":                  compressed(1<<32-1, good),
-		"8 MiB of zeros that say 1000":       compressed(1000, zeros),
+		"8 MiB of zeros that say 2000":       compressed(2000, zeros),
 		"8 MiB of zeros that say nothing":    compressed(0, zeros),
-		"8 MiB of zeros, of unknown length":  compressed(1000, noSize(t, 8<<20)),
-		"a frame that claims 1 GiB":          compressed(1000, claim(1<<30)),
-		"a frame that claims 2^63":           compressed(1000, claim(1<<63)),
-		"a frame with a window of 1 GiB":     compressed(1000, []byte{0x28, 0xb5, 0x2f, 0xfd, 0, 0xa0, 1, 0, 0}),
-		"no frame":                           compressed(1000, random(200)),
-		"a skippable frame of 4 GiB":         compressed(1000, []byte{0x50, 0x2a, 0x4d, 0x18, 0xff, 0xff, 0xff, 0xff}),
-		"a frame behind a skippable one":     compressed(1000, append([]byte{0x50, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 7}, good...)),
-		"runs of zeros that repeat for ever": compressed(1000, rle(1000)),
+		"8 MiB of zeros, of unknown length":  compressed(2000, noSize(t, 8<<20)),
+		"a frame that claims 1 GiB":          compressed(2000, claim(1<<30)),
+		"a frame that claims 2^63":           compressed(2000, claim(1<<63)),
+		"a frame with a window of 1 GiB":     compressed(2000, []byte{0x28, 0xb5, 0x2f, 0xfd, 0, 0xa0, 1, 0, 0}),
+		"no frame":                           compressed(2000, random(200)),
+		"a skippable frame of 4 GiB":         compressed(2000, []byte{0x50, 0x2a, 0x4d, 0x18, 0xff, 0xff, 0xff, 0xff}),
+		"a frame behind a skippable one":     compressed(2000, append([]byte{0x50, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 7}, good...)),
+		"runs of zeros that repeat for ever": compressed(128<<10, rle(1000)),
 	}
 }
 
@@ -262,8 +300,7 @@ func noSize(t testing.TB, n int) []byte {
 // TestHostileInsides: what authenticates is checked all the same, in bounded
 // memory. Some of these decode to the right bytes by another way, and may.
 func TestHostileInsides(t *testing.T) {
-	plain := text(1000)
-	id := ft.BlobID(t, format.BlobChunk, plain)
+	plain, id := text(2000), hostileID(t)
 	o := opener(t)
 	scratch := make([]byte, 0, 128<<10)
 	mayOpen := map[string]bool{"a frame behind a skippable one": true}
@@ -271,7 +308,7 @@ func TestHostileInsides(t *testing.T) {
 		sealed := ft.SealBlob(t, 9, format.BlobChunk, id, in)
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		got, err := o.Open(scratch, sealed, format.BlobChunk, id, 128<<10)
+		got, err := o.Open(scratch, sealed, format.BlobChunk, 0, id, 128<<10)
 		runtime.ReadMemStats(&after)
 		switch {
 		case mayOpen[name] && err == nil && bytes.Equal(got, plain):
@@ -284,27 +321,47 @@ func TestHostileInsides(t *testing.T) {
 			t.Errorf("%s: opening took %d bytes of memory", name, n)
 		}
 	}
-	if _, err := o.Open(nil, ft.SealBlob(t, 9, format.BlobChunk, id, append([]byte{2}, plain...)), format.BlobChunk, id, 128<<10); !errors.Is(err, format.ErrNewer) {
-		t.Errorf("a method that isn't known: %v", err)
+	good := vector{typ: format.BlobChunk, plain: plain}.inner(t)
+	if _, err := o.Open(nil, ft.SealBlob(t, 9, format.BlobChunk, id, good), format.BlobChunk, 0, id, 1999); !errors.Is(err, blob.ErrDamaged) {
+		t.Errorf("a blob that is longer than may be: %v", err)
 	}
-	if _, err := o.Open(nil, ft.SealBlob(t, 9, format.BlobNode, id, append([]byte{0}, plain...)), format.BlobChunk, id, 128<<10); !errors.Is(err, crypt.ErrForged) {
+	if _, err := o.Open(nil, ft.SealBlob(t, 9, format.BlobNode, id, good), format.BlobChunk, 0, id, 128<<10); !errors.Is(err, crypt.ErrForged) {
 		t.Errorf("a blob of another type: %v", err)
 	}
-	node := ft.BlobID(t, format.BlobNode, plain)
-	if _, err := o.Open(nil, ft.SealBlob(t, 9, format.BlobChunk, node, append([]byte{0}, plain...)), format.BlobChunk, node, 128<<10); !errors.Is(err, blob.ErrDamaged) {
+	node := ft.BlobID(t, format.BlobNode, 0, plain)
+	if _, err := o.Open(nil, ft.SealBlob(t, 9, format.BlobChunk, node, good), format.BlobChunk, 0, node, 128<<10); !errors.Is(err, blob.ErrDamaged) {
 		t.Errorf("a chunk under the name of a node: %v", err)
+	}
+}
+
+// TestDomain: a blob of one domain has another name than one of another, and
+// isn't taken for it whatever its inside says.
+func TestDomain(t *testing.T) {
+	s, o, plain := sealer(t, fastest, 128<<10), opener(t), text(2000)
+	id0, id7 := s.ID(format.BlobChunk, 0, plain), s.ID(format.BlobChunk, 7, plain)
+	if id0 == id7 {
+		t.Fatal("one name in two domains")
+	}
+	if got, err := o.Open(nil, s.Seal(nil, format.BlobChunk, 7, id7, plain), format.BlobChunk, 7, id7, 2000); err != nil || !bytes.Equal(got, plain) {
+		t.Errorf("in its domain: %v", err)
+	}
+	for _, c := range []struct{ sealed, asked format.Domain }{{7, 0}, {0, 7}, {0, 0}, {7, 8}} {
+		sealed := s.Seal(nil, format.BlobChunk, c.sealed, id7, plain)
+		if _, err := o.Open(nil, sealed, format.BlobChunk, c.asked, id7, 2000); !errors.Is(err, blob.ErrDamaged) {
+			t.Errorf("sealed in %d and opened in %d: %v", c.sealed, c.asked, err)
+		}
 	}
 }
 
 // TestOpenerSurvives: after any failure the same Opener still opens.
 func TestOpenerSurvives(t *testing.T) {
-	plain := text(1000)
-	id := ft.BlobID(t, format.BlobChunk, plain)
+	v := vector{typ: format.BlobChunk, plain: text(2000), method: 1, padded: true}
+	id, good := v.id(t), v.inner(t)
 	o := opener(t)
 	for name, in := range hostile(t) {
-		o.Open(nil, ft.SealBlob(t, 9, format.BlobChunk, id, in), format.BlobChunk, id, 128<<10)
-		got, err := o.Open(nil, ft.SealBlob(t, 9, format.BlobChunk, id, inner(t, plain, true)), format.BlobChunk, id, 128<<10)
-		if err != nil || !bytes.Equal(got, plain) {
+		o.Open(nil, ft.SealBlob(t, 9, format.BlobChunk, id, in), format.BlobChunk, 0, id, 128<<10)
+		got, err := o.Open(nil, ft.SealBlob(t, 9, format.BlobChunk, id, good), format.BlobChunk, 0, id, 128<<10)
+		if err != nil || !bytes.Equal(got, v.plain) {
 			t.Errorf("after %s: %v", name, err)
 		}
 	}
@@ -325,13 +382,13 @@ func FuzzOpen(f *testing.F) {
 	scratch := make([]byte, 0, 128<<10)
 	f.Fuzz(func(t *testing.T, in []byte, maxLen uint32) {
 		limit := int(maxLen % (128 << 10))
-		if got, err := o.Open(scratch, bytes.Clone(in), format.BlobChunk, id, limit); !errors.Is(err, crypt.ErrForged) {
+		if got, err := o.Open(scratch, bytes.Clone(in), format.BlobChunk, 0, id, limit); !errors.Is(err, crypt.ErrForged) {
 			t.Fatalf("%x opened to %x, %v", in, got, err)
 		}
 		var before, after runtime.MemStats
 		sealed := ft.SealBlob(t, 9, format.BlobChunk, id, in)
 		runtime.ReadMemStats(&before)
-		got, err := o.Open(scratch, sealed, format.BlobChunk, id, limit)
+		got, err := o.Open(scratch, sealed, format.BlobChunk, 0, id, limit)
 		runtime.ReadMemStats(&after)
 		if err == nil || got != nil {
 			t.Fatalf("%x decoded to %x, whose name is the one asked for", in, got)

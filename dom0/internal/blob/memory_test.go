@@ -34,7 +34,7 @@ func TestSealerMemory(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				s.Seal(buf, format.BlobChunk, s.ID(format.BlobChunk, plain), plain)
+				s.Seal(buf, format.BlobChunk, 0, s.ID(format.BlobChunk, 0, plain), plain)
 				took := heap() - before
 				runtime.KeepAlive(s)
 				if said := SealerMemory(c, maxLen); took > said {

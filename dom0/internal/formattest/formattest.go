@@ -10,7 +10,9 @@ package formattest
 import (
 	"bytes"
 	"crypto/hkdf"
+	"crypto/hmac"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"flag"
 	"fmt"
@@ -20,7 +22,8 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/crypto/blake2b"
+	"github.com/zeebo/blake3"
+	"golang.org/x/crypto/argon2"
 	"golang.org/x/crypto/chacha20poly1305"
 
 	"pinion/dom0/internal/format"
@@ -31,9 +34,15 @@ import (
 func UpdateFlag() *bool { return flag.Bool("update", false, "write the golden vectors") }
 
 // Dump is the form of golden files and of examples in the documentation: rows
-// of 16 bytes in hex.
+// of 16 bytes in hex. Many zeros at the end are a row that says how many.
 func Dump(b []byte) string {
 	var s strings.Builder
+	tail := ""
+	zeros := len(b) - len(bytes.TrimRight(b, "\x00"))
+	if zeros -= (16 - (len(b)-zeros)%16) % 16; zeros > manyZeros {
+		b = b[:len(b)-zeros]
+		tail = fmt.Sprintf(zerosRow, zeros)
+	}
 	for row := range slices.Chunk(b, 16) {
 		for i, c := range row {
 			if i > 0 {
@@ -43,8 +52,14 @@ func Dump(b []byte) string {
 		}
 		s.WriteByte('\n')
 	}
-	return s.String()
+	return s.String() + tail
 }
+
+// manyZeros are written in hex; more are counted.
+const (
+	manyZeros = 32
+	zerosRow  = "and %d zeros\n"
+)
 
 // Read returns the bytes of a golden vector of the package under test.
 func Read(t testing.TB, name string) []byte {
@@ -59,11 +74,18 @@ func ReadFile(t testing.TB, path string) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := hex.DecodeString(strings.Join(strings.Fields(string(text)), ""))
+	digits, tail, counted := strings.Cut(string(text), "and ")
+	b, err := hex.DecodeString(strings.Join(strings.Fields(digits), ""))
 	if err != nil {
 		t.Fatalf("%s: %v", path, err)
 	}
-	return b
+	zeros := 0
+	if counted {
+		if _, err := fmt.Sscanf("and "+tail, zerosRow, &zeros); err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+	}
+	return append(b, make([]byte, zeros)...)
 }
 
 // Golden compares got with a golden vector, or writes it if update is set.
@@ -80,10 +102,11 @@ func Golden(t testing.TB, update bool, name string, got []byte) {
 // Write writes a golden vector.
 func Write(t testing.TB, name string, b []byte) {
 	t.Helper()
-	if err := os.MkdirAll("testdata", 0o755); err != nil {
+	path := filepath.Join("testdata", name+".hex")
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join("testdata", name+".hex"), []byte(Dump(b)), 0o644); err != nil {
+	if err := os.WriteFile(path, []byte(Dump(b)), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -141,15 +164,42 @@ func Key(t testing.TB, purpose string) []byte {
 }
 
 // BlobID names a blob of the golden archive.
-func BlobID(t testing.TB, typ format.BlobType, plain []byte) format.BlobID {
+func BlobID(t testing.TB, typ format.BlobType, domain format.Domain, plain []byte) format.BlobID {
 	t.Helper()
-	h, err := blake2b.New256(Key(t, "pinion 1 blob id"))
+	info := "pinion 2 blob id" + string([]byte{byte(typ), byte(domain >> 8), byte(domain)})
+	h, err := blake3.NewKeyed(Key(t, info))
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.Write([]byte{byte(typ)})
 	h.Write(plain)
 	return format.BlobID(h.Sum(nil))
+}
+
+// PadBits are the 9 bits that lengthen a blob of the golden archive.
+func PadBits(t testing.TB, id format.BlobID) int {
+	t.Helper()
+	h := hmac.New(sha256.New, Key(t, "pinion 2 padding"))
+	h.Write(id[:])
+	sum := h.Sum(nil)
+	return int(sum[0])<<1 | int(sum[1])>>7
+}
+
+// Inner is what is sealed of a blob: method 0 has the plaintext as content,
+// method 1 a zstd frame of it. If it is padded, zeros follow.
+func Inner(t testing.TB, method byte, domain format.Domain, id format.BlobID, plain, content []byte, padded bool) []byte {
+	t.Helper()
+	b := []byte{method, byte(domain >> 8), byte(domain)}
+	b = binary.BigEndian.AppendUint32(b, uint32(len(plain)))
+	b = binary.BigEndian.AppendUint32(b, uint32(len(content)))
+	b = append(b, content...)
+	if !padded {
+		return b
+	}
+	n := len(content) + PadBits(t, id)
+	for n%512 != 0 {
+		n++
+	}
+	return append(b, make([]byte, n-len(content))...)
 }
 
 // Seal is nonce ‖ XChaCha20-Poly1305, where the nonce is 24 times one byte.
@@ -163,25 +213,72 @@ func Seal(t testing.TB, key []byte, nonce byte, ad, plain []byte) []byte {
 	return append(n, aead.Seal(nil, n, plain, ad)...)
 }
 
-// SealBlob seals what is inside a blob: the method byte and what follows it.
+// SealBlob seals what is inside a blob, as Inner makes it.
 func SealBlob(t testing.TB, nonce byte, typ format.BlobType, id format.BlobID, inner []byte) []byte {
 	t.Helper()
-	archive := Archive()
-	ad := slices.Concat(archive[:], []byte{byte(typ)}, id[:])
-	return Seal(t, Key(t, "pinion 1 blob seal"), nonce, ad, inner)
+	return Seal(t, Key(t, "pinion 2 blob seal"), nonce, append([]byte{byte(typ)}, id[:]...), inner)
 }
 
-// SealObject seals the body of an object, or the table of contents of a pack.
-func SealObject(t testing.TB, nonce byte, kind format.Kind, name string, plain []byte) []byte {
+// Header is the header of an object with a clear part of so many bytes.
+func Header(kind format.Kind, clearLen int) []byte {
+	b := append([]byte("PINION"), byte(kind), 2, 0, 0, 0, 0)
+	return binary.BigEndian.AppendUint32(b, uint32(clearLen))
+}
+
+// SealObject makes a whole object: header, clear part, and the plaintext, sealed
+// as what is called name.
+func SealObject(t testing.TB, nonce byte, kind format.Kind, name string, clear, plain []byte) []byte {
 	t.Helper()
 	purpose := map[format.Kind]string{
-		'R': "pinion 1 root seal", 'I': "pinion 1 index seal", 'T': "pinion 1 table of contents seal",
-		'L': "pinion 1 lock note seal",
+		'R': "pinion 2 root", 'I': "pinion 2 index", 'J': "pinion 2 index list",
+		'L': "pinion 2 lock note", 'K': "pinion 2 key export", 'H': "pinion 2 host copy",
 	}[kind]
 	if purpose == "" {
-		t.Fatalf("%s has no seal", kind)
+		t.Fatalf("%s is no object with a seal", kind)
 	}
-	archive := Archive()
-	ad := slices.Concat(archive[:], []byte{byte(kind)}, []byte(name))
-	return Seal(t, Key(t, purpose), nonce, ad, plain)
+	front := append(Header(kind, len(clear)), clear...)
+	return append(front, Seal(t, Key(t, purpose), nonce, slices.Concat(front, []byte(name)), plain)...)
+}
+
+// SealTOC seals the table of contents of the pack of that name.
+func SealTOC(t testing.TB, nonce byte, name string, plain []byte) []byte {
+	t.Helper()
+	return Seal(t, Key(t, "pinion 2 table of contents"), nonce, append(Header('P', 0), name...), plain)
+}
+
+// PassphraseSlot is a key slot of the golden archive for the bytes of a
+// passphrase, at the least cost. Behind its commitment stands an extension area.
+func PassphraseSlot(t testing.TB, form, ext []byte) []byte {
+	t.Helper()
+	salt := bytes.Repeat([]byte{0x5a}, 32)
+	params := slices.Concat([]byte{1, 0, 1, 0, 0, 0, 0, 0, 1}, salt)
+	binary.BigEndian.PutUint32(params[1:], 65536)
+	return sealSlot(t, 1, params, argon2.IDKey(form, salt, 1, 65536, 1, 32), ext)
+}
+
+// KeyFileSlot is the same for the bytes of a key file.
+func KeyFileSlot(t testing.TB, file, ext []byte) []byte {
+	t.Helper()
+	salt := bytes.Repeat([]byte{0x5b}, 32)
+	kek, err := hkdf.Key(sha256.New, file, salt, "pinion 2 key file", 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sealSlot(t, 2, salt, kek, ext)
+}
+
+func sealSlot(t testing.TB, derivation byte, params, kek, ext []byte) []byte {
+	t.Helper()
+	front := append([]byte{derivation, 0, byte(len(params))}, params...)
+	archive, master := Archive(), Master()
+	sealed := Seal(t, kek, 0x6b, slices.Concat(archive[:], front, ext), master[:])
+	h := hmac.New(sha256.New, kek)
+	h.Write([]byte("pinion 2 commitment"))
+	return Checksummed(slices.Concat(front, sealed, h.Sum(nil), ext))
+}
+
+// Checksummed is a key slot from its bytes before the checksum.
+func Checksummed(body []byte) []byte {
+	sum := sha256.Sum256(body)
+	return slices.Concat(body, sum[:])
 }

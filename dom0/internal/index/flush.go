@@ -3,7 +3,7 @@ package index
 import (
 	"context"
 	"fmt"
-	"os"
+	"slices"
 
 	"pinion/dom0/internal/format"
 )

@@ -49,7 +49,7 @@ const (
 const (
 	objectOverhead = format.HeaderSize + format.SealOverhead
 
-	packEndBytes   = format.PadUnit + format.SealOverhead + format.TrailerSize // the least that follows the blobs of a pack
+	packEndBytes = format.PadUnit + format.SealOverhead + format.TrailerSize // the least that follows the blobs of a pack
 
 	packBytes      = 16 + 4 // id, length
 	bodyFixedBytes = 1 + 4 + 4

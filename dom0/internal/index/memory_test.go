@@ -11,8 +11,8 @@ import (
 	"pinion/dom0/internal/format"
 )
 
-// heap is the number of bytes that are in use after a collection.
-func heap() int64 {
+// inUse is the number of bytes that are in use after a collection.
+func inUse() int64 {
 	runtime.GC()
 	var s runtime.MemStats
 	runtime.ReadMemStats(&s)
@@ -73,10 +73,10 @@ func TestMemoryIsBounded(t *testing.T) {
 		open80m = 30 << 20
 	)
 	dir, s := t.TempDir(), &watchedStore{}
-	start := heap()
+	start := inUse()
 	want := func(what string, limit int64) int64 {
 		t.Helper()
-		used := heap() - start
+		used := inUse() - start
 		t.Logf("%s: %.1f MB", what, float64(used)/1e6)
 		if used > limit {
 			t.Errorf("%s: %d bytes in use, want at most %d", what, used, limit)
@@ -205,7 +205,7 @@ func BenchmarkLookup(b *testing.B) {
 func BenchmarkOpen(b *testing.B) {
 	const n = 500_000
 	_, list, dir := benchTable(b, n)
-	start := heap()
+	start := inUse()
 	var tab *Table
 	for b.Loop() {
 		if tab != nil {
@@ -216,7 +216,7 @@ func BenchmarkOpen(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	b.ReportMetric(float64(heap()-start)/n*80, "MB/80M-entries")
+	b.ReportMetric(float64(inUse()-start)/n*80, "MB/80M-entries")
 	tab.Close()
 }
 

@@ -22,57 +22,65 @@ type model struct {
 	store *fakeStore
 	tab   *Table
 
-	list      []Ref // the root's
+	list      []format.IndexRun // the root's
 	committed map[format.BlobID]Entry
 	current   map[format.BlobID]Entry
 }
 
 func (m *model) open(rt *rapid.T) {
-	tab, err := open(m.t.Context(), m.dir, testArchive, m.list, m.store.fetch, openObject, smallTuning())
+	tab, err := open(m.t.Context(), m.dir, testArchive, m.list, m.store, opening{tune: smallTuning()})
 	if err != nil {
 		rt.Fatalf("open: %v", err)
 	}
 	m.tab = tab
 }
 
-// add adds up to 60 entries of a small world, so that many replace others.
+// add adds up to 60 entries of a small world, so that many replace others, and
+// tombstones, also of what isn't there.
 func (m *model) add(rt *rapid.T) {
 	for range rapid.IntRange(1, 60).Draw(rt, "adds") {
 		e := testEntry(rapid.IntRange(0, 400).Draw(rt, "entry"))
-		e.Offset = uint32(rapid.IntRange(8, 1000).Draw(rt, "offset"))
+		e.Offset = uint32(rapid.IntRange(16, 1000).Draw(rt, "offset"))
+		dead := rapid.IntRange(0, 4).Draw(rt, "dead") == 0
+		if dead {
+			e = tombstone(e)
+		}
 		if err := m.tab.Add(e); err != nil {
 			rt.Fatalf("add: %v", err)
 		}
+		if dead {
+			delete(m.current, e.ID)
+			continue
+		}
+		m.tab.SetPackLength(e.Pack, testLength(e.Pack))
 		m.current[e.ID] = e
 	}
 }
 
 // flush commits, or writes everything and fails before the root is swapped.
 func (m *model) flush(rt *rapid.T) {
-	before := m.tab.List()
+	before, puts := m.tab.Refs(), m.store.next
+	m.store.bytes = 0
 	most, mostObjects := m.tab.FlushBound(rapid.Uint64Range(0, 100).Draw(rt, "more"))
-	list, superseded, err := m.tab.Flush(m.t.Context(), m.store.put)
+	list, superseded, err := m.tab.Flush(m.t.Context(), m.store)
 	if err != nil {
 		rt.Fatalf("flush: %v", err)
 	}
-	put, objects := int64(0), 0
-	for _, ref := range list {
-		if !slices.ContainsFunc(before, func(r Ref) bool { return r.Object == ref.Object }) {
-			put, objects = put+int64(len(m.store.bodies[ref.Object])), objects+1
-		}
-	}
-	if put > most || objects > mostObjects {
+	if put, objects := int64(m.store.bytes), m.store.next-puts; put > most || objects > mostObjects {
 		rt.Fatalf("put %d bytes in %d objects, where %d in %d were to be the most", put, objects, most, mostObjects)
 	}
 	var gone []format.ObjectID
 	for _, ref := range before {
-		if !slices.ContainsFunc(list, func(r Ref) bool { return r.Object == ref.Object }) {
+		if !slices.Contains(m.tab.Refs(), ref) {
 			gone = append(gone, ref.Object)
 		}
 	}
+	slices.SortFunc(gone, compareObjects)
+	slices.SortFunc(superseded, compareObjects)
 	if !slices.Equal(gone, superseded) {
 		rt.Fatalf("superseded %v, but the lists differ by %v", superseded, gone)
 	}
+	m.checkRuns(rt)
 	if rapid.IntRange(0, 3).Draw(rt, "swap") == 0 {
 		m.reopen(rt)
 		return
@@ -81,6 +89,7 @@ func (m *model) flush(rt *rapid.T) {
 	m.committed = maps.Clone(m.current)
 	for _, id := range superseded {
 		delete(m.store.bodies, id)
+		delete(m.store.lists, id)
 	}
 }
 
@@ -111,7 +120,7 @@ func (m *model) damage(rt *rapid.T, remove bool) {
 	}
 	for _, f := range files {
 		path := filepath.Join(m.dir, f.Name())
-		if !strings.HasSuffix(path, pageSuffix) {
+		if !strings.HasSuffix(path, pageSuffix) && !strings.HasSuffix(path, listSuffix) {
 			continue
 		}
 		switch rapid.IntRange(0, 3).Draw(rt, "damage") {
@@ -164,6 +173,60 @@ func (m *model) check(rt *rapid.T) {
 	})
 	if err != nil || n != len(m.current) {
 		rt.Fatalf("each: %d of %d entries, %v", n, len(m.current), err)
+	}
+	m.checkPacks(rt)
+}
+
+// checkPacks: all packs in which committed blobs are come with their lengths, and
+// none that never was.
+func (m *model) checkPacks(rt *rapid.T) {
+	got := make(map[format.ObjectID]uint32)
+	var last format.ObjectID
+	err := m.tab.EachPack(m.t.Context(), func(id format.ObjectID, length uint32) error {
+		if compareObjects(last, id) >= 0 {
+			return fmt.Errorf("%s after %s", id, last)
+		}
+		last, got[id] = id, length
+		return nil
+	})
+	if err != nil {
+		rt.Fatalf("each pack: %v", err)
+	}
+	if m.tab.Added() == 0 {
+		for _, e := range m.current {
+			if got[e.Pack] == 0 {
+				rt.Fatalf("pack %s is not given", e.Pack)
+			}
+		}
+	}
+	for id, length := range got {
+		if length != testLength(id) {
+			rt.Fatalf("pack %s has %d bytes, want %d", id, length, testLength(id))
+		}
+	}
+}
+
+// checkRuns: the root's bounds hold, a list has what the root says, and the oldest
+// run has no tombstones.
+func (m *model) checkRuns(rt *rapid.T) {
+	for i, r := range m.tab.List() {
+		run := m.tab.runs[len(m.tab.runs)-1-i]
+		entries := uint64(0)
+		for _, o := range run.objects {
+			b, err := ParseBody(m.store.bodies[o.ref.Object])
+			if err != nil {
+				rt.Fatalf("object %s: %v", o.ref.Object, err)
+			}
+			entries += uint64(b.Len())
+			for n := range b.Len() {
+				if e := b.Entry(n); i == 0 && e.Gone() {
+					rt.Fatal("the oldest run has a tombstone")
+				}
+			}
+		}
+		if r.List != (len(run.objects) > 1) || r.Entries != entries || entries == 0 {
+			rt.Fatalf("run %d of %d objects with %d entries is listed as %+v", i, len(run.objects), entries, r)
+		}
 	}
 }
 
