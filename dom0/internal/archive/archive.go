@@ -46,10 +46,10 @@ type Options struct {
 	BeforeLock func(context.Context, *Archive) error
 
 	Lock          protocol.LockMode
-	Wait          bool            // for the lock, as long as it takes
-	AllowRollback bool            // accept an older, forked or other root
-	Adopt         bool            // write to a copy, or where another host wrote last
-	SlowKey       bool            // also try key slots that take far longer than this program's own
+	Wait          bool // for the lock, as long as it takes
+	AllowRollback bool // accept an older, forked or other root
+	Adopt         bool // write to a copy, or where another host wrote last
+	SlowKey       bool // also try key slots that take far longer than this program's own
 
 	// KeyExport is what the archive is opened with in place of the slots that its
 	// roots have; nil: those.
@@ -100,7 +100,8 @@ type Archive struct {
 	spare      bool  // the cache of the index isn't the usual one: what that has may be of use yet
 	kept       *kept // read as of an older root; nil: as of the current one
 
-	freshIndex bool // every object of it was fetched in this run
+	freshIndex bool  // every object of it was fetched in this run
+	tables     error // why tables of contents stand in for the index; nil: they don't
 
 	saidMu sync.Mutex
 	said   map[string]bool // objects whose twins stand in for them, and that was said
@@ -277,15 +278,6 @@ func (a *Archive) startOpeners() error {
 		a.openers <- o
 	}
 	return nil
-}
-
-// LoadIndex makes the archive's blobs readable. Index objects that are not in
-// the cache are fetched.
-func (a *Archive) LoadIndex(ctx context.Context) error {
-	if a.kept != nil {
-		return a.loadKept(ctx)
-	}
-	return a.loadIndex(ctx, a.root.Index)
 }
 
 func (a *Archive) loadIndex(ctx context.Context, runs []format.IndexRun) error {

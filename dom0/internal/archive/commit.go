@@ -38,9 +38,8 @@ type Draft struct {
 	Table   *format.VolumeTable
 }
 
-// CommitSession stores the session's metadata and makes it part of the
-// archive. verify, if set, is called when everything is durable but the root.
-func (w *Writer) CommitSession(ctx context.Context, d Draft, verify func() error) error {
+// commitSession is CommitSession on the root that was read.
+func (w *Writer) commitSession(ctx context.Context, d Draft, verify func() error) error {
 	next := *w.a.root
 	d.Session.Seq, d.Session.Generation, d.Table.Generation = next.NextSeq, w.a.next, w.a.next
 	blobID, _, err := w.AddMetadata(ctx, format.BlobSession, d.Session.Append(nil))
@@ -74,7 +73,7 @@ func (w *Writer) commit(ctx context.Context, next *format.Root, verify func() er
 	if err := w.flush(ctx); err != nil {
 		return err
 	}
-	runs, err := w.a.index.Flush(ctx, indexSink{w})
+	runs, _, err := w.a.index.Flush(ctx, indexSink{w})
 	if err != nil {
 		return fmt.Errorf("store the index: %w", err)
 	}

@@ -34,7 +34,9 @@ func (w *Writer) PutMetadata(ctx context.Context) PutMetadata {
 // NameMetadata stores nothing and says what the blob would be called.
 func (a *Archive) NameMetadata() PutMetadata {
 	h := a.NewHasher()
-	return func(t format.BlobType, plain []byte) (format.BlobID, error) { return h.ID(t, format.SharedDomain, plain), nil }
+	return func(t format.BlobType, plain []byte) (format.BlobID, error) {
+		return h.ID(t, format.SharedDomain, plain), nil
+	}
 }
 
 // Apply puts the blobs of the edit and returns a root that names them. Nothing

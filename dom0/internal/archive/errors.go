@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 
-	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/store"
 	"pinion/protocol"
 )

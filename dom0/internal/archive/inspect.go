@@ -163,10 +163,10 @@ func (a *Archive) checkRun(ctx context.Context, run format.IndexRun) error {
 // A PackState is what check found out about a pack. A pack without trouble has
 // neither Missing nor TOC.
 type PackState struct {
-	Size    int64 // bytes in the store
-	Entries int   // blobs that the index places in it
-	TOC     error // the table of contents is damaged, or says otherwise than the index
-	Missing bool  // the index names it, and the store doesn't have it
+	Size    int64      // bytes in the store
+	Entries int        // blobs that the index places in it
+	TOC     error      // the table of contents is damaged, or says otherwise than the index
+	Missing bool       // the index names it, and the store doesn't have it
 	Twin    *PackState // of a metadata pack; it has no entries of its own
 }
 

@@ -59,11 +59,8 @@ func (a *Archive) openGoodIndex(ctx context.Context, spare bool, runs []format.I
 	if err == nil || !isDamage(err) {
 		return t, err
 	}
-	good, err := a.goodIndexRuns(ctx, runs, bad)
-	if err != nil {
-		return nil, err
-	}
-	return a.openIndexIn(ctx, spare, good)
+	bad(err)
+	return a.openTables(ctx, spare, runs, err)
 }
 
 // find looks a blob up.

@@ -10,7 +10,6 @@ import (
 	"pinion/dom0/internal/crypt"
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/store"
-	"pinion/protocol"
 )
 
 // Key slots stand in the root, so a change of keys is a commit: the old ones open
@@ -282,6 +281,3 @@ func (a *Archive) KeptWith(ctx context.Context, id format.SlotID) (n int, err er
 
 // KeepsForEver reports whether the store takes nothing away.
 func (a *Archive) KeepsForEver() bool { return a.conn.Info().AppendOnly }
-
-// keepRoots says how long a store keeps roots, for messages.
-const keepRoots = protocol.KeepRootsDays

@@ -150,10 +150,10 @@ func (a *Archive) whoLocked(ctx context.Context) error {
 // openNote opens somebody's note, or returns nil if it isn't one of this
 // archive.
 func (a *Archive) openNote(untrusted []byte) *format.LockNote {
-	if a.keys == nil || format.CheckHeader(untrusted, format.KindLockNote) != nil {
+	if a.keys == nil || len(untrusted) == 0 {
 		return nil
 	}
-	plain, err := a.keys.OpenObject(untrusted[format.HeaderSize:], format.KindLockNote, format.LockNoteName)
+	_, plain, err := a.keys.OpenObject(untrusted, format.KindLockNote, format.LockNoteName)
 	if err != nil {
 		return nil
 	}
@@ -173,7 +173,7 @@ func (a *Archive) leaveNote(ctx context.Context) error {
 	}
 	host, name := Host()
 	note := &format.LockNote{HostID: host, Host: name, Command: a.opts.Command, Process: uint32(os.Getpid()), Time: a.opts.Now().UnixNano()}
-	err := a.conn.Note(ctx, a.keys.SealObject(format.AppendHeader(nil, format.KindLockNote), format.KindLockNote, format.LockNoteName, note.Append(nil)))
+	err := a.conn.Note(ctx, a.keys.SealObject(format.KindLockNote, format.LockNoteName, nil, note.Append(nil)))
 	var refused *store.Error
 	if errors.As(err, &refused) {
 		return nil

@@ -126,8 +126,8 @@ func (x *rescue) run(ctx context.Context) error {
 type foundPack struct {
 	id         format.ObjectID // whose table of contents opens
 	first      format.ObjectID // that the index names: itself, or its twin
-	size       int64  // bytes
-	generation uint64 // of the root that it was written on
+	size       int64           // bytes
+	generation uint64          // of the root that it was written on
 }
 
 // adoptPacks enters every pack in the store whose table of contents opens, the
@@ -288,4 +288,3 @@ func (a *Archive) sweepIndex(ctx context.Context) (freed int64, err error) {
 // maxIndexNames bounds the index objects that a store may list, with twins and
 // what merges have left: 16 times what 2^32 entries fill.
 const maxIndexNames = 1 << 20
-

@@ -295,4 +295,3 @@ func (a *Archive) OtherRoots(ctx context.Context) (bad []BadRoot, err error) {
 	}
 	return r.failed, nil
 }
-

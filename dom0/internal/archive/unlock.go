@@ -51,7 +51,8 @@ func work(s *format.KeySlot) uint64 { return uint64(s.Memory) * uint64(s.Time) }
 
 // usualWork is what a slot that this program makes costs.
 func usualWork() uint64 {
-	return uint64(crypt.DefaultCost.Memory) * uint64(crypt.DefaultCost.Passes)
+	c := crypt.DefaultCost()
+	return uint64(c.Memory) * uint64(c.Passes)
 }
 
 // An unlocker tries one secret on key slots, each once.

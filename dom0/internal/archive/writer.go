@@ -32,7 +32,7 @@ type Writer struct {
 	sealed []byte      // scratch
 
 	composed  []newPack         // by Compose
-	rewritten []format.IndexRef // by RewriteIndex
+	rewritten []format.IndexRun // by RewriteIndex
 }
 
 // packsInFlight is how many finished packs of a kind may be on their way to
@@ -53,6 +53,9 @@ func (a *Archive) NewWriter(ctx context.Context, c format.Compression, tryAll bo
 	}
 	if doubt, err := a.InDoubt(); err != nil || doubt {
 		return nil, errors.Join(err, fmt.Errorf("nothing is written to %s: %w", a.dest, ErrDoubt))
+	}
+	if a.tables != nil {
+		return nil, a.tables
 	}
 	sealer, err := blob.NewSealer(a.keys, c, format.MaxMetadata)
 	if err != nil {
@@ -119,7 +122,7 @@ type packStream struct {
 	w        *Writer
 	kind     format.PackKind
 	twins    bool // each is put a second time, as its twin
-	size     int // capacity of a buffer, bytes; 0: grow as needed
+	size     int  // capacity of a buffer, bytes; 0: grow as needed
 	builder  *pack.Builder
 	inFlight []sentPack
 	free     [][]byte // buffers of packs that are durable

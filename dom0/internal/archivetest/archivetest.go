@@ -10,12 +10,16 @@ package archivetest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -23,6 +27,7 @@ import (
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/crypt"
 	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/index"
 	"pinion/dom0/internal/state"
 	"pinion/dom0/internal/store"
 	"pinion/protocol"
@@ -63,17 +68,17 @@ type Place struct {
 	warnings []string
 }
 
-// New makes a place without an archive.
+// New makes a place without an archive. Where the system has a file system in
+// memory, the store is on it, and nothing waits for a disk.
 func New(t testing.TB) *Place {
 	t.Helper()
-	return newIn(t, t.TempDir())
+	return newIn(t, memoryDir(t))
 }
 
-// NewInMemory is New for tests of many commits: where the system has a file
-// system in memory, the store is on it and nothing waits for a disk.
-func NewInMemory(t testing.TB) *Place {
+// NewOnDisk is New for tests of what file systems in memory can't do.
+func NewOnDisk(t testing.TB) *Place {
 	t.Helper()
-	return newIn(t, memoryDir(t))
+	return newIn(t, t.TempDir())
 }
 
 // memoryDir is a temporary directory, in memory where the system has that.
@@ -114,17 +119,23 @@ func (p *Place) setDest(t testing.TB) {
 // Forget gives the host a new, empty state.
 func (p *Place) Forget(t testing.TB) {
 	t.Helper()
-	dir, err := state.Open(filepath.Join(t.TempDir(), "state"))
+	dir, err := state.Open(filepath.Join(memoryDir(t), "state"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	p.State = dir
 }
 
+// ForgetCache gives the host a new, empty cache.
+func (p *Place) ForgetCache(t testing.TB) {
+	t.Helper()
+	p.Cache = filepath.Join(memoryDir(t), "cache")
+}
+
 // Copy copies the store to another place, which the same host knows as much of.
 func (p *Place) Copy(t testing.TB) *Place {
 	t.Helper()
-	base := t.TempDir()
+	base := memoryDir(t)
 	c := &Place{Dir: filepath.Join(base, "store"), Cache: filepath.Join(base, "cache"), Key: p.Key, State: p.State}
 	if err := os.CopyFS(c.Dir, os.DirFS(p.Dir)); err != nil {
 		t.Fatal(err)
@@ -166,17 +177,14 @@ func (p *Place) Warnings() []string {
 }
 
 // Params are those of small archives: the smallest chunks.
-func Params() format.Params {
-	return format.Params{
-		Hash: format.HashBLAKE2b, Cipher: format.CipherXChaCha20Poly1305, ChunkSize: format.MinChunkSize,
-		Compression: format.Compression{Method: format.CompressZstd, Level: 1},
-	}
+func Params() archive.Params {
+	return archive.Params{ChunkSize: format.MinChunkSize, Compression: format.Compression{Method: format.CompressZstd, Level: 1}}
 }
 
 // Init makes an archive.
 func (p *Place) Init(t testing.TB) *Place {
 	t.Helper()
-	if _, err := archive.Init(context.Background(), p.Dest, Params(), 0, p.Options(protocol.LockExclusive)); err != nil {
+	if _, err := archive.Init(context.Background(), p.Dest, Params(), crypt.DefaultCost(), p.Options(protocol.LockExclusive)); err != nil {
 		t.Fatal(err)
 	}
 	return p
@@ -219,20 +227,6 @@ func (p *Place) OpenBare(t testing.TB, lock protocol.LockMode) *archive.Archive 
 	return a
 }
 
-// OpenBareWithCopies is OpenBare where the store lost key slots: those that this
-// host has copies of do.
-func (p *Place) OpenBareWithCopies(t testing.TB, lock protocol.LockMode) *archive.Archive {
-	t.Helper()
-	o := p.Options(lock)
-	o.SlotCopies = true
-	a, err := archive.Open(context.Background(), p.Dest, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { a.Close() })
-	return a
-}
-
 // Path is where an object is in the store's directory.
 func (p *Place) Path(object string) string { return filepath.Join(p.Dir, filepath.FromSlash(object)) }
 
@@ -240,11 +234,11 @@ func (p *Place) Path(object string) string { return filepath.Join(p.Dir, filepat
 func (p *Place) Objects(t testing.TB, prefix string) []string {
 	t.Helper()
 	var names []string
-	err := filepath.WalkDir(filepath.Join(p.Dir, filepath.FromSlash(prefix)), func(path string, e os.DirEntry, err error) error {
+	err := filepath.WalkDir(filepath.Join(p.Dir, filepath.FromSlash(prefix)), func(file string, e os.DirEntry, err error) error {
 		if err != nil || e.IsDir() {
 			return err
 		}
-		name, err := filepath.Rel(p.Dir, path)
+		name, err := filepath.Rel(p.Dir, file)
 		names = append(names, filepath.ToSlash(name))
 		return err
 	})
@@ -264,6 +258,104 @@ func (p *Place) Damage(t testing.TB, object string, change func([]byte) []byte) 
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// Heads are the names in head/, the highest generation first.
+func (p *Place) Heads(t testing.TB) []string {
+	t.Helper()
+	names := p.Objects(t, protocol.PrefixHead)
+	generation := func(name string) uint64 { n, _ := protocol.ParseHead(name); return n }
+	slices.SortFunc(names, func(x, y string) int { return cmp.Compare(generation(y), generation(x)) })
+	return names
+}
+
+// NewestRoots are the names of the newest root: its head, and its second copy.
+func (p *Place) NewestRoots(t testing.TB) (head, second string) {
+	t.Helper()
+	heads := p.Heads(t)
+	if len(heads) == 0 {
+		t.Fatal("the store has no heads")
+	}
+	newest, _ := protocol.ParseHead(heads[0])
+	for _, name := range p.Objects(t, protocol.PrefixRoots) {
+		if n, _, ok := protocol.ParseRootName(name); ok && n == newest {
+			return heads[0], name
+		}
+	}
+	t.Fatalf("the store has no second copy of %s", heads[0])
+	return "", ""
+}
+
+// DamageRoots changes the bytes of both objects of the newest root.
+func (p *Place) DamageRoots(t testing.TB, change func([]byte) []byte) {
+	t.Helper()
+	head, second := p.NewestRoots(t)
+	p.Damage(t, head, change)
+	p.Damage(t, second, change)
+}
+
+// Twin is the name of the object that may be the twin of a pack or index object.
+func Twin(t testing.TB, object string) string {
+	t.Helper()
+	id, ok := protocol.ParseID(path.Base(object))
+	switch {
+	case ok && strings.HasPrefix(object, protocol.PrefixPacks):
+		return protocol.PackName(format.ObjectID(id).Twin())
+	case ok && strings.HasPrefix(object, protocol.PrefixIndex):
+		return protocol.IndexName(format.ObjectID(id).Twin())
+	}
+	t.Fatalf("%s can't have a twin", object)
+	return ""
+}
+
+// DamagePair changes the bytes of a pack or index object, and those of its twin.
+func (p *Place) DamagePair(t testing.TB, object string, change func([]byte) []byte) {
+	t.Helper()
+	p.Damage(t, object, change)
+	if twin := Twin(t, object); p.Has(twin) {
+		p.Damage(t, twin, change)
+	}
+}
+
+// RemovePair deletes a pack or index object, and its twin.
+func (p *Place) RemovePair(t testing.TB, object string) {
+	t.Helper()
+	for _, name := range []string{object, Twin(t, object)} {
+		if err := os.Remove(p.Path(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Has reports whether the store has an object.
+func (p *Place) Has(object string) bool {
+	_, err := os.Lstat(p.Path(object))
+	return err == nil
+}
+
+// Packs are the names of the packs that an archive's index names, of which each
+// metadata pack has a twin, and the names of the others. Both are in order.
+func Packs(t testing.TB, a *archive.Archive) (data, metadata []string) {
+	t.Helper()
+	seen := map[format.ObjectID]bool{}
+	err := a.Places(context.Background(), func(e index.Entry, _ bool) error {
+		if seen[e.Pack] {
+			return nil
+		}
+		seen[e.Pack] = true
+		if e.Type.Metadata() {
+			metadata = append(metadata, protocol.PackName(e.Pack))
+		} else {
+			data = append(data, protocol.PackName(e.Pack))
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(data)
+	slices.Sort(metadata)
+	return data, metadata
 }
 
 // Commit adds chunks, and a session of no volumes, through a new connection,
@@ -303,10 +395,10 @@ func Add(a *archive.Archive, w *archive.Writer, chunks ...[]byte) error {
 		return err
 	}
 	for _, plain := range chunks {
-		id := sealer.ID(format.BlobChunk, plain)
+		id := sealer.ID(format.BlobChunk, format.SharedDomain, plain)
 		known, err := w.Known(ctx, id)
 		if err == nil && !known {
-			err = w.AddSealed(ctx, id, sealer.Seal(nil, format.BlobChunk, id, plain))
+			err = w.AddSealed(ctx, id, sealer.Seal(nil, format.BlobChunk, format.SharedDomain, id, plain))
 		}
 		if err != nil {
 			return err

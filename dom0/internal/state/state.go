@@ -102,11 +102,6 @@ type Branch struct {
 	RootHash   string `json:"root_hash"`          // SHA-256 of that root, hex
 	Highest    uint64 `json:"highest_generation"` // ever seen
 	Written    string `json:"written_to"`         // destination of this host's last write; empty: none
-
-	// Slots are the ids of the key slots that the root last accepted lists, hex;
-	// none: not known. Removed are those that earlier ones listed, the newest last.
-	Slots   []string `json:"slots,omitempty"`
-	Removed []string `json:"removed_slots,omitempty"`
 }
 
 func (d *Dir) archiveDir(archive format.ArchiveID) string {
@@ -158,76 +153,6 @@ func (d *Dir) Update(archive format.ArchiveID, change func(*Memory)) error {
 	return writeJSON(filepath.Join(d.archiveDir(archive), "memory.json"), m)
 }
 
-// SaveSlot keeps a copy of a key slot of an archive, in the place of any other:
-// it is one that was made, or that a secret opened.
-func (d *Dir) SaveSlot(archive format.ArchiveID, slot format.ObjectID, object []byte) error {
-	return d.saveCopy(d.slotPath(archive, slot), object)
-}
-
-// AddSlot keeps a copy of a key slot that the store has, unless there is a whole
-// one already: a slot never changes, and it is the store's that may be forged.
-func (d *Dir) AddSlot(archive format.ArchiveID, slot format.ObjectID, object []byte) error {
-	path := d.slotPath(archive, slot)
-	if whole, err := isWholeSlot(path, slot); err != nil || whole {
-		return err
-	}
-	unlock, err := d.lock()
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	if whole, err := isWholeSlot(path, slot); err != nil || whole {
-		return err
-	}
-	return writeFile(path, object)
-}
-
-// isWholeSlot reports whether there is a copy that can be decoded.
-func isWholeSlot(path string, slot format.ObjectID) (bool, error) {
-	b, err := readCopy(path)
-	if b == nil || err != nil {
-		return false, err
-	}
-	_, err = format.ParseKeySlot(b, slot)
-	return err == nil || errors.Is(err, format.ErrNewer), nil
-}
-
-// Slot returns the copy of a key slot, or nil if there is none.
-func (d *Dir) Slot(archive format.ArchiveID, slot format.ObjectID) ([]byte, error) {
-	return readCopy(d.slotPath(archive, slot))
-}
-
-// Slots lists the key slots of an archive that there are copies of.
-func (d *Dir) Slots(archive format.ArchiveID) ([]format.ObjectID, error) {
-	entries, err := os.ReadDir(filepath.Join(d.archiveDir(archive), "keys"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("list the copies of key slots: %w", err)
-	}
-	var slots []format.ObjectID
-	for _, e := range entries {
-		if id, err := format.ParseObjectID(e.Name()); err == nil { // else left by a crash
-			slots = append(slots, id)
-		}
-	}
-	return slots, nil
-}
-
-// RemoveSlot drops the copy of a key slot, if there is one.
-func (d *Dir) RemoveSlot(archive format.ArchiveID, slot format.ObjectID) error {
-	unlock, err := d.lock()
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	path := d.slotPath(archive, slot)
-	if err := os.Remove(path); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	} else if err != nil {
-		return fmt.Errorf("drop the copy of a key slot: %w", err)
-	}
-	return durable.SyncDir(filepath.Dir(path))
-}
-
 // SaveRoot keeps a copy of the newest root of a branch. Branches are apart:
 // packs that the root of one names need not be where another is.
 func (d *Dir) SaveRoot(archive format.ArchiveID, branch format.ObjectID, object []byte) error {
@@ -237,10 +162,6 @@ func (d *Dir) SaveRoot(archive format.ArchiveID, branch format.ObjectID, object 
 // Root returns the copy of the newest root of a branch, or nil if there is none.
 func (d *Dir) Root(archive format.ArchiveID, branch format.ObjectID) ([]byte, error) {
 	return readCopy(d.rootPath(archive, branch))
-}
-
-func (d *Dir) slotPath(archive format.ArchiveID, slot format.ObjectID) string {
-	return filepath.Join(d.archiveDir(archive), "keys", slot.String())
 }
 
 func (d *Dir) rootPath(archive format.ArchiveID, branch format.ObjectID) string {

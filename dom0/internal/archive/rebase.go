@@ -1,0 +1,113 @@
+package archive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/index"
+	"pinion/dom0/internal/pack"
+	"pinion/dom0/internal/store"
+)
+
+// Where another writer committed while a backup was under way, in spite of the
+// lock, the backup is made anew on that commit, if it changed key slots, tags or
+// names alone: then everything that the backup relies on is there as before. After
+// a prune, a repair or another session it is not: those packs that the backup
+// put may be on their way out, and its session would need another number.
+
+// CommitSession stores the session's metadata and makes it part of the
+// archive. verify, if set, is called when everything is durable but the root.
+func (w *Writer) CommitSession(ctx context.Context, d Draft, verify func() error) error {
+	for try := 1; ; try++ {
+		err := w.commitSession(ctx, d, verify)
+		if !errors.Is(err, store.ErrConflict) || try == maxRetries {
+			return err
+		}
+		if err := w.rebase(ctx, &d); err != nil {
+			return err
+		}
+	}
+}
+
+// rebase makes the newest root the one that this run builds on.
+func (w *Writer) rebase(ctx context.Context, d *Draft) error {
+	a, old, oldHash := w.a, w.a.root, w.a.rootHash
+	if err := a.reload(ctx); err != nil {
+		return err
+	}
+	now := a.root
+	if !(candidate{root: now}).buildsOn(oldHash) || now.NextSeq != old.NextSeq || now.Sessions != old.Sessions ||
+		now.PrunedAt != old.PrunedAt || now.Heal != old.Heal || now.Removed != old.Removed {
+		return fmt.Errorf("host %q committed generation %d meanwhile: %w", now.Host, now.Generation, store.ErrConflict)
+	}
+	if err := a.loadIndex(ctx, now.Index); err != nil {
+		return err
+	}
+	w.index = nil
+	for _, p := range w.packs {
+		if err := w.reenter(ctx, p); err != nil {
+			return err
+		}
+	}
+	if now.VolumeTable == old.VolumeTable {
+		return nil
+	}
+	table, err := a.Volumes(ctx)
+	if err == nil {
+		d.Table, err = joinTables(table, d.Table)
+	}
+	return err
+}
+
+// reenter enters a pack that this run put, or adopted, into an index that was
+// opened anew.
+func (w *Writer) reenter(ctx context.Context, p newPack) error {
+	toc, err := w.a.ReadTOC(ctx, p.id, p.size)
+	if err != nil {
+		return err
+	}
+	w.a.index.SetPackLength(p.id, uint32(p.size))
+	return pack.Locations(p.id, toc, func(b format.TOCBlob, at format.Location) error {
+		known, err := w.Known(ctx, b.ID)
+		if err != nil || known {
+			return err
+		}
+		return w.a.index.Add(index.Entry{ID: b.ID, Type: b.Type, Pack: at.Pack, Offset: at.Offset, Length: at.Length})
+	})
+}
+
+// joinTables adds the volumes and qubes that a draft brings to the table as it is by
+// now.
+func joinTables(now, draft *format.VolumeTable) (*format.VolumeTable, error) {
+	ids, names := map[format.ObjectID]bool{}, map[string]bool{}
+	joined := *now
+	for _, v := range now.Volumes {
+		ids[v.ID], names[v.Name] = true, true
+	}
+	for _, v := range draft.Volumes {
+		if ids[v.ID] {
+			continue
+		}
+		if names[v.Name] {
+			return nil, fmt.Errorf("another volume was called %q meanwhile: %w", v.Name, store.ErrConflict)
+		}
+		joined.Volumes = append(joined.Volumes, v)
+	}
+	clear(names)
+	for _, q := range now.Qubes {
+		ids[q.ID], names[q.Name] = true, true
+	}
+	for _, q := range draft.Qubes {
+		if ids[q.ID] {
+			continue
+		}
+		if names[q.Name] {
+			return nil, fmt.Errorf("another qube was called %q meanwhile: %w", q.Name, store.ErrConflict)
+		}
+		joined.Qubes = append(joined.Qubes, q)
+	}
+	SortVolumes(&joined)
+	return &joined, nil
+}
