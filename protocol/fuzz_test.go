@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"pinion/protocol"
+	"pinion/protocol/wire"
 )
 
 // FuzzMessages gives any bytes to the parser of any message. What is taken
@@ -16,7 +17,8 @@ func FuzzMessages(f *testing.F) {
 	for i, v := range all {
 		f.Add(uint8(i), v.msg.Append(nil))
 	}
-	f.Add(uint8(4), []byte("\x00\x04root\x00\x00\x0f\xff"))
+	f.Add(uint8(5), []byte("\x00\x06head/1\x00\x00\x0f\xff"))
+	f.Add(uint8(0), protocol.Hello{Max: 2, Extensions: []wire.Extension{{Tag: 1}, {Tag: 0xc001, Data: make([]byte, 100)}}}.Append(nil))
 	f.Fuzz(func(t *testing.T, which uint8, in []byte) {
 		v := all[int(which)%len(all)]
 		if len(in) > protocol.MaxPayload {
@@ -58,6 +60,8 @@ func FuzzHeader(f *testing.F) {
 func FuzzParts(f *testing.F) {
 	f.Add([]byte(partList()))
 	f.Add([]byte{1, 0xff, 0xff, 0xff, 0xff})
+	f.Add(protocol.AppendCopy(protocol.AppendLiteral(nil, []byte{0}), headA, protocol.Range{Len: 1}))
+	f.Add(append([]byte(partList()), 0))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		var out []byte
 		err := protocol.EachPart(in, func(p protocol.Part) error {
@@ -79,7 +83,10 @@ func FuzzParts(f *testing.F) {
 
 // FuzzNames: a name that is taken stays inside the archive's directory.
 func FuzzNames(f *testing.F) {
-	for _, n := range []string{"root", "root.1", packA, keyA, index, "../../etc/passwd", "packs/../root"} {
+	for _, n := range []string{
+		headA, rootA, packA, index, "head/9223372036854775807", "head/9223372036854775808", "roots/1-", "../../etc/passwd", "packs/../head/1",
+		"trash/2026-01-01/head/1", "parity/00/" + packA, "sums/x", "lease/x", "policy", "README.txt",
+	} {
 		f.Add(n)
 	}
 	f.Fuzz(func(t *testing.T, n string) {
@@ -88,6 +95,19 @@ func FuzzNames(f *testing.F) {
 		}
 		if len(n) > protocol.MaxName || strings.Contains(n, "..") || strings.HasPrefix(n, "/") || strings.ContainsRune(n, 0) {
 			t.Fatalf("%q was taken", n)
+		}
+		back := ""
+		if g, ok := protocol.ParseHead(n); ok {
+			back = protocol.HeadName(g)
+		} else if g, sum, ok := protocol.ParseRootName(n); ok {
+			back = protocol.RootName(g, sum)
+		} else if id, ok := protocol.ParseID(n); ok && n[0] == 'p' {
+			back = protocol.PackName(id)
+		} else if ok {
+			back = protocol.IndexName(id)
+		}
+		if back != n {
+			t.Fatalf("%q became %q", n, back)
 		}
 	})
 }
@@ -102,8 +122,10 @@ func TestAllocations(t *testing.T) {
 	}{
 		{parser(protocol.ParseGet), append(bytes.Clone(name), 0xff, 0xff, 0xff, 0xff)},
 		{parser(protocol.ParsePunch), append(bytes.Clone(name), 0, 0, 0x10, 0)},
-		{parser(protocol.ParseDelete), []byte{0, 0, 3, 0xe8}},
-		{parser(protocol.ParseErrorReply), []byte{1, 0xff, 0xff}},
+		{parser(protocol.ParseDelete), []byte{0, 0, 0, 3, 0xe8}},
+		{parser(protocol.ParseErrorReply), []byte{1, 0, 0xff, 0xff}},
+		{parser(protocol.ParseCommitted), []byte{3, 0xe8, 0}},
+		{parser(protocol.ParseHello), append(make([]byte, 37), 0xff, 0xff, 0, 0)},
 	}
 	for i, in := range inputs {
 		var before, after runtime.MemStats

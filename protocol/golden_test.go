@@ -11,8 +11,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pinion/protocol"
+	"pinion/protocol/wire"
 )
 
 var update = flag.Bool("update", false, "write the golden vectors")
@@ -40,7 +42,8 @@ func parser[M any](parse func([]byte) (M, error)) func([]byte) (any, error) {
 const (
 	packA = "packs/a0/a0a1a2a3a4a5a6a7a8a9aaabacadaeaf"
 	packB = "packs/b0/b0b1b2b3b4b5b6b7b8b9babbbcbdbebf"
-	keyA  = "keys/000102030405060708090a0b0c0d0e0f"
+	headA = "head/1742"
+	rootA = "roots/1742-000102030405060708090a0b0c0d0e0f"
 	index = "index/f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff"
 )
 
@@ -51,9 +54,18 @@ func token() (t [protocol.TokenSize]byte) {
 	return t
 }
 
-func hash() *[32]byte {
-	h := [32]byte(bytes.Repeat([]byte{0xee}, 32))
-	return &h
+// inventory is one with something in three of its rows.
+func inventory() *protocol.Inventory {
+	v := &protocol.Inventory{Age: 90 * time.Second}
+	var sums [protocol.InventoryRows]protocol.InventorySum
+	sums[0xa0].Add([16]byte{0xa0, 0xa1}, 1000)
+	sums[0xa0].Add([16]byte{0xa0, 0xa2}, 16<<20)
+	sums[0xff].Add([16]byte{0xff}, 5)
+	sums[256].Add([16]byte{0xf0, 0xf1}, 100)
+	for i := range v.Rows {
+		v.Rows[i] = sums[i].Row()
+	}
+	return v
 }
 
 // data is a message of any bytes, for data frames.
@@ -78,25 +90,28 @@ func vectors() []vector {
 		return data{}, nil
 	}
 	return []vector{
-		{"hello", protocol.TypeHello, 0, protocol.Hello{Min: 1, Max: 1, Token: token(), Create: true}, parser(protocol.ParseHello)},
+		{"hello", protocol.TypeHello, 0, protocol.Hello{
+			Min: 2, Max: 2, Token: token(), Create: true, Extensions: []wire.Extension{{Tag: 0x3f01, Data: []byte("later")}},
+		}, parser(protocol.ParseHello)},
 		{"lock", protocol.TypeLock, 1, protocol.Lock{Mode: protocol.LockAppend}, parser(protocol.ParseLock)},
 		{"put", protocol.TypePut, 2, protocol.Put{Name: packA, Size: 5}, parser(protocol.ParsePut)},
 		{"data", protocol.TypeData, 2, data("bytes"), parser(parseData)},
 		{"get", protocol.TypeGet, 3, protocol.Get{Name: packA, Ranges: ranges}, parser(protocol.ParseGet)},
-		{"get-whole", protocol.TypeGetWhole, 4, protocol.GetWhole{Name: protocol.RootName, Max: protocol.MaxRoot}, parser(protocol.ParseGetWhole)},
+		{"get-whole", protocol.TypeGetWhole, 4, protocol.GetWhole{Name: headA, Max: protocol.MaxRoot}, parser(protocol.ParseGetWhole)},
 		{"list", protocol.TypeList, 5, protocol.List{Prefix: protocol.PrefixPacks, After: packA, Max: 1000}, parser(protocol.ParseList)},
-		{"delete", protocol.TypeDelete, 6, protocol.Delete{Names: []string{index, "root.7"}}, parser(protocol.ParseDelete)},
-		{"swap-absent", protocol.TypeSwap, 7, protocol.Swap{Size: 500}, parser(protocol.ParseSwap)},
-		{"swap-expect", protocol.TypeSwap, 8, protocol.Swap{Expect: hash(), Size: 500}, parser(protocol.ParseSwap)},
+		{"delete", protocol.TypeDelete, 6, protocol.Delete{Keep: true, Names: []string{index, rootA}}, parser(protocol.ParseDelete)},
+		{"commit", protocol.TypeCommit, 7, protocol.Commit{Generation: 1742, Size: 500}, parser(protocol.ParseCommit)},
 		{"punch", protocol.TypePunch, 9, protocol.Punch{Name: packA, Ranges: ranges[1:]}, parser(protocol.ParsePunch)},
 		{"compose", protocol.TypeCompose, 10, protocol.Compose{Name: packA, Size: 1007, ListLen: uint32(len(partList()))}, parser(protocol.ParseCompose)},
 		{"compose-parts", protocol.TypeData, 10, partList(), parser(parseData)},
 		{"usage", protocol.TypeUsage, 11, data{}, parser(parseNothing)},
 		{"note", protocol.TypeNote, 12, protocol.Note{Note: []byte("a sealed note")}, parser(protocol.ParseNote)},
 		{"holder", protocol.TypeHolder, 13, data{}, parser(parseNothing)},
+		{"inventory", protocol.TypeInventory, 14, data{}, parser(parseNothing)},
 		{"hello-reply", protocol.TypeHelloReply, 0, protocol.HelloReply{
-			Version: 1, Capabilities: protocol.CanPunch | protocol.CanCompose, Created: true, MaxObject: protocol.MaxObject,
+			Version: 2, Capabilities: protocol.CanPunch | protocol.CanCompose, Created: true, MaxObject: protocol.MaxObject,
 			MaxOutstanding: protocol.MaxOutstanding, MaxRanges: protocol.MaxRanges, Free: 1 << 30, Total: 1 << 40,
+			Heads: []uint64{1742, 1741, 1739}, Extensions: []wire.Extension{{Tag: 0x3f01, Data: []byte("later")}},
 		}, parser(protocol.ParseHelloReply)},
 		{"alive", protocol.TypeAlive, 0, data{}, parser(parseNothing)},
 		{"entry", protocol.TypeEntry, 5, protocol.Entry{Size: 16 << 20, Name: packB}, parser(protocol.ParseEntry)},
@@ -106,7 +121,12 @@ func vectors() []vector {
 		{"ok-usage", protocol.TypeOK, 11, protocol.Usage{Used: 123456, Free: 1 << 30, Total: 1 << 40}, parser(protocol.ParseUsage)},
 		{"ok-holder", protocol.TypeOK, 13, protocol.Holder{Held: protocol.HeldByWriter, Seconds: 90, Note: []byte("a sealed note")}, parser(protocol.ParseHolder)},
 		{"ok-holder-readers", protocol.TypeOK, 13, protocol.Holder{Held: protocol.HeldByReaders}, parser(protocol.ParseHolder)},
-		{"error", protocol.TypeError, 3, protocol.ErrorReply{Code: protocol.CodeNotFound, Text: "no such object"}, parser(protocol.ParseErrorReply)},
+		{"ok-commit", protocol.TypeOK, 7, protocol.Committed{Heads: []uint64{1742, 1741}}, parser(protocol.ParseCommitted)},
+		{"ok-inventory", protocol.TypeOK, 14, inventory(), parser(protocol.ParseInventory)},
+		{"error", protocol.TypeError, 3, protocol.ErrorReply{Code: protocol.CodeMissing, Text: "no such object"}, parser(protocol.ParseErrorReply)},
+		{"error-unreadable", protocol.TypeError, 4, protocol.ErrorReply{
+			Code: protocol.CodeUnreadable, Class: protocol.ClassIO, Text: "input/output error",
+		}, parser(protocol.ParseErrorReply)},
 	}
 }
 
@@ -204,7 +224,13 @@ func TestDocumentation(t *testing.T) {
 	}
 	names := []string{"magic"}
 	for _, v := range vectors() {
+		if v.name == "ok-inventory" {
+			continue // 11 KB; its beginning is there
+		}
 		names = append(names, v.name)
+	}
+	if want := dump(golden(t, "ok-inventory"))[:4*16*3]; !strings.Contains(string(page), "<!-- example: ok-inventory, its beginning -->\n```\n"+want+"```\n") {
+		t.Errorf("docs/protocol.md lacks the beginning of an inventory's ok\n%s", want)
 	}
 	for _, name := range names {
 		want := "<!-- example: " + name + " -->\n```\n" + dump(golden(t, name)) + "```\n"
@@ -215,6 +241,7 @@ func TestDocumentation(t *testing.T) {
 	for _, limit := range []int{
 		protocol.MaxFrame, protocol.MaxPayload, protocol.MaxNoise, protocol.MaxText, protocol.MaxObject, protocol.MaxRoot,
 		protocol.MaxRanges, protocol.MaxDeletes, protocol.MaxListed, protocol.MaxComposeList, protocol.MaxOutstanding, protocol.KeptRoots, protocol.MaxNote,
+		protocol.MaxHeads, protocol.MaxExtensions, protocol.InventorySize, protocol.InventoryRows, protocol.MinRate,
 	} {
 		if !strings.Contains(string(page), " "+commas(limit)+" ") {
 			t.Errorf("docs/protocol.md does not name the limit %s", commas(limit))

@@ -15,8 +15,8 @@ import (
 func TestNames(t *testing.T) {
 	hex32 := "0123456789abcdef0123456789abcdef"
 	good := []string{
-		"root", "root.1", "root.10", "root.9999999999",
-		"keys/" + hex32, "index/" + hex32, "packs/01/" + hex32,
+		"head/1", "head/10", "head/9223372036854775807", "roots/1-" + hex32, "roots/9223372036854775807-" + hex32,
+		"index/" + hex32, "packs/01/" + hex32,
 	}
 	for _, n := range good {
 		if err := protocol.CheckName(n); err != nil {
@@ -24,11 +24,16 @@ func TestNames(t *testing.T) {
 		}
 	}
 	bad := []string{
-		"", ".", "..", "/", "root.", "root.0", "root.01", "root.10000000000", "root.-1", "root.1x", "root/", "Root", "root ",
-		"keys", "keys/", "keys/" + hex32[1:], "keys/" + hex32 + "0", "keys/" + strings.ToUpper(hex32), "keys//" + hex32[1:],
-		"keys/../" + hex32[:29], "index/" + hex32 + "/", "index/" + hex32[:31] + "g", "packs/" + hex32, "packs/02/" + hex32,
-		"packs/01//" + hex32[1:], "packs/0/" + hex32, "packs/01/" + hex32[:31], "tmp/" + hex32, "lock.use", "keys/" + hex32[:31] + "\x00",
-		"keys/" + hex32[:31] + "\n", "../root", "./root", strings.Repeat("a", 100000),
+		"", ".", "..", "/", "head", "head/", "head/0", "head/01", "head/-1", "head/+1", "head/1x", "head/1/", "head/ 1", "Head/1",
+		"head/9223372036854775808", "head/18446744073709551617", "head/10000000000000000000", "head/99999999999999999999999", "./head/1",
+		"roots/", "roots/1", "roots/1-", "roots/0-" + hex32, "roots/01-" + hex32, "roots/-" + hex32, "roots/1-" + hex32[1:], "roots/1-" + hex32 + "0",
+		"roots/1--" + hex32[1:], "roots/1-" + strings.ToUpper(hex32), "roots/9223372036854775808-" + hex32, "roots/1_" + hex32,
+		"index", "index/", "index/" + hex32[1:], "index/" + hex32 + "0", "index/" + strings.ToUpper(hex32), "index//" + hex32[1:],
+		"index/../" + hex32[:29], "index/" + hex32 + "/", "index/" + hex32[:31] + "g", "packs/" + hex32, "packs/02/" + hex32,
+		"packs/01//" + hex32[1:], "packs/0/" + hex32, "packs/01/" + hex32[:31], "tmp/" + hex32, "lock.use", "index/" + hex32[:31] + "\x00",
+		"index/" + hex32[:31] + "\n", "../head/1", strings.Repeat("a", 100000),
+		"root", "root.1", "keys/" + hex32, "trash/2026-11-30/packs/01/" + hex32, "parity/01/" + hex32, "sums/" + hex32, "lease/" + hex32,
+		"policy", "README.txt",
 	}
 	for _, n := range bad {
 		if err := protocol.CheckName(n); !errors.Is(err, protocol.ErrName) {
@@ -38,36 +43,72 @@ func TestNames(t *testing.T) {
 		}
 	}
 	id := [16]byte{0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef, 0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef}
-	if got := []string{protocol.KeyName(id), protocol.IndexName(id), protocol.PackName(id)}; !reflect.DeepEqual(got, good[4:]) {
-		t.Errorf("names are %q, want %q", got, good[4:])
+	got := []string{
+		protocol.HeadName(1), protocol.HeadName(10), protocol.HeadName(protocol.MaxGeneration),
+		protocol.RootName(1, id), protocol.RootName(protocol.MaxGeneration, id), protocol.IndexName(id), protocol.PackName(id),
 	}
-	for _, p := range []string{"", "r", "root.", "packs", "packs/01/", "tmp/", strings.Repeat("p", 100000)} {
+	if !reflect.DeepEqual(got, good) {
+		t.Errorf("names are %q, want %q", got, good)
+	}
+	for _, n := range []string{"head/1", good[3], "index", "packs/01/"} {
+		if id, ok := protocol.ParseID(n); ok {
+			t.Errorf("%q has the id %x", n, id)
+		}
+	}
+	for _, p := range []string{"", "h", "head", "roots", "packs", "packs/0/", "packs/0g/", "packs/AA/", "packs/01", "packs/001/", "tmp/", "root", "keys/", strings.Repeat("p", 100000)} {
 		if err := protocol.CheckPrefix(p); !errors.Is(err, protocol.ErrName) {
 			t.Errorf("CheckPrefix(%.50q) = %v", p, err)
+		}
+	}
+	for i := range protocol.InventoryRows {
+		if err := protocol.CheckPrefix(protocol.InventoryPrefix(i)); err != nil {
+			t.Error(err)
 		}
 	}
 }
 
 // TestLongestName: MaxName bounds buffers, so it must be the longest one.
 func TestLongestName(t *testing.T) {
-	if n := len(protocol.PackName([16]byte{})); n != protocol.MaxName {
-		t.Errorf("a pack's name has %d bytes, MaxName is %d", n, protocol.MaxName)
+	if n := len(protocol.RootName(protocol.MaxGeneration, [16]byte{})); n != protocol.MaxName {
+		t.Errorf("a root's name has %d bytes, MaxName is %d", n, protocol.MaxName)
 	}
 }
 
 // TestFullRequestsFit: the limits of requests are such that the largest one
 // is still one frame.
 func TestFullRequestsFit(t *testing.T) {
+	longest := protocol.RootName(protocol.MaxGeneration, [16]byte{})
 	ranges := make([]protocol.Range, protocol.MaxRanges)
 	names := make([]string, protocol.MaxDeletes)
 	for i := range names {
-		names[i] = packA
+		names[i] = longest
 	}
 	largest := []protocol.Appender{
-		protocol.Get{Name: packA, Ranges: ranges},
-		protocol.Punch{Name: packA, Ranges: ranges},
+		protocol.Get{Name: longest, Ranges: ranges},
+		protocol.Punch{Name: longest, Ranges: ranges},
 		protocol.Delete{Names: names},
 		protocol.ErrorReply{Code: 1, Text: strings.Repeat("x", protocol.MaxText)},
+	}
+	extensions := []wire.Extension{{Data: make([]byte, protocol.MaxExtensions-2-2-4)}}
+	heads := make([]uint64, protocol.MaxHeads)
+	for i := range heads {
+		heads[i] = uint64(len(heads) - i)
+	}
+	for _, tt := range []struct {
+		m protocol.Appender
+		n int
+	}{
+		{protocol.Hello{Extensions: extensions}, protocol.MaxHello},
+		{protocol.Hello{}, protocol.MinHello},
+		{protocol.HelloReply{Heads: heads, Extensions: extensions}, protocol.MaxHelloReply},
+		{protocol.Committed{Heads: heads}, protocol.MaxCommitted},
+		{new(protocol.Inventory), protocol.InventorySize},
+		{protocol.ErrorReply{Text: strings.Repeat("x", 2*protocol.MaxText)}, protocol.MaxErrorReply},
+	} {
+		if n := len(tt.m.Append(nil)); n != tt.n {
+			t.Errorf("%T has %d bytes, want %d", tt.m, n, tt.n)
+		}
+		largest = append(largest, tt.m)
 	}
 	for _, m := range largest {
 		if n := len(m.Append(nil)); n > protocol.MaxPayload {
@@ -88,7 +129,7 @@ func TestHeaderRefused(t *testing.T) {
 	}
 	for name, b := range map[string][]byte{
 		"empty": {}, "short": good[:11], "long": append(bytes.Clone(good), 0),
-		"type 0": change(0, 0), "unknown type": change(0, 0x0e), "type 255": change(0, 255),
+		"type 0": change(0, 0), "unknown type": change(0, 0x0f), "type 255": change(0, 255),
 		"pad 1": change(1, 1), "pad 2": change(2, 1), "pad 3": change(3, 1),
 		"huge": change(8, 0xff), "one more": change(11, good[11]+1),
 	} {
@@ -128,15 +169,28 @@ func TestMessagesRefused(t *testing.T) {
 		"get of too many":             {parser(protocol.ParseGet), ranges(make([]protocol.Range, protocol.MaxRanges+1)...)},
 		"get with a lying count":      {parser(protocol.ParseGet), u32(name(packA), 4000)},
 		"get-whole of too much":       {parser(protocol.ParseGetWhole), u32(name(packA), protocol.MaxObject+1)},
-		"list of an odd prefix":       {parser(protocol.ParseList), protocol.List{Prefix: "packs/a0/", Max: 1}.Append(nil)},
-		"list after a stranger":       {parser(protocol.ParseList), protocol.List{Prefix: "packs/", After: keyA, Max: 1}.Append(nil)},
+		"list of an odd prefix":       {parser(protocol.ParseList), protocol.List{Prefix: "packs/a0", Max: 1}.Append(nil)},
+		"list after a stranger":       {parser(protocol.ParseList), protocol.List{Prefix: "packs/", After: headA, Max: 1}.Append(nil)},
 		"list after no name":          {parser(protocol.ParseList), protocol.List{Prefix: "packs/", After: "packs/", Max: 1}.Append(nil)},
 		"list of none":                {parser(protocol.ParseList), protocol.List{Prefix: "packs/"}.Append(nil)},
 		"list of too many":            {parser(protocol.ParseList), protocol.List{Prefix: "packs/", Max: protocol.MaxListed + 1}.Append(nil)},
-		"delete of nothing":           {parser(protocol.ParseDelete), u32(nil, 0)},
+		"list after another pack":     {parser(protocol.ParseList), protocol.List{Prefix: "packs/b0/", After: packA, Max: 1}.Append(nil)},
+		"delete of nothing":           {parser(protocol.ParseDelete), u32([]byte{0}, 0)},
+		"delete with unknown flags":   {parser(protocol.ParseDelete), append([]byte{2}, protocol.Delete{Names: []string{packA}}.Append(nil)[1:]...)},
 		"delete of a bad name":        {parser(protocol.ParseDelete), protocol.Delete{Names: []string{packA, "x"}}.Append(nil)},
-		"swap to nothing":             {parser(protocol.ParseSwap), protocol.Swap{}.Append(nil)},
-		"swap to too much":            {parser(protocol.ParseSwap), protocol.Swap{Size: protocol.MaxRoot + 1}.Append(nil)},
+		"commit of nothing":           {parser(protocol.ParseCommit), protocol.Commit{Generation: 1}.Append(nil)},
+		"commit of too much":          {parser(protocol.ParseCommit), protocol.Commit{Generation: 1, Size: protocol.MaxRoot + 1}.Append(nil)},
+		"commit of generation 0":      {parser(protocol.ParseCommit), protocol.Commit{Size: 1}.Append(nil)},
+		"commit of generation 2^63":   {parser(protocol.ParseCommit), protocol.Commit{Generation: 1 << 63, Size: 1}.Append(nil)},
+		"heads that ascend":           {parser(protocol.ParseCommitted), protocol.Committed{Heads: []uint64{1, 2}}.Append(nil)},
+		"the same head twice":         {parser(protocol.ParseCommitted), protocol.Committed{Heads: []uint64{2, 2}}.Append(nil)},
+		"head 0":                      {parser(protocol.ParseCommitted), protocol.Committed{Heads: []uint64{1, 0}}.Append(nil)},
+		"head 2^63":                   {parser(protocol.ParseCommitted), protocol.Committed{Heads: []uint64{1 << 63}}.Append(nil)},
+		"too many heads":              {parser(protocol.ParseCommitted), protocol.Committed{Heads: manyHeads()}.Append(nil)},
+		"hello with long extensions":  {parser(protocol.ParseHello), protocol.Hello{Extensions: []wire.Extension{{Data: make([]byte, protocol.MaxExtensions-7)}}}.Append(nil)},
+		"an inventory of nothing":     {parser(protocol.ParseInventory), (&protocol.Inventory{Rows: [protocol.InventoryRows]protocol.InventoryRow{{Bytes: 1}}}).Append(nil)},
+		"an error with a class":       {parser(protocol.ParseErrorReply), protocol.ErrorReply{Code: protocol.CodeMissing, Class: protocol.ClassIO}.Append(nil)},
+		"unreadable without a class":  {parser(protocol.ParseErrorReply), protocol.ErrorReply{Code: protocol.CodeUnreadable}.Append(nil)},
 		"compose of nothing":          {parser(protocol.ParseCompose), protocol.Compose{Name: packA, ListLen: 1}.Append(nil)},
 		"compose without parts":       {parser(protocol.ParseCompose), protocol.Compose{Name: packA, Size: 1}.Append(nil)},
 		"compose of too many parts":   {parser(protocol.ParseCompose), protocol.Compose{Name: packA, Size: 1, ListLen: protocol.MaxComposeList + 1}.Append(nil)},
@@ -144,7 +198,7 @@ func TestMessagesRefused(t *testing.T) {
 		"hello reply without ranges":  {parser(protocol.ParseHelloReply), protocol.HelloReply{MaxOutstanding: 1}.Append(nil)},
 		"entry with a bad name":       {parser(protocol.ParseEntry), protocol.Entry{Name: "x"}.Append(nil)},
 		"error with code 0":           {parser(protocol.ParseErrorReply), protocol.ErrorReply{Text: "x"}.Append(nil)},
-		"error with a long text":      {parser(protocol.ParseErrorReply), wire.AppendText([]byte{1}, strings.Repeat("x", protocol.MaxText+1))},
+		"error with a long text":      {parser(protocol.ParseErrorReply), wire.AppendText([]byte{1, 0}, strings.Repeat("x", protocol.MaxText+1))},
 	}
 	for what, tt := range tests {
 		if m, err := tt.parse(tt.in); err == nil {
@@ -165,6 +219,24 @@ func TestMessagesRefused(t *testing.T) {
 			if m, err := v.parse(b[:n]); err == nil {
 				t.Errorf("%s cut to %d bytes was taken: %+v", v.name, n, m)
 			}
+		}
+	}
+}
+
+// manyHeads are one more than there may be.
+func manyHeads() []uint64 {
+	heads := make([]uint64, protocol.MaxHeads+1)
+	for i := range heads {
+		heads[i] = uint64(len(heads) - i)
+	}
+	return heads
+}
+
+// TestUnknownCodes: what a later helper says is passed on.
+func TestUnknownCodes(t *testing.T) {
+	for _, want := range []protocol.ErrorReply{{Code: 99}, {Code: 99, Class: 7}, {Code: protocol.CodeUnreadable, Class: 9}} {
+		if e, err := protocol.ParseErrorReply(want.Append(nil)); e != want || err != nil {
+			t.Errorf("%+v became %+v, %v", want, e, err)
 		}
 	}
 }
@@ -202,7 +274,7 @@ func TestParts(t *testing.T) {
 	}
 	for name, list := range map[string][]byte{
 		"unknown kind":    {2},
-		"bad name":        protocol.AppendCopy(nil, "root.x", protocol.Range{Len: 1}),
+		"bad name":        protocol.AppendCopy(nil, "head/x", protocol.Range{Len: 1}),
 		"empty range":     protocol.AppendCopy(nil, packA, protocol.Range{}),
 		"empty literal":   protocol.AppendLiteral(nil, nil),
 		"literal cut":     protocol.AppendLiteral(nil, []byte("abc"))[:7],
@@ -229,10 +301,14 @@ func TestWords(t *testing.T) {
 		}
 	}
 	word(protocol.Type(0).String(), false)
-	for c := protocol.CodeNotFound; c <= protocol.CodeVersion; c++ {
+	for c := protocol.CodeMissing; c <= protocol.CodeUnreadable; c++ {
 		word(c.String(), true)
 	}
 	word(protocol.Code(200).String(), false)
+	for c := protocol.ClassNone; c <= protocol.ClassOther; c++ {
+		word(c.String(), true)
+	}
+	word(protocol.Class(200).String(), false)
 	for m := protocol.LockRead; m <= protocol.LockExclusive; m++ {
 		word(m.String(), true)
 	}

@@ -41,8 +41,8 @@ type Options struct {
 	Secret func(ctx context.Context) (crypt.Secret, error)
 
 	// BeforeLock is called when the archive is unlocked and the lock not yet
-	// taken, to ask for what else a person has to type. It may call MayAddKey
-	// only, which tells what holds by now. Nil: nothing is asked.
+	// taken, to ask for what else a person has to type. It may call MayAddKey and
+	// Keys only, which tell what holds by now. Nil: nothing is asked.
 	BeforeLock func(context.Context, *Archive) error
 
 	Lock          protocol.LockMode

@@ -41,7 +41,7 @@ type Draft struct {
 // commitSession is CommitSession on the root that was read.
 func (w *Writer) commitSession(ctx context.Context, d Draft, verify func() error) error {
 	next := *w.a.root
-	d.Session.Seq, d.Session.Generation, d.Table.Generation = next.NextSeq, w.a.next, w.a.next
+	d.Session.Seq, d.Session.Generation = next.NextSeq, w.a.next
 	blobID, _, err := w.AddMetadata(ctx, format.BlobSession, d.Session.Append(nil))
 	if err != nil {
 		return err
@@ -54,7 +54,7 @@ func (w *Writer) commitSession(ctx context.Context, d Draft, verify func() error
 	}
 	next.NextSeq++
 	next.Sessions++
-	if next.VolumeTable, _, err = w.AddMetadata(ctx, format.BlobVolumeTable, d.Table.Append(nil)); err != nil {
+	if next.VolumeTable, err = w.a.putTable(w.PutMetadata(ctx), d.Table, 0); err != nil {
 		return err
 	}
 	return w.commit(ctx, &next, verify)

@@ -10,15 +10,8 @@ import (
 	"pinion/dom0/internal/index"
 	"pinion/dom0/internal/pack"
 	"pinion/dom0/internal/store"
-	"pinion/dom0/internal/tree"
 	"pinion/protocol"
 )
-
-// An Edit is what a root is to say of sessions and names in place of what it says.
-type Edit struct {
-	Entries []format.SessionEntry // of all sessions, ascending by number
-	Table   *format.VolumeTable
-}
 
 // PutMetadata stores a metadata blob, unless it is there, and returns its id.
 type PutMetadata func(t format.BlobType, plain []byte) (format.BlobID, error)
@@ -37,47 +30,6 @@ func (a *Archive) NameMetadata() PutMetadata {
 	return func(t format.BlobType, plain []byte) (format.BlobID, error) {
 		return h.ID(t, format.SharedDomain, plain), nil
 	}
-}
-
-// Apply puts the blobs of the edit and returns a root that names them. Nothing
-// is valid before that root is committed.
-func (e *Edit) Apply(root *format.Root, put PutMetadata) (*format.Root, error) {
-	next := *root
-	var err error
-	if next.SessionTop, err = addList(put, e.Entries, next.NextSeq); err != nil {
-		return nil, err
-	}
-	next.Sessions = uint64(len(e.Entries))
-	if len(e.Table.Volumes)+len(e.Table.Qubes) == 0 {
-		next.VolumeTable = format.BlobID{}
-		return &next, nil
-	}
-	next.VolumeTable, err = put(format.BlobVolumeTable, e.Table.Append(nil))
-	return &next, err
-}
-
-// addList stores a session list of entries in ascending order and returns its
-// top: zero if there are none.
-func addList(put PutMetadata, entries []format.SessionEntry, nextSeq uint64) (format.BlobID, error) {
-	b := tree.NewBuilder(nextSeq/format.Fanout+1, func(plain []byte) (format.BlobID, error) {
-		return put(format.BlobNode, plain)
-	})
-	for len(entries) > 0 {
-		at, n := entries[0].Seq/format.Fanout, 1
-		for n < len(entries) && entries[n].Seq/format.Fanout == at {
-			n++
-		}
-		leaf := format.SessionLeaf{Entries: entries[:n]}
-		id, err := put(format.BlobSessionLeaf, leaf.Append(nil))
-		if err == nil {
-			err = b.Add(at, id)
-		}
-		if err != nil {
-			return format.BlobID{}, err
-		}
-		entries = entries[n:]
-	}
-	return b.Finish()
 }
 
 // CommitEdit makes an edit part of the archive: next is what Apply returned.
@@ -139,7 +91,7 @@ func (w *Writer) Compose(ctx context.Context, kind format.PackKind, blobs func(y
 	var moved []Moved
 	var places []format.Location
 	finish := func() error {
-		size, err := w.compose(ctx, c)
+		size, err := w.compose(ctx, kind, c)
 		if err != nil {
 			return err
 		}
@@ -169,23 +121,23 @@ func (w *Writer) Compose(ctx context.Context, kind format.PackKind, blobs func(y
 // compose has the store make a pack, and of a metadata pack its twin, which is
 // composed from twins where these are there, and else from the firsts: the blobs
 // are the same.
-func (w *Writer) compose(ctx context.Context, c *pack.Composition) (size int64, err error) {
+func (w *Writer) compose(ctx context.Context, kind format.PackKind, c *pack.Composition) (size int64, err error) {
 	name, size, list := c.Finish()
 	if err := w.a.conn.Compose(ctx, name, size, list); err != nil {
 		return 0, fmt.Errorf("compose %s: %w", name, err)
 	}
 	w.stored += size
-	if !c.HasTwin() {
+	if kind == format.PackData {
 		return size, nil
 	}
 	var twinErr error
-	for _, fromTwins := range []bool{true, false} {
-		name, list := c.Twin(fromTwins)
+	for _, make := range []func(*pack.Composition) *pack.Composition{pack.NewTwinComposition, pack.NewTwinOfFirsts} {
+		name, size, list := make(c).Finish()
 		if twinErr = w.a.conn.Compose(ctx, name, size, list); twinErr == nil {
 			w.stored += size
 			return size, nil
 		}
-		if !errors.Is(twinErr, store.ErrMissing) && !errors.Is(twinErr, store.ErrBadRequest) && !errors.Is(twinErr, store.ErrUnreadable) {
+		if !store.IsObjectError(twinErr) && !errors.Is(twinErr, store.ErrBadRequest) {
 			break
 		}
 	}

@@ -59,6 +59,19 @@ func (e *DamageError) Error() string { return fmt.Sprintf("%s: %v", e.Object, e.
 // Unwrap gives the reason.
 func (e *DamageError) Unwrap() error { return e.Reason }
 
+// An OlderError says that no root that opens follows the last one seen, and that
+// there are newer ones that don't open. It is an ErrRolledBack.
+type OlderError struct {
+	Err error // why the newest that opens isn't accepted
+	Bad error // a DamageError of the newest that doesn't open
+}
+
+// Error says both.
+func (e *OlderError) Error() string { return fmt.Sprintf("%v; %v", e.Err, e.Bad) }
+
+// Unwrap gives the first.
+func (e *OlderError) Unwrap() error { return e.Err }
+
 // A RootError says that Open found no root that opens, or none at all where one
 // was seen.
 type RootError struct {
@@ -90,7 +103,7 @@ func readError(object string, err error) error {
 	case errors.Is(err, store.ErrMissing):
 		return &DamageError{Object: object, Reason: errors.New("is missing")}
 	case errors.As(err, &text) && text.Text != "":
-		return &DamageError{Object: object, Reason: errors.New(text.Text)}
+		return &DamageError{Object: object, Reason: &said{text.Text, []error{err}}}
 	}
 	return &DamageError{Object: object, Reason: err}
 }

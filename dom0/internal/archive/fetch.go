@@ -269,7 +269,7 @@ func (f *opening) give(r request, i *int, first located, plain []byte, blobErr e
 
 // unseal opens a blob and checks its domain.
 func (f *opening) unseal(want Want, untrusted []byte) ([]byte, error) {
-	plain, domain, err := f.opener.Open(f.scratch, untrusted, want.Type, want.ID, f.a.maxPlain(want.Type))
+	plain, domain, err := f.opener.OpenAny(f.scratch, untrusted, want.Type, want.ID, f.a.maxPlain(want.Type))
 	if err == nil && domain != want.Domain && !want.AnyDomain {
 		return nil, fmt.Errorf("is of domain %d, not %d: %w", domain, want.Domain, blob.ErrDamaged)
 	}

@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,6 +42,9 @@ type Key struct {
 	Damaged bool  // it was damaged when it was written
 	Opened  bool  // it opened the archive in this run
 }
+
+// OpenedBy is the key that opened the archive in this run.
+func (a *Archive) OpenedBy() format.SlotID { return a.unlocked.Slot }
 
 // Keys lists the keys, in the order of the root.
 func (a *Archive) Keys() []Key {
@@ -101,9 +105,9 @@ func (a *Archive) AddKey(ctx context.Context, s crypt.Secret, cost crypt.Cost, l
 	return a.key(len(a.root.Slots) - 1), nil
 }
 
-// ReplaceKey puts a new key in the place of one, by one commit. It needs the append
-// lock.
-func (a *Archive) ReplaceKey(ctx context.Context, old format.SlotID, s crypt.Secret, cost crypt.Cost) (added, removed Key, err error) {
+// ReplaceKey puts a new key in the place of one, by one commit. It keeps the label
+// unless a new one is given. It needs the append lock.
+func (a *Archive) ReplaceKey(ctx context.Context, old format.SlotID, s crypt.Secret, cost crypt.Cost, label string) (added, removed Key, err error) {
 	slot, err := a.newSlot(s, cost)
 	if err != nil {
 		return Key{}, Key{}, err
@@ -115,6 +119,7 @@ func (a *Archive) ReplaceKey(ctx context.Context, old format.SlotID, s crypt.Sec
 		}
 		removed = a.key(i)
 		r.Slots[i], r.SlotInfo[i].Created = slot, a.opts.Now().UnixNano()
+		r.SlotInfo[i].Label = cmp.Or(label, r.SlotInfo[i].Label)
 		return nil
 	})
 	if err != nil {
@@ -151,12 +156,25 @@ func isWholeSlot(b []byte) bool {
 	return err == nil
 }
 
+// OpenExport reads what Export wrote, and proves that it is of this archive.
+func (a *Archive) OpenExport(untrusted []byte) (*format.KeyExport, error) {
+	x, err := ParseExport(untrusted)
+	if err != nil {
+		return nil, err
+	}
+	if x.Archive != a.keys.Archive {
+		return nil, fmt.Errorf("%w: of %s, and this is %s", errOtherArchive, short(x.Archive.String()), short(a.keys.Archive.String()))
+	}
+	_, body, err := a.keys.OpenObject(untrusted, format.KindKeyExport, format.KeyExportSealName)
+	if err != nil {
+		return nil, err
+	}
+	return format.ParseKeyExport(&x.Clear, body)
+}
+
 // ImportKeys takes back the keys of an export that the archive doesn't have, and
 // returns them. It needs the append lock.
 func (a *Archive) ImportKeys(ctx context.Context, x *format.KeyExport) (added []Key, err error) {
-	if x.Archive != a.keys.Archive {
-		return nil, fmt.Errorf("the key export %w: it is of %s, and this is %s", errOtherArchive, short(x.Archive.String()), short(a.keys.Archive.String()))
-	}
 	before := len(a.root.Slots)
 	missing := slices.DeleteFunc(slices.Clone(x.Slots), func(b []byte) bool { return listsSlot(&a.root.Clear, format.SlotIDOf(b)) })
 	if len(missing) == 0 {

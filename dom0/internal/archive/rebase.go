@@ -61,6 +61,15 @@ func (w *Writer) rebase(ctx context.Context, d *Draft) error {
 	return err
 }
 
+// Refresh makes the newest root the archive's, and its blobs readable: what another
+// writer committed since.
+func (a *Archive) Refresh(ctx context.Context) error {
+	if err := a.reload(ctx); err != nil {
+		return err
+	}
+	return a.LoadIndex(ctx)
+}
+
 // reenter enters a pack that this run put, or adopted, into an index that was
 // opened anew.
 func (w *Writer) reenter(ctx context.Context, p newPack) error {

@@ -269,8 +269,13 @@ func (w *Writer) relist(ctx context.Context, next *format.Root, warn func(string
 	if err != nil {
 		return err
 	}
+	put := w.PutMetadata(ctx)
 	if len(l.ListDamage) > 0 {
-		if next.SessionTop, err = addList(w.PutMetadata(ctx), l.Entries, next.NextSeq); err != nil {
+		old, _, err := w.a.leaves(ctx)
+		if err != nil {
+			return err
+		}
+		if next.SessionTop, err = w.a.addList(put, l.Entries, old); err != nil {
 			return err
 		}
 		next.Sessions = uint64(len(l.Entries))
@@ -288,6 +293,6 @@ func (w *Writer) relist(ctx context.Context, next *format.Root, warn func(string
 	if l.MadeUp > 0 {
 		warn(fmt.Sprintf("the names of %d volumes or qubes are lost; they are called volume-… or qube-… now, see pinion list", l.MadeUp))
 	}
-	next.VolumeTable, _, err = w.AddMetadata(ctx, format.BlobVolumeTable, l.Table.Append(nil))
+	next.VolumeTable, err = w.a.putTable(put, l.Table, 0)
 	return err
 }

@@ -84,7 +84,11 @@ func (a *Archive) choose(ctx context.Context, r *roots, before memory) error {
 	a.badRoots = r.above(best.root.Generation)
 	a.next = r.nextNumber(best.root, a.highest)
 	if !accepted {
-		return a.judge(*best, before, known)
+		err := a.judge(*best, before, known)
+		if len(a.badRoots) > 0 && errors.Is(err, ErrRolledBack) {
+			err = &OlderError{Err: err, Bad: a.badRoots[0].Err}
+		}
+		return err
 	}
 	if !listsSlot(&best.root.Clear, a.unlocked.Slot) {
 		return fmt.Errorf("key slot %s %w", a.unlocked.Slot, ErrRemoved)

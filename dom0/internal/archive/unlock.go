@@ -67,35 +67,33 @@ type unlocker struct {
 	wrong  bool  // there was one that the secret doesn't open
 }
 
-// slotsOf are the slots of some roots that were not tried yet, the cheapest first.
-func (u *unlocker) slotsOf(list []*sealedRoot) []slotInRoot {
+// slotsOf are the slots of a root that were not tried yet, the cheapest first.
+func (u *unlocker) slotsOf(s *sealedRoot) []slotInRoot {
 	var slots []slotInRoot
-	for _, s := range list {
-		for _, b := range s.clear.Slots {
-			id := format.SlotIDOf(b)
-			if u.tried[id] {
-				continue
-			}
-			u.tried[id] = true
-			slot, err := format.ParseKeySlot(b)
-			switch {
-			case err == nil && u.secret.Matches(slot):
-				u.fits = true
-				slots = append(slots, slotInRoot{id, slot, s.clear.Archive})
-			case errors.Is(err, format.ErrNewer):
-				u.broken = cmp.Or(u.broken, fmt.Errorf("key slot %s of %s: %w", id, s.Name, err))
-			case err != nil:
-				u.broken = &DamageError{Object: s.Name, Reason: fmt.Errorf("key slot %s: %w", id, err)}
-			}
+	for _, b := range s.clear.Slots {
+		id := format.SlotIDOf(b)
+		if u.tried[id] {
+			continue
+		}
+		u.tried[id] = true
+		slot, err := format.ParseKeySlot(b)
+		switch {
+		case err == nil && u.secret.Matches(slot):
+			u.fits = true
+			slots = append(slots, slotInRoot{id, slot, s.clear.Archive})
+		case errors.Is(err, format.ErrNewer):
+			u.broken = cmp.Or(u.broken, fmt.Errorf("key slot %s of %s: %w", id, s.Name, err))
+		case err != nil:
+			u.broken = &DamageError{Object: s.Name, Reason: fmt.Errorf("key slot %s: %w", id, err)}
 		}
 	}
 	slices.SortStableFunc(slots, func(x, y slotInRoot) int { return cmp.Compare(work(x.slot), work(y.slot)) })
 	return slots
 }
 
-// try tries the secret on the slots of some roots; nil: it opens none of them.
-func (u *unlocker) try(ctx context.Context, list ...*sealedRoot) (*Unlocked, error) {
-	for _, s := range u.slotsOf(list) {
+// try tries the secret on the slots of a root; nil: it opens none of them.
+func (u *unlocker) try(ctx context.Context, root *sealedRoot) (*Unlocked, error) {
+	for _, s := range u.slotsOf(root) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
@@ -195,9 +193,13 @@ func (a *Archive) unlock(ctx context.Context, r *roots, pinned format.ArchiveID)
 // a store that makes up new ones can't have taken the place, and at last, with a
 // key file, those of all.
 func (u *unlocker) search(ctx context.Context, r *roots, first []*sealedRoot, pinned format.ArchiveID) (*Unlocked, error) {
-	found, err := u.try(ctx, first...)
-	if found != nil || err != nil || u.a.opts.KeyExport != nil {
-		return u.done(found, err)
+	for _, s := range first { // the highest first: a slot of an older one may be removed by now
+		if found, err := u.try(ctx, s); found != nil || err != nil {
+			return found, err
+		}
+	}
+	if u.a.opts.KeyExport != nil {
+		return nil, u.verdict()
 	}
 	if err := r.listAll(ctx); err != nil {
 		return nil, err
@@ -211,7 +213,7 @@ func (u *unlocker) search(ctx context.Context, r *roots, first []*sealedRoot, pi
 			continue
 		}
 		if found, err := u.try(ctx, s); found != nil || err != nil {
-			return u.done(found, err)
+			return found, err
 		}
 		break
 	}
@@ -227,17 +229,10 @@ func (u *unlocker) search(ctx context.Context, r *roots, first []*sealedRoot, pi
 			continue
 		}
 		if found, err := u.try(ctx, s); found != nil || err != nil {
-			return u.done(found, err)
+			return found, err
 		}
 	}
 	return nil, u.verdict()
-}
-
-func (u *unlocker) done(found *Unlocked, err error) (*Unlocked, error) {
-	if err == nil && found == nil {
-		err = u.verdict()
-	}
-	return found, err
 }
 
 // slotRoots are the roots whose slots are tried first: a key export's, or else

@@ -119,7 +119,16 @@ type Volume struct {
 	at     int // which of the tracker's volumes it is
 	isNew  bool
 	id     format.ObjectID
+	domain format.Domain // of its chunks
 	record format.BlobID
+}
+
+// marks are what a session says of how the volume was read.
+func (v *Volume) marks() format.Marks {
+	if v.Live {
+		return format.MarkLive
+	}
+	return 0
 }
 
 // Failed is a source that is not in the session.
@@ -220,10 +229,10 @@ func (b *backup) draft(volumes []Volume) (archive.Draft, error) {
 	}
 	for _, v := range volumes {
 		s.Volumes = append(s.Volumes, format.SessionVolume{
-			Volume: v.id, Record: v.record, Size: v.Size, Stored: v.Stored, NewChunks: v.NewChunks, Mode: v.Mode, Live: v.Live,
+			Volume: v.id, Record: v.record, Size: v.Size, Stored: v.Stored, NewChunks: v.NewChunks, Mode: v.Mode, Marks: v.marks(),
 		})
 		if v.isNew {
-			b.table.Volumes = append(b.table.Volumes, format.NamedVolume{ID: v.id, Name: v.Name})
+			b.table.Volumes = append(b.table.Volumes, format.NamedVolume{ID: v.id, Domain: v.domain, Name: v.Name})
 		}
 	}
 	if n := len(b.table.Volumes); n > format.MaxVolumes {

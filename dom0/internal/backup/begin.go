@@ -102,15 +102,16 @@ func (b *backup) requests(ctx context.Context, sources []Source) ([]tracker.Requ
 	if err != nil {
 		return nil, nil, err
 	}
-	ids := map[string]format.ObjectID{}
-	for _, known := range b.table.Volumes {
-		ids[known.Name] = known.ID
+	known := map[string]format.NamedVolume{}
+	for _, v := range b.table.Volumes {
+		known[v.Name] = v
 	}
 	var requests []tracker.Request
 	var volumes []Volume
 	for _, s := range sources {
 		v := Volume{Name: s.Name, Kind: s.Source.Kind, Live: s.Live, at: len(requests)}
-		if v.id = ids[s.Name]; v.id.IsZero() {
+		v.id, v.domain = known[s.Name].ID, known[s.Name].Domain
+		if v.id.IsZero() {
 			v.id, v.isNew = format.NewObjectID(), true
 		}
 		k := tracker.Key{Archive: b.a.Root().Archive, Branch: branch, Volume: v.id}
@@ -211,6 +212,9 @@ func (b *backup) look(ctx context.Context, v *Volume) (look, error) {
 	}
 	if err != nil {
 		return look{}, err
+	}
+	if since.Domain != v.domain {
+		return everything(v, "its domain changed"), nil
 	}
 	// A clone's session is that of another volume, whose record it can't share.
 	l := look{mode: format.ModeDelta, since: since, only: resized(t.Candidates, since.Size, v.Size, b.a.ChunkSize())}

@@ -31,10 +31,11 @@ import (
 
 // A job is a run of chunks on its way.
 type job struct {
-	first  uint64    // index of the first chunk
-	plain  []byte    // whole chunks; only a volume's last may be short
-	chunks []outcome // one for each chunk
-	err    error     // of the worker: ends the backup
+	domain format.Domain // of the volume's chunks
+	first  uint64        // index of the first chunk
+	plain  []byte        // whole chunks; only a volume's last may be short
+	chunks []outcome     // one for each chunk
+	err    error         // of the worker: ends the backup
 	done   chan struct{}
 }
 
@@ -124,10 +125,10 @@ type errSource struct{ error }
 // Unwrap gives the cause.
 func (e errSource) Unwrap() error { return e.error }
 
-// run reads a volume through the pipeline: of the ranges in only (nil: of all of
+// run reads a volume, whose chunks are of that domain, through the pipeline: of the ranges in only (nil: of all of
 // it), what may hold data. Every chunk there goes to sequence in ascending
 // order; progress counts the bytes read.
-func (p *pipeline) run(ctx context.Context, v source.Volume, only *dirty.Map, progress func(int64), sequence func(index uint64, c *outcome) error) error {
+func (p *pipeline) run(ctx context.Context, v source.Volume, domain format.Domain, only *dirty.Map, progress func(int64), sequence func(index uint64, c *outcome) error) error {
 	start := time.Now()
 	defer func() { p.busy.wall += time.Since(start) }()
 	ctx, cancel := context.WithCancel(ctx)
@@ -136,7 +137,7 @@ func (p *pipeline) run(ctx context.Context, v source.Volume, only *dirty.Map, pr
 	var readErr error
 	go func() {
 		defer close(order)
-		readErr = p.read(ctx, v, only, order)
+		readErr = p.read(ctx, v, domain, only, order)
 	}()
 	var err error
 	for j := range order {
@@ -163,21 +164,21 @@ func (p *pipeline) run(ctx context.Context, v source.Volume, only *dirty.Map, pr
 
 // read is stage 1: it fills jobs from the parts of the volume that have to be
 // read and hands them on in order.
-func (p *pipeline) read(ctx context.Context, v source.Volume, only *dirty.Map, order chan<- *job) error {
+func (p *pipeline) read(ctx context.Context, v source.Volume, domain format.Domain, only *dirty.Map, order chan<- *job) error {
 	for s, err := range toRead(v, only, p.chunkSize) {
 		if err != nil {
 			return err
 		}
-		if err := p.readRun(ctx, v, s.first, s.end, order); err != nil {
+		if err := p.readRun(ctx, v, domain, s, order); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// readRun reads the chunks from first to before end.
-func (p *pipeline) readRun(ctx context.Context, v source.Volume, first, end uint64, order chan<- *job) error {
-	for first < end {
+// readRun reads the chunks of a stretch.
+func (p *pipeline) readRun(ctx context.Context, v source.Volume, domain format.Domain, s stretch, order chan<- *job) error {
+	for first, end := s.first, s.end; first < end; {
 		var j *job
 		select {
 		case j = <-p.free:
@@ -187,7 +188,7 @@ func (p *pipeline) readRun(ctx context.Context, v source.Volume, first, end uint
 		n := min(end-first, uint64(cap(j.chunks)))
 		off := int64(first) * int64(p.chunkSize)
 		length := min(v.Size()-off, int64(n)*int64(p.chunkSize))
-		j.first, j.plain, j.chunks, j.err = first, j.plain[:length], j.chunks[:n], nil
+		j.domain, j.first, j.plain, j.chunks, j.err = domain, first, j.plain[:length], j.chunks[:n], nil
 		err := timed(&p.busy.read, func() error {
 			_, err := v.ReadAt(j.plain, off)
 			return err
@@ -212,14 +213,14 @@ func (p *pipeline) seal(ctx context.Context, s *blob.Sealer, j *job) error {
 		if blob.IsZero(plain) {
 			continue
 		}
-		c.id = s.ID(format.BlobChunk, plain)
+		c.id = s.ID(format.BlobChunk, j.domain, plain)
 		known, err := p.writer.Known(ctx, c.id)
 		if err != nil {
 			return fmt.Errorf("look up a chunk: %w", err)
 		}
 		if !known {
 			c.isNew = true
-			c.sealed = s.Seal(c.sealed, format.BlobChunk, c.id, plain)
+			c.sealed = s.Seal(c.sealed, format.BlobChunk, j.domain, c.id, plain)
 		}
 	}
 	return nil

@@ -58,7 +58,7 @@ func (b *backup) qubes(ctx context.Context, d *archive.Draft, volumes []Volume, 
 		id, known := ids[q.Name]
 		if !known {
 			id = format.NewObjectID()
-			d.Table.Qubes = append(d.Table.Qubes, format.NamedVolume{ID: id, Name: q.Name})
+			d.Table.Qubes = append(d.Table.Qubes, format.NamedQube{ID: id, Name: q.Name})
 		}
 		line := format.SessionQube{Qube: id, Config: blob, Running: q.Running}
 		if q.Running && !q.State.IsZero() {

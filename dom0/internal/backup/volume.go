@@ -61,7 +61,7 @@ func (b *backup) read(ctx context.Context, p *pipeline, v *Volume, data source.V
 // volume reads what has to be looked at, stores what is new of it, and makes
 // the tree: from scratch, or from the one before.
 func (p *pipeline) volume(ctx context.Context, v *Volume, data source.Volume, l look, progress func(int64)) (*format.VolumeRecord, error) {
-	record := &format.VolumeRecord{Volume: v.id, Size: v.Size, Source: sourceKind(v.Kind, data)}
+	record := &format.VolumeRecord{Volume: v.id, Domain: v.domain, Size: v.Size, Source: sourceKind(v.Kind, data)}
 	u := tree.Update{
 		Count:   format.Chunks(v.Size, p.chunkSize),
 		Changed: func(uint64, uint64) bool { return true },
@@ -76,7 +76,7 @@ func (p *pipeline) volume(ctx context.Context, v *Volume, data source.Volume, l 
 	t := tree.NewUpdater(u, func(plain []byte) (format.BlobID, error) {
 		return p.metadata(ctx, v, format.BlobNode, plain)
 	})
-	err := p.run(ctx, data, l.only,
+	err := p.run(ctx, data, v.domain, l.only,
 		func(n int64) { v.Read += n; progress(n) },
 		func(index uint64, c *outcome) error {
 			if !c.id.IsZero() {

@@ -155,7 +155,7 @@ func (b *bench) readAndHash(f *os.File, keys *crypt.Keys) error {
 				}
 				for p := buf[:got]; len(p) > 0; p = p[min(chunkSize, len(p)):] {
 					if chunk := p[:min(chunkSize, len(p))]; !blob.IsZero(chunk) {
-						hasher.ID(format.BlobChunk, chunk)
+						hasher.ID(format.BlobChunk, format.SharedDomain, chunk)
 					}
 				}
 				some = some[n:]
@@ -279,7 +279,7 @@ func (s *slabWork) hash() error {
 	return s.each(func() (func(int) error, error) {
 		h := s.keys.NewHasher()
 		return func(i int) error {
-			s.ids[i] = h.ID(format.BlobChunk, s.chunk(i))
+			s.ids[i] = h.ID(format.BlobChunk, format.SharedDomain, s.chunk(i))
 			return nil
 		}, nil
 	})
@@ -291,8 +291,8 @@ func (s *slabWork) seal() error {
 		return func(i int) error {
 			s.sealed[i] = s.sealed[i][:0]
 			if p := s.chunk(i); !blob.IsZero(p) {
-				s.ids[i] = sealer.ID(format.BlobChunk, p)
-				s.sealed[i] = sealer.Seal(s.sealed[i], format.BlobChunk, s.ids[i], p)
+				s.ids[i] = sealer.ID(format.BlobChunk, format.SharedDomain, p)
+				s.sealed[i] = sealer.Seal(s.sealed[i], format.BlobChunk, format.SharedDomain, s.ids[i], p)
 			}
 			return nil
 		}, err
@@ -308,7 +308,7 @@ func (s *slabWork) open(out *os.File) error {
 			if len(s.sealed[i]) == 0 {
 				return nil
 			}
-			p, err := o.Open(scratch, s.sealed[i], format.BlobChunk, s.ids[i], chunkSize)
+			p, err := o.Open(scratch, s.sealed[i], format.BlobChunk, format.SharedDomain, s.ids[i], chunkSize)
 			if err == nil && out != nil {
 				_, err = out.WriteAt(p, s.offs[i])
 			}

@@ -158,31 +158,38 @@ func NewOpener(keys *crypt.Keys) (*Opener, error) {
 }
 
 // Open authenticates and decompresses a sealed blob of at most maxLen plain
-// bytes, and checks that it is of the domain, and that they hash to id. It works in place: untrusted holds
-// rubbish afterwards. The plaintext lies in untrusted or in buf, whichever it
-// is, until the next call with them; buf is used if its capacity suffices.
+// bytes, and checks that it is of the domain, and that it hashes to id. It works in
+// place: untrusted holds rubbish afterwards. The plaintext lies in untrusted or in
+// buf, whichever it is, until the next call with them; buf is used if its capacity
+// suffices.
 func (o *Opener) Open(buf, untrusted []byte, t format.BlobType, domain format.Domain, id format.BlobID, maxLen int) ([]byte, error) {
+	plain, found, err := o.OpenAny(buf, untrusted, t, id, maxLen)
+	if err == nil && found != domain {
+		return nil, fmt.Errorf("domain %w: it is %d, where %d belongs", ErrDamaged, found, domain)
+	}
+	return plain, err
+}
+
+// OpenAny is Open for a blob of any domain, which it returns.
+func (o *Opener) OpenAny(buf, untrusted []byte, t format.BlobType, id format.BlobID, maxLen int) ([]byte, format.Domain, error) {
 	inner, err := o.keys.OpenBlob(untrusted, t, id)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	in, err := o.parse(inner, t, id, maxLen)
 	if err != nil {
-		return nil, err
-	}
-	if in.domain != domain {
-		return nil, fmt.Errorf("domain %w: it is %d, where %d belongs", ErrDamaged, in.domain, domain)
+		return nil, 0, err
 	}
 	plain := in.content
 	if in.method == methodZstd {
 		if plain, err = o.decompress(buf, in); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 	}
-	if o.hasher.ID(t, domain, plain) != id {
-		return nil, fmt.Errorf("content %w", ErrDamaged)
+	if o.hasher.ID(t, in.domain, plain) != id {
+		return nil, 0, fmt.Errorf("content %w", ErrDamaged)
 	}
-	return plain, nil
+	return plain, in.domain, nil
 }
 
 // inside is what is sealed of a blob.

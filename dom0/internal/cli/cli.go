@@ -100,6 +100,9 @@ func (a *app) run(ctx context.Context, args []string) (help string, err error) {
 		return help, err
 	}
 	a.command = command
+	if err := env.readKeyExport(ctx); err != nil {
+		return "", err
+	}
 	return "", command.run(ctx, env)
 }
 

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"pinion/dom0/internal/exit"
+	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/secret"
 )
 
@@ -14,9 +15,27 @@ type newSecretOptions struct {
 	PassCmd  string `long:"new-passcmd" value-name:"COMMAND" no-ini:"true" unquote:"false" description:"a shell command whose first line of output is the new passphrase"`
 	PassFile string `long:"new-passfile" value-name:"FILE" no-ini:"true" unquote:"false" description:"a file whose first line is the new passphrase"`
 	KeyFile  string `long:"new-keyfile" value-name:"FILE" no-ini:"true" unquote:"false" description:"a file whose content is the new key, 32 bytes to 64 KiB"`
+	labelOption
 }
 
-func (o *newSecretOptions) validate(check) error { return o.source().Check() }
+func (o *newSecretOptions) validate(check) error {
+	if err := o.source().Check(); err != nil {
+		return err
+	}
+	return o.checkLabel()
+}
+
+// labelOption names a new key.
+type labelOption struct {
+	Label string `long:"label" value-name:"TEXT" no-ini:"true" unquote:"false" description:"what key list shows of the key, at most 64 bytes"`
+}
+
+func (o *labelOption) checkLabel() error {
+	if err := format.CheckLabel(o.Label); err != nil {
+		return exit.Usagef("--label: %w", err)
+	}
+	return nil
+}
 
 // source returns the source of the new secret, without the means to ask and to warn.
 func (o *newSecretOptions) source() secret.Source {
@@ -32,7 +51,7 @@ func (o *keyListCommand) run(ctx context.Context, env *Env) error { return runKe
 type changesKeys struct{ aboutArchive }
 
 func (changesKeys) afterInterrupt() string {
-	return "pinion key list shows the keys; at every moment the old ones, or the new ones, open the archive"
+	return "pinion key list shows the keys; the old ones or the new ones open the archive"
 }
 
 type keyAddCommand struct {
@@ -51,22 +70,23 @@ func (o *keyChangeCommand) run(ctx context.Context, env *Env) error { return run
 
 type keyRemoveCommand struct {
 	changesKeys
+	Yes  bool `long:"yes" no-ini:"true" description:"remove it without asking"`
 	Args struct {
 		ID string `positional-arg-name:"ID" description:"the key's id, or its beginning; pinion key list shows it"`
 	} `positional-args:"yes"`
 }
 
 // keyID is what names a key: at least so many digits of its id.
-var keyID = regexp.MustCompile(`^[0-9a-f]{4,32}$`)
+var keyID = regexp.MustCompile(`^[0-9a-f]{4,16}$`)
 
 func (o *keyRemoveCommand) validate(check) error {
 	const hint = "pinion key list shows the ids"
 	if o.Args.ID == "" {
-		return exit.UsageHint(hint, "key remove: no key named")
+		return exit.UsageHint(hint, "key remove: no key given")
 	}
 	o.Args.ID = strings.ToLower(o.Args.ID)
 	if !keyID.MatchString(o.Args.ID) {
-		return exit.UsageHint(hint, "key remove: %q is not the id of a key, nor the first 4 or more of its digits", o.Args.ID)
+		return exit.UsageHint(hint, "key remove: %q is not a key's id, or its first 4 or more digits", o.Args.ID)
 	}
 	return nil
 }
@@ -76,14 +96,14 @@ func (o *keyRemoveCommand) run(ctx context.Context, env *Env) error { return run
 // withFile is embedded in commands whose name is that of a file.
 type withFile struct {
 	Args struct {
-		File string `positional-arg-name:"FILE" description:"a key slot, as key export writes it"`
+		File string `positional-arg-name:"FILE" description:"a key export"`
 	} `positional-args:"yes"`
 }
 
 // path makes the name absolute.
 func (o *withFile) path(command string) (err error) {
 	if o.Args.File == "" {
-		return exit.Usagef("%s: no file named", command)
+		return exit.Usagef("%s: no file given", command)
 	}
 	o.Args.File, err = absolute(command, o.Args.File)
 	return err
@@ -105,11 +125,14 @@ type keyImportCommand struct {
 func (o *keyImportCommand) validate(check) error                    { return o.path("key import") }
 func (o *keyImportCommand) run(ctx context.Context, env *Env) error { return runKeyImport(ctx, env, o) }
 
-type keyRecoveryCommand struct{ changesKeys }
+type keyRecoveryCommand struct {
+	changesKeys
+	labelOption
+}
 
-func (o *keyRecoveryCommand) validate(check) error { return nil }
+func (o *keyRecoveryCommand) validate(check) error { return o.checkLabel() }
 func (o *keyRecoveryCommand) run(ctx context.Context, env *Env) error {
-	return runKeyRecovery(ctx, env)
+	return runKeyRecovery(ctx, env, o)
 }
 
 type keyForgetCommand struct {

@@ -12,6 +12,7 @@ import (
 
 	"pinion/dom0/internal/config"
 	"pinion/dom0/internal/exit"
+	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/secret"
 	"pinion/dom0/internal/store"
 	"pinion/dom0/internal/ui"
@@ -35,6 +36,10 @@ type Env struct {
 	archives map[string]string
 	// Secret is where the passphrase or key comes from. Nothing was read yet.
 	Secret secret.Source
+	// keyExportFile is the file of key slots that the archive is opened with; empty: those of its roots are used.
+	keyExportFile string
+	// keyExport is what is in it.
+	keyExport *format.KeyExport
 	// secretGiven says that the command line names it, and not just the configuration.
 	secretGiven bool
 	// remember is how long the kernel is to keep a key that was given; 0: not at all.
@@ -44,7 +49,7 @@ type Env struct {
 	// secretAt is when the secret was given; zero: it wasn't.
 	secretAt time.Time
 	// The switches of the same names.
-	Wait, AllowRollback, Adopt, Unattended bool
+	Wait, AllowRollback, Adopt, Unattended, SlowKey bool
 	// Now is the clock, Zone the zone that times are shown in.
 	Now  func() time.Time
 	Zone *time.Location
@@ -58,7 +63,7 @@ func (a *app) newEnv(g *globalOptions, conf *config.Config, n need) (*Env, error
 	env := &Env{
 		UI: a.ui, Secret: g.secret(), remember: time.Duration(g.Remember),
 		secretGiven: a.tree.given("passcmd") || a.tree.given("passfile") || a.tree.given("keyfile"),
-		Wait:        g.Wait, AllowRollback: g.AllowRollback, Adopt: g.Adopt, Unattended: g.Unattended,
+		Wait:        g.Wait, AllowRollback: g.AllowRollback, Adopt: g.Adopt, Unattended: g.Unattended, SlowKey: g.SlowKey,
 		Now: a.now, Zone: a.zone, Version: a.version, Reserve: int(g.PoolReserve), archives: archiveNames(conf),
 	}
 	_, env.Command = a.tree.active()
@@ -72,6 +77,11 @@ func (a *app) newEnv(g *globalOptions, conf *config.Config, n need) (*Env, error
 			return nil, err
 		}
 		if env.policy, err = policyOf(g.Dest, env.Dest.String(), conf); err != nil {
+			return nil, err
+		}
+	}
+	if g.KeyExport != "" {
+		if env.keyExportFile, err = absolute("key-export", g.KeyExport); err != nil {
 			return nil, err
 		}
 	}

@@ -44,7 +44,7 @@ func (c *catalog) state(i int, q *format.SessionQube) qubeStateJSON {
 		j.SavedState = jsonTime(q.State)
 	}
 	for _, v := range c.qubeVolumes(i, c.qubeNames[q.Qube]) {
-		j.Live = j.Live || v.Live
+		j.Live = j.Live || v.Live()
 	}
 	return j
 }

@@ -32,8 +32,12 @@ func (e *Env) archiveOptions(lock protocol.LockMode) (archive.Options, error) {
 		Store: reach,
 		State: dir, CacheDir: e.CacheDir, Lock: lock, Command: e.Command,
 		Wait: e.Wait, AllowRollback: e.AllowRollback, Adopt: e.Adopt,
+		SlowKey: e.SlowKey, KeyExport: e.keyExport,
+		Trying: func(slot format.SlotID, mib, passes int) {
+			e.UI.Notice("trying key slot %s: %d MiB, %s", slot, mib, countPasses(passes))
+		},
 		Secret: func(ctx context.Context) (crypt.Secret, error) {
-			s, err := e.Secret.Get(ctx, fmt.Sprintf("Passphrase of %s", e.Dest))
+			s, err := e.Secret.Get(ctx, fmt.Sprintf("Passphrase for %s", e.Dest))
 			if err == nil {
 				e.mistyped, e.secretAt = s.Recovery(), time.Now()
 			}
@@ -101,23 +105,20 @@ func (q *oneAnswer) forget() {
 	*q = oneAnswer{}
 }
 
-// openToRepair opens the archive without its index, alone, and although its key slots may be lost.
+// openToRepair opens the archive without its index, alone.
 func (e *Env) openToRepair(ctx context.Context, q *oneAnswer) (*archive.Archive, error) {
 	o, err := e.archiveOptions(protocol.LockExclusive)
 	if err != nil {
 		return nil, err
 	}
-	o.SlotCopies, o.Secret = true, q.of(o.Secret)
+	o.Secret = q.of(o.Secret)
 	return e.openWith(ctx, o)
 }
 
 func (e *Env) openWith(ctx context.Context, o archive.Options) (*archive.Archive, error) {
 	a, err := archive.Open(ctx, e.Dest, o)
-	if errors.Is(err, archive.ErrWrongKey) && e.mistyped != nil {
-		return nil, exit.With(exit.WrongKey, err, e.mistyped.Error())
-	}
 	if err != nil {
-		return nil, e.nameForeign(err)
+		return nil, e.nameForeign(e.keyError(err))
 	}
 	if a.Fresh() {
 		r := a.Root()
@@ -128,6 +129,27 @@ func (e *Env) openWith(ctx context.Context, o archive.Options) (*archive.Archive
 		e.UI.Notice("a copy, as the archive was on %s; that was written to since", e.showTime(a.Root().Written))
 	}
 	return a, nil
+}
+
+// keyError says what to do about a secret that opens nothing.
+func (e *Env) keyError(err error) error {
+	switch {
+	case errors.Is(err, archive.ErrWrongKey) && e.mistyped != nil:
+		return exit.With(exit.WrongKey, err, e.mistyped.Error())
+	case errors.Is(err, archive.ErrRemoved) && e.keyExport != nil:
+		return exit.With(exit.WrongKey, err, "the archive no longer has this key; use another one of the export's, or key import, opened with another key")
+	case errors.Is(err, archive.ErrSlow) && e.SlowKey:
+		return exit.With(exit.WrongKey, err, "a command tries no more than that; --key-export FILE opens the archive with the slots of an export alone")
+	}
+	return err
+}
+
+// countPasses is a number of passes.
+func countPasses(n int) string {
+	if n == 1 {
+		return "1 pass"
+	}
+	return fmt.Sprintf("%d passes", n)
 }
 
 // showTime is a time as people read it, in this host's zone.

@@ -22,7 +22,9 @@ type globalOptions struct {
 	PassCmd       string   `long:"passcmd" value-name:"COMMAND" unquote:"false" description:"a shell command whose first line of output is the passphrase"`
 	PassFile      string   `long:"passfile" value-name:"FILE" unquote:"false" description:"a file whose first line is the passphrase"`
 	KeyFile       string   `long:"keyfile" value-name:"FILE" unquote:"false" description:"a file whose content is the key, 32 bytes to 64 KiB"`
-	Remember      remember `long:"remember" value-name:"TIME" description:"let the kernel keep the key for that long, from 1m to 24h, so that nobody is asked again"`
+	KeyExport     string   `long:"key-export" value-name:"FILE" no-ini:"true" unquote:"false" description:"open the archive with the key slots in FILE, which key export has written"`
+	SlowKey       bool     `long:"slow-key" no-ini:"true" description:"also try key slots that need far more time or memory than usual"`
+	Remember      remember `long:"remember" value-name:"TIME" description:"cache the key in the kernel for TIME, 1m to 24h"`
 	CacheDir      string   `long:"cache-dir" value-name:"DIR" unquote:"false" description:"what can be fetched again; may be deleted at any time"`
 	StateDir      string   `long:"state-dir" value-name:"DIR" unquote:"false" description:"what this host remembers of its archives"`
 	PoolReserve   reserve  `long:"pool-reserve" value-name:"PERCENT" default:"5" description:"how much of a pool or file system snapshots leave free, 0 to 50"`

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"pinion/dom0/internal/archive"
-	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/keyring"
 )
 
@@ -39,20 +38,20 @@ func (r *remember) UnmarshalFlag(word string) error {
 // A remembered key is kept in the kernel under a name that is made of destination and state directory. Its layout is for
 // this program only:
 //
-//	version (1) ‖ master key (32) ‖ archive id (16) ‖ id of the key slot (16)
+//	version (1) ‖ master key (32) ‖ archive id (16) ‖ id of the key slot (8)
 //
 // Whoever can read it can read the archive; the slot's id is there so that a key whose slot was removed is given up.
 const (
-	rememberedVersion = 1
-	rememberedSize    = 1 + 32 + 16 + 16
+	rememberedVersion = 2
+	rememberedSize    = 1 + 32 + 16 + 8
 )
 
 func (e *Env) rememberedName() keyring.Name { return keyring.NameOf(e.Dest.String(), e.StateDir) }
 
 // recall returns what an earlier run has kept of the archive, or nil. A secret that is named on the command line is
-// always used: it may be there to be tried.
+// always used, and so is a key export: it may be there to be tried.
 func (e *Env) recall() *archive.Unlocked {
-	if e.secretGiven {
+	if e.secretGiven || e.keyExport != nil {
 		return nil
 	}
 	u := e.remembered()
@@ -92,7 +91,7 @@ func (e *Env) forgetRemoved(a *archive.Archive) {
 	}
 	defer u.Clear()
 	root := a.Root()
-	if u.Archive == root.Archive && !slices.ContainsFunc(root.Slots, func(s format.KeySlotRef) bool { return s.ID == u.Slot }) {
+	if u.Archive == root.Archive && !slices.Contains(root.SlotIDs(), u.Slot) {
 		e.forgetKey()
 	}
 }

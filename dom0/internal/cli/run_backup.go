@@ -247,7 +247,7 @@ func (b *backingUp) partly(done int) error {
 
 func (b *backingUp) options(a *archive.Archive, dir *tracker.Dir, m *meter) backup.Options {
 	o := backup.Options{
-		Qubes: b.qubes, Tracker: dir, Rescan: b.o.Rescan, Compression: a.Root().Params.Compression, Tags: b.o.tags, Verify: b.o.Verify,
+		Qubes: b.qubes, Tracker: dir, Rescan: b.o.Rescan, Compression: a.Root().Compression, Tags: b.o.tags, Verify: b.o.Verify,
 		Now:   b.env.Now().In(b.env.Zone),
 		Begin: func(name string, size int64) { m.begin("backing up "+ui.Quote(name), size) },
 		Bytes: m.add,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/damage"
@@ -79,42 +80,41 @@ func (e *Env) openToCheck(ctx context.Context, repair bool) (a *archive.Archive,
 	defer q.forget()
 	a, err = e.openToRepair(ctx, q)
 	var root *archive.RootError
-	if errors.As(err, &root) && root.Unreadable {
-		return nil, false, exit.With(exit.Damaged, err, "move the object root out of the archive's directory by hand, then run the same command again")
-	}
-	if errors.As(err, &root) {
-		a, err = e.restoreRoot(ctx, root, q)
+	var older *archive.OlderError
+	if errors.As(err, &root) || errors.As(err, &older) {
+		a, err = e.restoreRoot(ctx, err, q)
 		return a, err == nil, err
 	}
 	return a, false, err
 }
 
-// restoreRoot puts back the newest root that is left and opens the archive again; bad is why it is needed.
-func (e *Env) restoreRoot(ctx context.Context, bad *archive.RootError, q *oneAnswer) (*archive.Archive, error) {
+// restoreRoot puts this host's copy of the newest root back and opens the archive again; bad is why it is needed.
+func (e *Env) restoreRoot(ctx context.Context, bad error, q *oneAnswer) (*archive.Archive, error) {
 	opts, err := e.archiveOptions(protocol.LockExclusive)
 	if err != nil {
 		return nil, err
 	}
 	opts.Secret = q.of(opts.Secret)
-	restored, err := archive.RestoreRoot(ctx, e.Dest, opts, bad)
+	restored, err := archive.RestoreRoot(ctx, e.Dest, opts)
 	switch {
 	case errors.Is(err, store.ErrLocked), errors.Is(err, context.Canceled):
 		return nil, err // whoever that is may be putting it back
-	case errors.Is(err, archive.ErrWrongKey) && e.mistyped != nil:
-		return nil, exit.With(exit.WrongKey, err, e.mistyped.Error())
-	case errors.Is(err, archive.ErrWrongKey):
-		return nil, err
+	case errors.Is(err, archive.ErrWrongKey), errors.Is(err, archive.ErrSlow), errors.Is(err, archive.ErrNoMemory):
+		return nil, e.keyError(err)
 	case errors.Is(err, archive.ErrKeyNotListed):
-		return nil, exit.With(exit.Damaged, fmt.Errorf("the store's root is damaged or missing, and can't be put back: %w", err),
-			"use a key of that time, or the host that changed the keys; pinion check --roots lists what roots there are")
+		return nil, exit.With(exit.Damaged, fmt.Errorf("the newest root can't be put back: %w", err),
+			"use a key that it has, or the host that changed the keys; pinion check --roots lists the roots of the store")
 	case err != nil:
-		e.UI.Warn("the root can't be put back: %v", err)
+		e.UI.Warn("the newest root can't be put back: %v", err)
 		return nil, bad
 	}
-	if restored.Kept != "" {
-		e.UI.Notice("the store's root was damaged or missing; %s, of generation %d, was put back", restored.Kept, restored.Root.Generation)
-	} else {
-		e.UI.Notice("the store's root was damaged or missing; the newest one that this host saw was put back")
+	e.UI.Notice("the store's newest root was damaged or missing; put back the newest one that this host saw, as generation %d", restored.Root.Generation)
+	if restored.Changed {
+		var ids []string
+		for _, id := range restored.Slots {
+			ids = append(ids, id.String())
+		}
+		e.UI.Warn("the key slots are those of the newest root that opens; they differ from this host's in %s: see pinion key list", strings.Join(ids, ", "))
 	}
 	return e.openToRepair(ctx, q)
 }

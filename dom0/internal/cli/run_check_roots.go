@@ -3,7 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -23,18 +23,19 @@ type rootsJSON struct {
 	MoreRoots int        `json:"more_roots"`
 }
 
-// rootJSON is a root that the store has. Of one that doesn't open nothing is known but its name.
+// rootJSON is a root that the store has, in one object or in two that are alike. Of one that doesn't open nothing is known
+// but its names.
 type rootJSON struct {
-	Name       string `json:"name"` // root, or root.<n>
-	State      string `json:"state"`
-	Reason     string `json:"reason"` // why it doesn't open
-	Generation uint64 `json:"generation"`
-	Time       string `json:"time"`
-	Host       string `json:"host"`
-	Sessions   uint32 `json:"sessions"`
-	Branch     string `json:"branch"`
-	Seen       bool   `json:"seen"`   // the last that this host saw of its branch
-	Pruned     bool   `json:"pruned"` // something was pruned after it
+	Names      []string `json:"names"` // in head/ and roots/
+	State      string   `json:"state"`
+	Reason     string   `json:"reason"`     // why it doesn't open
+	Generation uint64   `json:"generation"` // as its names say
+	Time       string   `json:"time"`
+	Host       string   `json:"host"`
+	Sessions   uint64   `json:"sessions"`
+	Branch     string   `json:"branch"`
+	Seen       bool     `json:"seen"`   // the last that this host saw of its branch
+	Pruned     bool     `json:"pruned"` // something was pruned after it
 }
 
 // The states of a root.
@@ -45,62 +46,72 @@ const (
 	rootNewer   = "of a newer version"
 )
 
-// keptRoot is the value of --root: the number of a replaced root; 0 if it wasn't given.
-type keptRoot uint64
+// keptRoot is the value of --root: empty if it wasn't given.
+type keptRoot string
 
-// maxRootDigits is what a root's number has at most, in the protocol.
-const maxRootDigits = 10
-
-// UnmarshalFlag reads N or root.N.
+// UnmarshalFlag reads a generation, or the name of a root.
 func (k *keptRoot) UnmarshalFlag(word string) error {
-	digits := strings.TrimPrefix(word, protocol.RootName+".")
-	n, err := strconv.ParseUint(digits, 10, 64)
-	if err != nil || n == 0 || len(digits) > maxRootDigits || digits[0] < '1' || digits[0] > '9' {
-		return flagError("--root %q: it takes the number N of a root.N that check --roots lists", word)
+	if _, err := archive.ParseRootSpec(word); err != nil {
+		return flagError("--root: %v; check --roots lists them", err)
 	}
-	*k = keptRoot(n)
+	*k = keptRoot(word)
 	return nil
 }
 
 // rootOption is embedded in commands that can read an archive as it was.
 type rootOption struct {
-	Root keptRoot `long:"root" value-name:"N" no-ini:"true" description:"read the archive as of root.N, one of those that check --roots lists"`
+	Root keptRoot `long:"root" value-name:"N" no-ini:"true" unquote:"false" description:"read the archive as of an older root: its generation, or its whole name, as check --roots lists them"`
 }
 
 // older reports that the archive is read as it was: this host then remembers nothing of what it finds.
-func (o *rootOption) older() bool { return o.Root > 0 }
+func (o *rootOption) older() bool { return o.Root != "" }
 
 // explain says of damage what it may mean where an older root was asked for.
 func (o *rootOption) explain(err error) error {
 	if status, _ := statusOf(err); !o.older() || status != exit.Damaged {
 		return err
 	}
+	var root *archive.RootError
 	var damage *archive.DamageError
-	errors.As(err, &damage)
-	if damage != nil && damage.Object == archive.KeptName(uint64(o.Root)) {
-		return exit.With(exit.Damaged, err, "pinion check --roots lists the roots that open")
-	}
-	if damage != nil && damage.Object == protocol.RootName {
+	if errors.As(err, &root) {
 		return err // there is no root that opens: nothing to do with a prune
+	}
+	if errors.As(err, &damage) && isRoot(damage.Object) {
+		return exit.With(exit.Damaged, err, "pinion check --roots lists the roots that open")
 	}
 	return exit.With(exit.Damaged, err, "what was pruned after that root may be gone; without --root the archive is read as it is now")
 }
 
+// isRoot reports whether a name is that of a root.
+func isRoot(name string) bool {
+	_, ok := generationOf(name)
+	return ok
+}
+
+// generationOf is the generation in the name of a root.
+func generationOf(name string) (uint64, bool) {
+	if n, ok := protocol.ParseHead(name); ok {
+		return n, true
+	}
+	n, _, ok := protocol.ParseRootName(name)
+	return n, ok
+}
+
 // openAsOf opens the archive for reading: as it is, or as of an older root.
-func (e *Env) openAsOf(ctx context.Context, n keptRoot) (*archive.Archive, error) {
-	if n == 0 {
+func (e *Env) openAsOf(ctx context.Context, root keptRoot) (*archive.Archive, error) {
+	if root == "" {
 		return e.open(ctx, protocol.LockRead)
 	}
 	opts, err := e.archiveOptions(protocol.LockRead)
 	if err != nil {
 		return nil, err
 	}
-	a, err := archive.OpenKept(ctx, e.Dest, opts, uint64(n))
-	if errors.Is(err, archive.ErrNoRoot) {
-		return nil, exit.With(exit.Failed, err, "pinion check --roots lists those that are there")
+	if opts.AsOf, err = archive.ParseRootSpec(string(root)); err != nil {
+		return nil, exit.Usagef("--root: %w", err)
 	}
+	a, err := archive.OpenKept(ctx, e.Dest, opts)
 	if err != nil {
-		return nil, err
+		return nil, e.nameForeign(e.keyError(err))
 	}
 	r := a.Root()
 	name, newest := a.AsOf()
@@ -114,7 +125,7 @@ func (e *Env) openAsOf(ctx context.Context, n keptRoot) (*archive.Archive, error
 }
 
 // rootsHint is what to do where the current root isn't the one that it should be.
-const rootsHint = "pinion list --root N shows what was there as of root.N; see \"What to do when\" in docs/operation.md"
+const rootsHint = "pinion list --root N shows what the archive had as of root N; see \"What to do when\" in docs/operation.md"
 
 // runRoots lists the roots that a store has.
 func runRoots(ctx context.Context, env *Env) error {
@@ -132,7 +143,7 @@ func runRoots(ctx context.Context, env *Env) error {
 			return nil
 		})
 	if err != nil {
-		return err
+		return env.nameForeign(env.keyError(err))
 	}
 	m.done()
 	l.markPruned()
@@ -164,10 +175,11 @@ func (l *rootList) enter(info archive.RootInfo) {
 		l.doc.MoreRoots++
 		return
 	}
-	r := rootJSON{Name: info.Name, State: rootOpens, Seen: info.Seen}
+	r := rootJSON{Names: info.Names, State: rootOpens, Seen: info.Seen}
+	r.Generation, _ = generationOf(info.Names[0])
 	switch {
 	case info.Root != nil:
-		r.Generation, r.Time, r.Host = info.Root.Generation, jsonTime(info.Root.Written), info.Root.Host
+		r.Time, r.Host = jsonTime(info.Root.Written), info.Root.Host
 		r.Sessions, r.Branch = info.Root.Sessions, info.Root.Branch.String()
 	case errors.Is(info.Err, format.ErrNewer):
 		r.State, r.Reason = rootNewer, info.Err.Error()
@@ -191,8 +203,9 @@ func (l *rootList) print() {
 	var rows [][]string
 	branch := ""
 	for _, r := range l.doc.Roots {
+		generation := strconv.FormatUint(r.Generation, 10)
 		if r.State != rootOpens {
-			rows = append(rows, []string{r.Name, "-", "-", "-", "-", "-", r.State})
+			rows = append(rows, []string{generation, "-", "-", "-", "-", r.copies(), r.State})
 			continue
 		}
 		shown := short(r.Branch)
@@ -201,14 +214,48 @@ func (l *rootList) print() {
 		}
 		branch = short(r.Branch)
 		rows = append(rows, []string{
-			r.Name, strconv.FormatUint(r.Generation, 10), l.env.showRFC(r.Time), strconv.FormatUint(uint64(r.Sessions), 10),
-			shown, ui.Quote(r.Host), r.remark(),
+			generation, l.env.showRFC(r.Time), strconv.FormatUint(r.Sessions, 10), shown, ui.Quote(r.Host), r.copies(), r.remark(),
 		})
 	}
-	l.env.UI.Table([]string{"ROOT", "GEN.", "WRITTEN", "SESSIONS", "BRANCH", "HOST", ""}, rows)
+	l.env.UI.Table([]string{"GEN.", "WRITTEN", "SESSIONS", "BRANCH", "HOST", "COPIES", ""}, rows)
 	if l.doc.MoreRoots > 0 {
-		l.env.UI.Printf("and %s more", fmt.Sprint(l.doc.MoreRoots))
+		l.env.UI.Printf("and %d more", l.doc.MoreRoots)
 	}
+	for _, name := range l.ambiguous() {
+		l.env.UI.Printf("--root %s", name)
+	}
+}
+
+// ambiguous are the names of roots that their generation alone doesn't tell from others that open.
+func (l *rootList) ambiguous() (names []string) {
+	opening := map[uint64]int{}
+	for _, r := range l.doc.Roots {
+		if r.State == rootOpens {
+			opening[r.Generation]++
+		}
+	}
+	for _, r := range l.doc.Roots {
+		if r.State == rootOpens && opening[r.Generation] > 1 {
+			names = append(names, r.Names[0])
+		}
+	}
+	return names
+}
+
+// copies says where the root is: "head", "kept" (in roots/), or both.
+func (r *rootJSON) copies() string {
+	var where []string
+	for _, name := range r.Names {
+		word := "kept"
+		if _, ok := protocol.ParseHead(name); ok {
+			word = "head"
+		}
+		if !slices.Contains(where, word) {
+			where = append(where, word)
+		}
+	}
+	slices.Sort(where)
+	return strings.Join(where, ", ")
 }
 
 // remark is what else there is to say of a root that opens.

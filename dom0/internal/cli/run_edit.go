@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,31 +10,47 @@ import (
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/exit"
 	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/store"
 	"pinion/dom0/internal/ui"
 	"pinion/dom0/internal/when"
 	"pinion/protocol"
 )
 
-// openToEdit opens the archive for a change of what it says of its sessions, beside readers, and reads what it has.
-func (e *Env) openToEdit(ctx context.Context) (*archive.Archive, *catalog, error) {
+// maxEdits is how often an edit is made because another command committed meanwhile.
+const maxEdits = 8
+
+// edit opens the archive, beside readers, for a change of what it says of its sessions. Where another command commits
+// meanwhile, the change is made again on what that one left. A nil Edit says that nothing is to be changed.
+func (e *Env) edit(ctx context.Context, change func(c *catalog) (*archive.Edit, error)) error {
 	a, err := e.open(ctx, protocol.LockAppend)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
-	c, err := readCatalog(ctx, e, a)
-	if err == nil && len(c.damage) > 0 {
-		err = exit.With(exit.Damaged, fmt.Errorf("nothing was changed: %w", c.damage[0]), "pinion check --repair mends the list; then run this again")
+	defer a.Close()
+	for try := 1; ; try++ {
+		c, err := readCatalog(ctx, e, a)
+		if err == nil && len(c.damage) > 0 {
+			err = exit.With(exit.Damaged, fmt.Errorf("nothing was changed: %w", c.damage[0]), "pinion check --repair mends the list; then run this again")
+		}
+		if err != nil {
+			return err
+		}
+		edit, err := change(c)
+		if err != nil || edit == nil {
+			return err
+		}
+		if err = commitEdit(ctx, a, edit); !errors.Is(err, store.ErrConflict) || try == maxEdits {
+			return err
+		}
+		if err := a.Refresh(ctx); err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		a.Close()
-		return nil, nil, err
-	}
-	return a, c, nil
 }
 
 // commitEdit makes an edit part of the archive.
-func commitEdit(ctx context.Context, a *archive.Archive, edit archive.Edit) error {
-	w, err := a.NewWriter(ctx, a.Root().Params.Compression, false)
+func commitEdit(ctx context.Context, a *archive.Archive, edit *archive.Edit) error {
+	w, err := a.NewWriter(ctx, a.Root().Compression, false)
 	if err != nil {
 		return err
 	}
@@ -51,24 +68,22 @@ type tagDoc struct {
 }
 
 func runTag(ctx context.Context, env *Env, spec *when.Session, change func([]format.Tag) ([]format.Tag, error)) error {
-	a, c, err := env.openToEdit(ctx)
-	if err != nil {
-		return err
-	}
-	defer a.Close()
-	i, err := c.find(spec, nil)
-	if err != nil {
-		return err
-	}
-	entries := slices.Clone(c.entries)
-	e := &entries[i]
-	if e.Tags, err = change(e.Tags); err != nil {
-		return err
-	}
-	if !slices.Equal(e.Tags, c.entries[i].Tags) {
-		if err := commitEdit(ctx, a, archive.Edit{Entries: entries, Table: c.listed}); err != nil {
-			return err
+	var e format.SessionEntry
+	err := env.edit(ctx, func(c *catalog) (*archive.Edit, error) {
+		i, err := c.find(spec, nil)
+		if err != nil {
+			return nil, err
 		}
+		e = c.entries[i]
+		if e.Tags, err = change(e.Tags); err != nil || slices.Equal(e.Tags, c.entries[i].Tags) {
+			return nil, err
+		}
+		entries := slices.Clone(c.entries)
+		entries[i] = e
+		return &archive.Edit{Entries: entries, Table: c.listed}, nil
+	})
+	if err != nil {
+		return err
 	}
 	doc := tagDoc{Session: sessionIDJSON{e.ID.String(), e.Seq, jsonTime(e.Time)}, Tags: []tagJSON{}}
 	var words []string
@@ -127,16 +142,13 @@ type renamedJSON struct {
 
 // runRename gives a qube or volume of the archive another name, in all sessions. What it is a backup of stays as it is.
 func runRename(ctx context.Context, env *Env, o *renameCommand) error {
-	a, c, err := env.openToEdit(ctx)
+	var renamed []renamedJSON
+	err := env.edit(ctx, func(c *catalog) (_ *archive.Edit, err error) {
+		edit := &archive.Edit{Entries: c.entries}
+		edit.Table, renamed, err = c.rename(o.Args.Old, o.Args.New)
+		return edit, err
+	})
 	if err != nil {
-		return err
-	}
-	defer a.Close()
-	table, renamed, err := c.rename(o.Args.Old, o.Args.New)
-	if err != nil {
-		return err
-	}
-	if err := commitEdit(ctx, a, archive.Edit{Entries: c.entries, Table: table}); err != nil {
 		return err
 	}
 	if !env.UI.Quiet() {
@@ -157,42 +169,51 @@ func (c *catalog) rename(from, to string) (*format.VolumeTable, []renamedJSON, e
 	if err := c.mayRename(from, to, isQube); err != nil {
 		return nil, nil, err
 	}
-	table := &format.VolumeTable{Volumes: slices.Clone(c.listed.Volumes), Qubes: slices.Clone(c.listed.Qubes)}
-	var renamed []renamedJSON
-	change := func(list []format.NamedVolume, name func(old string) (string, bool)) error {
-		for k := range list {
-			fresh, ok := name(list[k].Name)
-			if !ok {
-				continue
+	table := *c.listed
+	table.Volumes, table.Qubes = slices.Clone(c.listed.Volumes), slices.Clone(c.listed.Qubes)
+	r := renaming{}
+	if !isQube {
+		for k := range table.Volumes {
+			if v := &table.Volumes[k]; v.Name == from {
+				r.rename(&v.Name, to, c.ids)
 			}
-			if slices.ContainsFunc(list, func(v format.NamedVolume) bool { return v.Name == fresh }) {
-				return exit.With(exit.Failed, fmt.Errorf("the archive has %s already", ui.Quote(fresh)), "choose another name, or rename or delete that one first")
-			}
-			if err := format.CheckVolumeName(fresh); err != nil {
-				return exit.Usagef("rename: %w", err)
-			}
-			renamed = append(renamed, renamedJSON{list[k].Name, fresh})
-			list[k].Name = fresh
-		}
-		return nil
-	}
-	exactly := func(old string) (string, bool) { return to, old == from }
-	var err error
-	if isQube {
-		if err = change(table.Qubes, exactly); err == nil {
-			err = change(table.Volumes, func(old string) (string, bool) {
-				own, ok := strings.CutPrefix(old, from+":")
-				return to + ":" + own, ok
-			})
 		}
 	} else {
-		err = change(table.Volumes, exactly)
+		for k := range table.Qubes {
+			if q := &table.Qubes[k]; q.Name == from {
+				r.rename(&q.Name, to, c.qubeIDs)
+			}
+		}
+		for k := range table.Volumes {
+			v := &table.Volumes[k]
+			if own, ok := strings.CutPrefix(v.Name, from+":"); ok {
+				r.rename(&v.Name, to+":"+own, c.ids)
+			}
+		}
 	}
-	if err != nil {
-		return nil, nil, err
+	if r.err != nil {
+		return nil, nil, r.err
 	}
-	archive.SortVolumes(table)
-	return table, renamed, nil
+	archive.SortVolumes(&table)
+	return &table, r.done, nil
+}
+
+// A renaming gives names of a volume table to what had others.
+type renaming struct {
+	done []renamedJSON
+	err  error // of the first that can't be
+}
+
+// rename changes a name, unless something of its sort has the new one.
+func (r *renaming) rename(name *string, to string, taken map[string]format.ObjectID) {
+	if _, ok := taken[to]; ok && r.err == nil {
+		r.err = exit.With(exit.Failed, fmt.Errorf("the archive has %s already", ui.Quote(to)), "choose another name, or rename or delete that one first")
+	}
+	if err := format.CheckVolumeName(to); err != nil && r.err == nil {
+		r.err = exit.Usagef("rename: %w", err)
+	}
+	r.done = append(r.done, renamedJSON{*name, to})
+	*name = to
 }
 
 // mayRename refuses names that would tie things together which aren't, or tear them apart.

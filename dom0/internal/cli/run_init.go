@@ -24,14 +24,11 @@ func runInit(ctx context.Context, env *Env, o *initCommand) error {
 		return err
 	}
 	opts.Secret = func(ctx context.Context) (crypt.Secret, error) {
-		s, err := env.Secret.New(ctx, fmt.Sprintf("New passphrase of %s", env.Dest))
+		s, err := env.Secret.New(ctx, fmt.Sprintf("New passphrase for %s", env.Dest))
 		return cryptSecret(s), err
 	}
-	params := format.Params{
-		Hash: format.HashBLAKE2b, Cipher: format.CipherXChaCha20Poly1305,
-		ChunkSize: uint32(o.ChunkSize), Compression: o.Compression.params(),
-	}
-	root, err := archive.Init(ctx, env.Dest, params, format.DefaultArgonMemory, opts)
+	params := archive.Params{ChunkSize: uint32(o.ChunkSize), Compression: o.Compression.params()}
+	root, err := archive.Init(ctx, env.Dest, params, crypt.DefaultCost(), opts)
 	if err != nil {
 		return err
 	}
@@ -42,7 +39,7 @@ func runInit(ctx context.Context, env *Env, o *initCommand) error {
 	if !env.UI.Quiet() {
 		env.UI.Printf("Made archive %s at %s.", short(root.Archive.String()), env.Dest)
 	}
-	env.UI.Notice("A lost %s is a lost archive: nobody can open it without.", secret)
+	env.UI.Notice("Without the %s nobody can open this archive. Consider pinion key recovery.", secret)
 	return env.UI.Result(struct {
 		Archive archiveJSON `json:"archive"`
 	}{archiveDocument(root)})

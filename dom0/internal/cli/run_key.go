@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
+	"time"
 
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/crypt"
 	"pinion/dom0/internal/exit"
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/keyring"
+	"pinion/dom0/internal/ui"
 	"pinion/protocol"
 )
 
@@ -17,28 +20,32 @@ import (
 type keyJSON struct {
 	ID string `json:"id"`
 	// Kind is "passphrase", "key file", which recovery keys are too, or empty: not known.
-	Kind string `json:"kind"`
-	// Created is empty where that isn't known.
-	Created string           `json:"created"`
-	State   archive.KeyState `json:"state"`
-	Opened  bool             `json:"opened"`
+	Kind    string `json:"kind"`
+	Label   string `json:"label"`
+	Created string `json:"created"`
+	// State is "live", "damaged", or "newer": made by a newer program.
+	State  string `json:"state"`
+	Opened bool   `json:"opened"` // it opened the archive in this run
 }
 
-// removedJSON is a key that was removed.
-type removedJSON struct {
-	ID string `json:"id"`
-	// Opened says that it was the one that this run was opened with, Deleted that the store has deleted its slot.
-	Opened  bool `json:"opened"`
-	Deleted bool `json:"deleted"`
-}
+// The states of a key.
+const (
+	keyLive    = "live"
+	keyDamaged = "damaged"
+	keyNewer   = "newer"
+)
 
 func keyDocument(k archive.Key) keyJSON {
-	doc := keyJSON{ID: k.ID.String(), State: k.State, Opened: k.Opened}
-	switch k.KDF {
-	case format.KDFArgon2id:
+	doc := keyJSON{ID: k.ID.String(), Label: k.Label, State: keyLive, Opened: k.Opened}
+	switch {
+	case k.Damaged:
+		doc.State = keyDamaged
+	case k.KDF == format.KDFArgon2id:
 		doc.Kind = "passphrase"
-	case format.KDFKeyFile:
+	case k.KDF == format.KDFKeyFile:
 		doc.Kind = "key file"
+	default:
+		doc.State = keyNewer
 	}
 	if k.Created != 0 {
 		doc.Created = jsonTime(k.Created)
@@ -46,40 +53,26 @@ func keyDocument(k archive.Key) keyJSON {
 	return doc
 }
 
-// namedUnlisted is how many key slots that count for nothing a list shows one by one: a store may have any number.
-const namedUnlisted = 100
-
 func runKeyList(ctx context.Context, env *Env) error {
 	a, err := env.openBare(ctx, protocol.LockRead)
 	if err != nil {
 		return err
 	}
 	defer a.Close()
-	keys, more, err := a.Keys(ctx, namedUnlisted)
-	if err != nil {
-		return err
-	}
 	doc := struct {
-		Keys         []keyJSON `json:"keys"`
-		MoreUnlisted int       `json:"more_unlisted"`
-	}{Keys: []keyJSON{}, MoreUnlisted: more}
+		Keys []keyJSON `json:"keys"`
+	}{Keys: []keyJSON{}}
 	var rows [][]string
-	for _, k := range keys {
+	for _, k := range a.Keys() {
 		d := keyDocument(k)
 		doc.Keys = append(doc.Keys, d)
 		created := "-"
 		if k.Created != 0 {
-			created = env.showTime(k.Created)
+			created = env.showRFC(d.Created)
 		}
-		rows = append(rows, []string{short(d.ID), showKind(k.KDF), created, showState(k)})
+		rows = append(rows, []string{d.ID, showKind(k.KDF), ui.Quote(d.Label), created, d.showState()})
 	}
-	env.UI.Table([]string{"ID", "KIND", "CREATED", "STATE"}, rows)
-	if more > 0 {
-		env.UI.Printf("… and %d more that are not listed.", more)
-	}
-	if more > 0 || len(keys) > len(a.Root().Slots) {
-		env.UI.Notice("what is not listed opens nothing; pinion check --repair removes it from the store")
-	}
+	env.UI.Table([]string{"ID", "KIND", "LABEL", "CREATED", "STATE"}, rows)
 	return env.UI.Result(doc)
 }
 
@@ -94,33 +87,29 @@ func showKind(k format.KDF) string {
 	return "-"
 }
 
-func showState(k archive.Key) string {
+func (d *keyJSON) showState() string {
 	switch {
-	case k.State == archive.KeyUnlisted:
-		return "not listed"
-	case k.Opened && k.State == archive.KeyLive:
+	case d.Opened:
 		return "used just now"
-	case k.Opened:
-		return string(k.State) + ", used just now"
-	case k.State == archive.KeyLive:
-		return "live"
+	case d.State == keyLive:
+		return ""
 	}
-	return string(k.State)
+	return d.State
 }
 
 func runKeyAdd(ctx context.Context, env *Env, o *keyAddCommand) error {
-	a, s, err := env.openWithNewSecret(ctx, protocol.LockAppend, &o.newSecretOptions)
+	a, s, err := env.openWithNewSecret(ctx, false, &o.newSecretOptions)
 	if err != nil {
 		return err
 	}
 	defer a.Close()
 	defer clearSecret(s)
-	key, err := a.AddKey(ctx, s, format.DefaultArgonMemory)
+	key, err := a.AddKey(ctx, s, crypt.DefaultCost(), o.Label)
 	if err != nil {
 		return err
 	}
 	if !env.UI.Quiet() {
-		env.UI.Printf("Added key %s; the archive has %s now.", short(key.ID.String()), count(len(a.Root().Slots), "key"))
+		env.UI.Printf("Added key %s; the archive now has %s.", key.ID, count(len(a.Keys()), "key"))
 	}
 	return env.UI.Result(struct {
 		Key keyJSON `json:"key"`
@@ -128,102 +117,124 @@ func runKeyAdd(ctx context.Context, env *Env, o *keyAddCommand) error {
 }
 
 func runKeyChange(ctx context.Context, env *Env, o *keyChangeCommand) error {
-	a, s, err := env.openWithNewSecret(ctx, protocol.LockExclusive, &o.newSecretOptions)
+	a, s, err := env.openWithNewSecret(ctx, true, &o.newSecretOptions)
 	if err != nil {
 		return err
 	}
 	defer a.Close()
 	defer clearSecret(s)
-	added, removed, err := a.ReplaceKey(ctx, s, format.DefaultArgonMemory)
+	added, removed, err := a.ReplaceKey(ctx, a.OpenedBy(), s, crypt.DefaultCost(), o.Label)
 	env.forgetRemoved(a)
-	deleted, err := env.afterRemoval(ctx, err)
 	if err != nil {
 		return err
 	}
 	if !env.UI.Quiet() {
-		env.UI.Printf("Key %s took the place of key %s.", short(added.ID.String()), short(removed.ID.String()))
+		env.UI.Printf("Replaced key %s with %s.", removed.ID, added.ID)
+	}
+	kept, err := env.keptSlot(ctx, a, removed)
+	if err != nil {
+		return err
 	}
 	return env.UI.Result(struct {
 		Key     keyJSON     `json:"key"`
 		Removed removedJSON `json:"removed"`
-	}{keyDocument(added), removedJSON{removed.ID.String(), removed.Opened, deleted}})
+		keptJSON
+	}{keyDocument(added), removedJSON{removed.ID.String(), removed.Opened}, kept})
 }
 
 func runKeyRemove(ctx context.Context, env *Env, o *keyRemoveCommand) error {
-	a, err := env.openBare(ctx, protocol.LockExclusive)
+	opts, err := env.archiveOptions(protocol.LockAppend)
+	if err != nil {
+		return err
+	}
+	var key archive.Key
+	opts.BeforeLock = func(ctx context.Context, a *archive.Archive) (err error) {
+		if err = a.MayAddKey(true); err == nil {
+			key, err = findKey(a.Keys(), o.Args.ID)
+		}
+		if err == nil && key.Opened && len(a.Keys()) > 1 && !o.Yes {
+			err = env.mayRemoveOpened(ctx, key)
+		}
+		return err
+	}
+	a, err := env.openWith(ctx, opts)
 	if err != nil {
 		return err
 	}
 	defer a.Close()
-	id, err := findKey(ctx, a, o.Args.ID)
-	if err != nil {
-		return err
-	}
-	removed, err := a.RemoveKey(ctx, id)
+	removed, err := a.RemoveKey(ctx, key.ID)
 	env.forgetRemoved(a)
 	if errors.Is(err, archive.ErrLastKey) {
 		return exit.With(exit.Failed, err, "add another one first: pinion key add, or pinion key change to replace it")
 	}
-	deleted, err := env.afterRemoval(ctx, err)
 	if err != nil {
 		return err
 	}
 	if removed.Opened {
-		env.UI.Notice("that was the key which was used just now: from now on only the others open the archive")
+		env.UI.Notice("you removed the key you used; the archive now opens with the others only")
 	}
 	if !env.UI.Quiet() {
-		env.UI.Printf("Removed key %s; %s left.", short(id.String()), count(len(a.Root().Slots), "key"))
+		env.UI.Printf("Removed key %s; %s left.", removed.ID, count(len(a.Keys()), "key"))
+	}
+	kept, err := env.keptSlot(ctx, a, removed)
+	if err != nil {
+		return err
 	}
 	return env.UI.Result(struct {
 		Removed removedJSON `json:"removed"`
-	}{removedJSON{id.String(), removed.Opened, deleted}})
+		keptJSON
+	}{removedJSON{removed.ID.String(), removed.Opened}, kept})
 }
 
-// findKey finds the key that the digits of an id mean, among those that the root lists.
-func findKey(ctx context.Context, a *archive.Archive, digits string) (found format.ObjectID, err error) {
+// mayRemoveOpened asks before the key goes that the archive was opened with.
+func (e *Env) mayRemoveOpened(ctx context.Context, key archive.Key) error {
+	yes, err := e.UI.Confirm(ctx, fmt.Sprintf("Remove key %s, the one you used just now?", key.ID))
+	switch {
+	case errors.Is(err, ui.ErrNoTerminal):
+		return exit.With(exit.Failed, fmt.Errorf("key %s is the one that opened the archive; to remove it needs confirmation: %w", key.ID, err),
+			"give another key, or --yes")
+	case err != nil:
+		return err
+	case !yes:
+		return exit.With(exit.Failed, fmt.Errorf("key %s was not removed", key.ID), "")
+	}
+	return nil
+}
+
+// findKey finds the key that the digits of an id mean.
+func findKey(keys []archive.Key, digits string) (found archive.Key, err error) {
 	n := 0
-	for _, ref := range a.Root().Slots {
-		if ref.ID.String()[:len(digits)] == digits {
-			found, n = ref.ID, n+1
+	for _, k := range keys {
+		if strings.HasPrefix(k.ID.String(), digits) {
+			found, n = k, n+1
 		}
 	}
 	switch {
-	case n == 1:
-		return found, nil
 	case n > 1:
 		return found, exit.With(exit.Usage, fmt.Errorf("key remove: several keys begin with %s", digits), "give more digits of the id")
+	case n == 0:
+		return found, exit.With(exit.Failed, fmt.Errorf("key %s: %w", digits, errNotFound), "pinion key list shows the keys")
 	}
-	unlisted, _, err := a.UnlistedSlots(ctx)
-	if err != nil {
-		return found, err
-	}
-	for _, id := range unlisted {
-		if id.String()[:len(digits)] == digits {
-			return found, exit.With(exit.Failed, fmt.Errorf("key slot %s is in the store, but it is none of the archive's keys", short(id.String())),
-				"it opens nothing; pinion check --repair removes it from the store")
-		}
-	}
-	return found, exit.With(exit.Failed, fmt.Errorf("key %s: %w", digits, errNotFound), "pinion key list shows the keys")
+	return found, nil
 }
 
-// openWithNewSecret opens the archive with an append lock to add a key, or with an exclusive one to replace one, and gets
-// the secret of the new key. Nobody is kept waiting while somebody types: it is asked for before the lock is taken. The
-// caller clears it.
-func (e *Env) openWithNewSecret(ctx context.Context, lock protocol.LockMode, from *newSecretOptions) (*archive.Archive, crypt.Secret, error) {
-	o, err := e.archiveOptions(lock)
+// openWithNewSecret opens the archive to add a key, or to replace one, and gets the secret of the new key. Nobody is kept
+// waiting while somebody types: it is asked for before the lock is taken. The caller clears it.
+func (e *Env) openWithNewSecret(ctx context.Context, replace bool, from *newSecretOptions) (*archive.Archive, crypt.Secret, error) {
+	o, err := e.archiveOptions(protocol.LockAppend)
 	if err != nil {
 		return nil, crypt.Secret{}, err
 	}
 	var s crypt.Secret
 	o.BeforeLock = func(ctx context.Context, a *archive.Archive) (err error) {
-		if err = mayAddKey(a, lock == protocol.LockExclusive); err == nil {
+		if err = mayAddKey(a, replace); err == nil {
 			s, err = e.newSecret(ctx, from)
 		}
 		return err
 	}
 	a, err := e.openWith(ctx, o)
 	if err == nil {
-		if err = mayAddKey(a, lock == protocol.LockExclusive); err == nil { // still
+		if err = mayAddKey(a, replace); err == nil { // still
 			return a, s, nil
 		}
 		a.Close()
@@ -245,7 +256,7 @@ func mayAddKey(a *archive.Archive, replace bool) error {
 func (e *Env) newSecret(ctx context.Context, o *newSecretOptions) (crypt.Secret, error) {
 	from := o.source()
 	from.Unattended, from.Prompt, from.Warn = e.Secret.Unattended, e.Secret.Prompt, e.Secret.Warn
-	s, err := from.New(ctx, fmt.Sprintf("New passphrase of %s", e.Dest))
+	s, err := from.New(ctx, fmt.Sprintf("New passphrase for %s", e.Dest))
 	return cryptSecret(s), err
 }
 
@@ -254,20 +265,47 @@ func clearSecret(s crypt.Secret) {
 	clear(s.KeyFile)
 }
 
-// afterRemoval sees to it that a key whose slot the store keeps counts as removed, which it is, but for the warning.
-func (e *Env) afterRemoval(ctx context.Context, err error) (deleted bool, _ error) {
-	var kept *archive.KeptError
+// removedJSON is a key that was removed.
+type removedJSON struct {
+	ID     string `json:"id"`
+	Opened bool   `json:"opened"` // it was the one that this run was opened with
+}
+
+// keptJSON says what the store still has of a key that was removed.
+type keptJSON struct {
+	KeptRoots int `json:"kept_roots"` // older roots with its slot
+	// KeptUntil is when prunes will have removed the last of them; empty where there is none, or never.
+	KeptUntil string `json:"kept_until"`
+}
+
+// keepYear is how long a prune keeps one root a day.
+const keepYear = 365 * 24 * time.Hour
+
+// keptSlot tells how long the store has the slot of a key that was removed. That can't be found out where the connection
+// is lost by now: the key is removed all the same.
+func (e *Env) keptSlot(ctx context.Context, a *archive.Archive, removed archive.Key) (keptJSON, error) {
+	n, err := a.KeptWith(ctx, removed.ID)
 	switch {
-	case !errors.As(err, &kept):
-		return err == nil, err
 	case ctx.Err() != nil:
-		return false, err
-	case errors.Is(err, archive.ErrAppendOnly):
-		e.UI.Warn("the store only appends, so the key's slot %s stays there; the archive no longer lists it", short(kept.Slot.String()))
-	default:
-		e.UI.Warn("the key is removed, but %v; pinion check --repair removes it there", kept)
+		return keptJSON{}, err
+	case err != nil:
+		e.UI.Warn("the key is removed, but which older roots still have its slot is not known: %v", err)
+		return keptJSON{}, nil
+	case n == 0:
+		return keptJSON{}, nil
 	}
-	return false, nil
+	have := count(n, "older root") + " in the store still have"
+	if n == 1 {
+		have = "1 older root in the store still has"
+	}
+	have += " its key slot: whoever gets at one and has the old secret can open the archive"
+	if a.KeepsForEver() {
+		e.UI.Notice("%s; the store is append-only and keeps them for ever", have)
+		return keptJSON{KeptRoots: n}, nil
+	}
+	until := e.Now().Add(keepYear)
+	e.UI.Notice("%s; prunes remove them by %s, but always keep the newest %d roots", have, e.showDay(jsonTime(until.UnixNano())), protocol.KeptRoots)
+	return keptJSON{n, jsonTime(until.UnixNano())}, nil
 }
 
 func runKeyForget(env *Env, o *keyForgetCommand) error {

@@ -18,10 +18,10 @@ import (
 	"pinion/protocol"
 )
 
-// exportJSON is the document of key export and key import.
+// exportJSON is the document of key export.
 type exportJSON struct {
-	ID   string `json:"id"`
-	File string `json:"file"`
+	File string    `json:"file"`
+	Keys []keyJSON `json:"keys"` // whose slots are in it
 }
 
 func runKeyExport(ctx context.Context, env *Env, o *keyExportCommand) error {
@@ -34,92 +34,109 @@ func runKeyExport(ctx context.Context, env *Env, o *keyExportCommand) error {
 		return err
 	}
 	defer a.Close()
-	id, object, err := a.OpenedSlot(ctx)
-	if err != nil {
-		return err
-	}
-	if err := durable.WriteNew(path, object); errors.Is(err, fs.ErrExist) {
+	if err := durable.WriteNew(path, a.Export()); errors.Is(err, fs.ErrExist) {
 		return fileExists(path)
 	} else if err != nil {
-		return fmt.Errorf("export key %s: %w", short(id.String()), err)
+		return fmt.Errorf("export the key slots: %w", err)
+	}
+	doc := exportJSON{File: path, Keys: []keyJSON{}}
+	for _, k := range a.Keys() {
+		doc.Keys = append(doc.Keys, keyDocument(k))
 	}
 	if !env.UI.Quiet() {
-		env.UI.Printf("Wrote the slot of key %s to %s.", short(id.String()), ui.Quote(path))
+		env.UI.Printf("Wrote %s to %s.", count(len(doc.Keys), "key slot"), ui.Quote(path))
 	}
-	env.UI.Notice("it is sealed: without the same secret it opens nothing. Keep it away from this machine and from the store")
-	return env.UI.Result(exportJSON{id.String(), path})
+	env.UI.Notice("it opens nothing without one of their secrets; keep it away from this machine and from the store")
+	return env.UI.Result(doc)
 }
 
 func fileExists(path string) error {
-	return exit.With(exit.Failed, fmt.Errorf("%s is there already", ui.Quote(path)), "choose another name: nothing is overwritten")
+	return exit.With(exit.Failed, fmt.Errorf("%s exists already", ui.Quote(path)), "choose another name: nothing is overwritten")
+}
+
+// importJSON is the document of key import.
+type importJSON struct {
+	File string    `json:"file"`
+	Keys []keyJSON `json:"keys"` // that the archive didn't have
 }
 
 func runKeyImport(ctx context.Context, env *Env, o *keyImportCommand) error {
-	slot, err := readSlotFile(ctx, o.Args.File)
+	untrusted, err := readExport(ctx, o.Args.File)
 	if err != nil {
 		return err
 	}
-	opts, err := env.archiveOptions(protocol.LockExclusive)
-	if err != nil {
-		return err
+	if _, err := archive.ParseExport(untrusted); err != nil {
+		return notExport(o.Args.File, err)
 	}
-	// Only a slot that opens the archive may take the place of what is in the store.
-	opts.Slot, opts.Remembered = slot, nil
-	a, err := env.openWith(ctx, opts)
-	if errors.Is(err, archive.ErrRemoved) {
-		return exit.With(exit.WrongKey, fmt.Errorf("the key slot in %s: %w", ui.Quote(o.Args.File), err),
-			"the secret is the right one, but the archive no longer has this key; pinion key list, given another one, shows those that it has")
-	}
-	if errors.Is(err, archive.ErrWrongKey) {
-		return exit.With(exit.WrongKey, fmt.Errorf("the key slot in %s: %w", ui.Quote(o.Args.File), err), "give the secret that it was exported with")
-	}
+	a, err := env.openBare(ctx, protocol.LockAppend)
 	if err != nil {
 		return err
 	}
 	defer a.Close()
-	put, err := a.PutBack(ctx)
+	export, err := a.OpenExport(untrusted)
+	if err != nil {
+		return notExport(o.Args.File, err)
+	}
+	added, err := a.ImportKeys(ctx, export)
+	if errors.Is(err, archive.ErrKeysFull) {
+		return exit.With(exit.Failed, err, "remove one first: pinion key list, pinion key remove ID")
+	}
 	if err != nil {
 		return err
 	}
-	id := slot.ID.String()
-	switch {
-	case env.UI.Quiet():
-	case put:
-		env.UI.Printf("Put the slot of key %s back into the store.", short(id))
-	default:
-		env.UI.Printf("The store has the slot of key %s.", short(id))
+	doc := importJSON{File: o.Args.File, Keys: []keyJSON{}}
+	for _, k := range added {
+		doc.Keys = append(doc.Keys, keyDocument(k))
+		if !env.UI.Quiet() {
+			env.UI.Printf("Added key %s.", k.ID)
+		}
 	}
-	return env.UI.Result(struct {
-		exportJSON
-		Put bool `json:"put"`
-	}{exportJSON{id, o.Args.File}, put})
+	if len(added) == 0 && !env.UI.Quiet() {
+		env.UI.Printf("All keys in it are already in the archive; nothing to do.")
+	}
+	return env.UI.Result(doc)
 }
 
-// readSlotFile reads a key slot from a file that a person named. It may be a pipe, which nobody writes to, perhaps.
-func readSlotFile(ctx context.Context, path string) (*format.KeySlot, error) {
+// notExport is the error for a file that is not a key export, or not one of the archive's.
+func notExport(path string, err error) error {
+	return exit.With(exit.Failed, fmt.Errorf("%s is not a key export of this archive: %w", ui.Quote(path), err), "pinion key export writes such files")
+}
+
+// readExport reads a key export from a file that a person named. It may be a pipe, which nobody writes to, perhaps.
+func readExport(ctx context.Context, path string) (untrusted []byte, err error) {
 	type answer struct {
 		content []byte
 		err     error
 	}
 	done := make(chan answer, 1)
 	go func() {
-		content, err := readUpTo(path, format.MaxKeySlot+1)
+		content, err := readUpTo(path, format.MaxRoot+1)
 		done <- answer{content, err}
 	}()
-	var got answer
 	select {
-	case got = <-done:
+	case got := <-done:
+		if got.err != nil {
+			return nil, fmt.Errorf("read a key export: %w", got.err)
+		}
+		return got.content, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	if got.err != nil {
-		return nil, fmt.Errorf("read a key slot: %w", got.err)
+}
+
+// readKeyExport reads the file that --key-export names.
+func (e *Env) readKeyExport(ctx context.Context) error {
+	if e.keyExportFile == "" {
+		return nil
 	}
-	slot, err := archive.ParseSlotObject(got.content)
+	untrusted, err := readExport(ctx, e.keyExportFile)
 	if err != nil {
-		return nil, exit.With(exit.Failed, fmt.Errorf("%s holds no key slot: %w", ui.Quote(path), err), "pinion key export writes such files")
+		return fmt.Errorf("--key-export: %w", err)
 	}
-	return slot, nil
+	if e.keyExport, err = archive.ParseExport(untrusted); err != nil {
+		return exit.With(exit.Failed, fmt.Errorf("--key-export: %s is not a key export: %w", ui.Quote(e.keyExportFile), err), "pinion key export writes such files")
+	}
+	return nil
 }
 
 // readUpTo reads the first max bytes of a file.
@@ -132,12 +149,12 @@ func readUpTo(path string, max int64) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, max))
 }
 
-func runKeyRecovery(ctx context.Context, env *Env) error {
+func runKeyRecovery(ctx context.Context, env *Env, o *keyRecoveryCommand) error {
 	if env.UI.JSON() {
-		return exit.Usagef("key recovery: with --json it would be written down by a program; it is for paper")
+		return exit.Usagef("key recovery: --json can't be used: the key is for paper, not for a program")
 	}
 	if !env.UI.OnTerminal() {
-		return exit.UsageHint("run it on a terminal, with its output not going into a file or another program", "key recovery: standard output is no terminal")
+		return exit.UsageHint("run it on a terminal, without redirecting its output", "key recovery: standard output is not a terminal")
 	}
 	a, err := env.openBare(ctx, protocol.LockAppend)
 	if err != nil {
@@ -151,13 +168,12 @@ func runKeyRecovery(ctx context.Context, env *Env) error {
 	defer clear(key)
 	text := secret.RecoveryText(key)
 	defer clear(text)
-	added, err := a.AddKey(ctx, crypt.Secret{KeyFile: key}, 0)
+	added, err := a.AddKey(ctx, crypt.Secret{KeyFile: key}, crypt.Cost{}, o.Label)
 	if err != nil {
 		return err
 	}
-	env.UI.Printf("Recovery key %s of %s:", short(added.ID.String()), env.Dest)
+	env.UI.Printf("Recovery key %s of %s:", added.ID, env.Dest)
 	env.UI.Printf("%s", text)
-	env.UI.Notice("write it down now: it is shown this once. It opens the archive like a passphrase, wherever that is asked for; " +
-		"big and small letters are the same, and the dashes may be left out")
+	env.UI.Notice("Write it down: it is not shown again. Use it wherever a passphrase is asked for. Case, dashes and spaces don't matter.")
 	return nil
 }

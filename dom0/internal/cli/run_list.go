@@ -50,7 +50,7 @@ type sessionVolumeJSON struct {
 func archiveDocument(r *format.Root) archiveJSON {
 	return archiveJSON{
 		ID: r.Archive.String(), Branch: r.Branch.String(), Generation: r.Generation,
-		ChunkSize: r.Params.ChunkSize, Updated: jsonTime(r.Written), StoredBytes: r.Stored,
+		ChunkSize: r.ChunkSize, Updated: jsonTime(r.Written), StoredBytes: r.Stored,
 	}
 }
 

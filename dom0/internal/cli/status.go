@@ -11,7 +11,6 @@ import (
 	"pinion/dom0/internal/state"
 	"pinion/dom0/internal/store"
 	"pinion/dom0/internal/target"
-	"pinion/protocol"
 )
 
 // statusOf is the one place where errors become exit statuses. An error that carries its status has the last word.
@@ -20,32 +19,40 @@ func statusOf(err error) (status exit.Status, hint string) {
 		return e.Status, e.Hint
 	}
 	var damage *archive.DamageError
+	var root *archive.RootError
+	var older *archive.OlderError
 	var badState *state.DamagedError
 	switch {
 	case errors.Is(err, format.ErrNewer):
 		return exit.Failed, "it needs a newer pinion"
-	case errors.Is(err, archive.ErrManySlots):
-		return exit.Damaged, "from a host that knows the archive, pinion check --repair removes what doesn't belong there; pinion key import opens it with a slot that was exported"
 	case errors.Is(err, archive.ErrDoubt):
 		return exit.Damaged, "pinion check --repair reads everything and finds out; then run this again"
-	case errors.As(err, &damage) && damage.Object == "keys":
-		return exit.Damaged, "pinion check --repair on a host that used this archive, or pinion key import FILE, puts a key slot back"
-	case errors.As(err, &damage) && damage.Object == protocol.RootName:
+	case errors.As(err, &root):
 		return exit.Damaged, "pinion check --repair on a host that used this archive puts its root back; pinion check --roots shows what is there"
 	case errors.As(err, &damage):
-		return exit.Damaged, "pinion check lists all damage, pinion check --repair --read-data mends what can be mended"
+		return exit.Damaged, "pinion check lists all damage, pinion check --repair --read-data repairs what it can"
 	case errors.Is(err, archive.ErrUnmounted):
 		return exit.NoArchive, "if it was removed on purpose, pinion init --allow-rollback makes a new one"
 	case errors.Is(err, archive.ErrNoArchive) && errors.Is(err, archive.ErrNotEmpty):
-		return exit.NoArchive, "a copy that isn't complete is gone on with by the same pinion copy; its root may be lost, too: pinion check --roots lists the older ones; see \"the root is missing\" in docs/operation.md"
+		return exit.NoArchive, "if a first copy was interrupted, run the same pinion copy again; see \"the root is missing\" in docs/operation.md"
 	case errors.Is(err, archive.ErrNoArchive):
 		return exit.NoArchive, "if one was there, is the disk mounted? to create one: pinion init"
+	case errors.Is(err, archive.ErrSlow):
+		return exit.WrongKey, "if it may be the right one, --slow-key tries it"
+	case errors.Is(err, archive.ErrNoMemory):
+		return exit.Failed, "stop other programs, or use a key file or a recovery key, which need no memory"
 	case errors.Is(err, archive.ErrWrongKey):
 		return exit.WrongKey, ""
+	case errors.Is(err, archive.ErrNoRoot):
+		return exit.Failed, "pinion check --roots lists the roots of the store"
+	case errors.Is(err, archive.ErrSeveral):
+		return exit.Usage, "give the whole name of one; pinion check --roots shows them"
+	case errors.As(err, &older):
+		return exit.RolledBack, "pinion check --repair puts the newest root back that this host saw; pinion check --roots lists what is there"
 	case errors.Is(err, archive.ErrRolledBack):
 		return exit.RolledBack, "if you know why, for example because you put back an old copy, accept it with --allow-rollback"
 	case errors.Is(err, archive.ErrAdopt):
-		return exit.NeedsAdopt, "--adopt makes this place the one that is written to from now on"
+		return exit.NeedsAdopt, "use --adopt to back up here from now on"
 	case errors.Is(err, archive.ErrNotEmpty):
 		return exit.Failed, "choose another place; pinion list shows what an archive there holds"
 	case errors.Is(err, context.Canceled):
@@ -63,13 +70,17 @@ func statusOfStore(err error, badState *state.DamagedError) (status exit.Status,
 	case errors.Is(err, store.ErrLocked):
 		return exit.Locked, "--wait waits for it"
 	case errors.Is(err, store.ErrConflict):
-		return exit.Locked, "another command is using the archive; --wait waits for it"
+		return exit.Failed, "another command committed meanwhile; run this one again"
 	case errors.Is(err, store.ErrNoSpace):
 		return exit.StoreFull, "make room in the store, for example with pinion prune; the next run sends nothing twice that had arrived"
 	case errors.Is(err, store.ErrReadOnly):
 		return exit.Failed, "commands that only read work; to write, look at the mount, the directory's owner, and read-only in the helper's configuration"
-	case errors.Is(err, store.ErrNotFound):
-		return exit.Failed, "make the directory that it is to be in, or mount its disk"
+	case errors.Is(err, store.ErrMissing):
+		return exit.Failed, "create its parent directory, or mount the disk"
+	case errors.Is(err, store.ErrFailed), errors.Is(err, store.ErrUnreadable):
+		return exit.Failed, "look at the store's disk, then run the same command again"
+	case errors.Is(err, store.ErrRefused):
+		return exit.Failed, "the store keeps its newest roots, and those of the last 30 days"
 	case errors.Is(err, store.ErrTimeout):
 		return exit.Failed, "see whether the store's disk and machine still work, then run the same command again"
 	case errors.Is(err, store.ErrProtocol), errors.Is(err, store.ErrGone):

@@ -3,12 +3,12 @@ package format_test
 import (
 	"bytes"
 	"crypto/sha256"
-	"errors"
 	"reflect"
 	"testing"
 
 	"pinion/dom0/internal/format"
 	ft "pinion/dom0/internal/formattest"
+	"pinion/protocol/wire"
 )
 
 var update = ft.UpdateFlag()
@@ -55,12 +55,32 @@ func parseTrailer(b []byte) (*trailer, error) {
 	return &trailer{n}, err
 }
 
-func parseSlot(b []byte) (*format.KeySlot, error) {
-	var id format.ObjectID
-	if at := format.KeySlotHeader - 32 - 16; len(b) >= at+16 {
-		copy(id[:], b[at:])
+// rootBody is what is sealed of a root, behind the clear part of the golden one.
+type rootBody struct{ *format.Root }
+
+func (r *rootBody) Append(b []byte) []byte { return r.AppendBody(b) }
+
+func parseRoot(b []byte) (*rootBody, error) {
+	c := clearPart()
+	r, err := format.ParseRoot(&c, b)
+	if r == nil {
+		return nil, err
 	}
-	return format.ParseKeySlot(b, id)
+	return &rootBody{r}, err
+}
+
+// exportBody is what is sealed of a key export, likewise.
+type exportBody struct{ *format.KeyExport }
+
+func (e *exportBody) Append(b []byte) []byte { return e.AppendBody(b) }
+
+func parseExport(b []byte) (*exportBody, error) {
+	c := clearPart()
+	e, err := format.ParseKeyExport(&c, b)
+	if e == nil {
+		return nil, err
+	}
+	return &exportBody{e}, err
 }
 
 // fixSlot gives a slot the checksum that it should have.
@@ -91,7 +111,7 @@ func fill(b []byte, with byte) {
 }
 
 func slot(kdf format.KDF) *format.KeySlot {
-	s := &format.KeySlot{ID: ft.ID(0x10), KDF: kdf}
+	s := &format.KeySlot{KDF: kdf}
 	if kdf == format.KDFArgon2id {
 		s.Memory, s.Time, s.Threads = format.DefaultArgonMemory, format.DefaultArgonTime, format.DefaultArgonLanes
 	}
@@ -102,22 +122,74 @@ func slot(kdf format.KDF) *format.KeySlot {
 	return s
 }
 
+// extension is one that this version doesn't know.
+func extension(class wire.ExtensionClass, number uint16, data string) wire.Extension {
+	return wire.Extension{Tag: uint16(class)<<14 | number, Data: []byte(data)}
+}
+
+// extensions are one of each class that is read.
+func extensions() format.Extensions {
+	return format.Extensions{
+		extension(wire.Keep, 1, "kept"), extension(wire.DropOnChange, 1, ""), extension(wire.NeededToWrite, 1, "write"),
+	}
+}
+
+// clearPart is that of the golden root: a slot for a key file and one of a
+// derivation that this version doesn't know.
+func clearPart() format.Clear {
+	newer := ft.Checksummed(append([]byte{9}, make([]byte, format.MinKeySlot-1-32)...))
+	return format.Clear{Archive: ft.Archive(), Branch: ft.ID(0xb0), Generation: 7, Slots: [][]byte{slot(format.KDFKeyFile).Append(nil), newer}}
+}
+
 func root() *format.Root {
 	return &format.Root{
-		Archive: ft.Archive(), Branch: ft.ID(0xb0), Generation: 7,
-		Params: format.Params{
-			Hash: format.HashBLAKE2b, Cipher: format.CipherXChaCha20Poly1305, ChunkSize: 128 << 10,
-			Compression: format.Compression{Method: format.CompressZstd, Level: 1},
-		},
-		NextSeq: 4, Sessions: 2, SessionTop: ft.Blob(0x20), VolumeTable: ft.Blob(0x40), Stored: 123456789,
+		Clear: clearPart(), ChunkSize: 128 << 10, Compression: format.Compression{Method: format.CompressZstd, Level: 1},
+		NextSeq: 4, Sessions: 2, SessionTop: ft.Blob(0x20), VolumeTable: ft.Blob(0x40), Removed: ft.Blob(0x60), Stored: 123456789,
 		PrunedAt: 5, Heal: 6, HostID: ft.ID(0xc0), Host: "dom0", Written: 1795000000123456789,
-		Slots: []format.KeySlotRef{{ID: ft.ID(0x10), Created: 1795000000000000000}},
-		Index: []format.IndexRef{
-			{Object: ft.ID(0xd0), Run: 1, Level: 2, Entries: 9999, Size: 460000},
-			{Object: ft.ID(0xe0), Run: 2, Entries: 12, Size: 700},
+		SlotInfo: []format.SlotInfo{{Label: "key file in the safe", Created: 1795000000000000000}, {Created: -1}},
+		Index: []format.IndexRun{
+			{Level: 2, Entries: 400000, List: true, Object: ft.ID(0xd0), Size: 4152},
+			{Entries: 12, Object: ft.ID(0xe0), Size: 4152},
+		},
+		Needed: []format.NeededTag{
+			{Structure: format.StructSession, Tag: 0x8001}, {Structure: format.StructSession, Tag: 0xc001}, {Structure: format.StructVolumeRecord, Tag: 0x8001},
 		},
 		Predecessors: []format.RootHash{format.RootHash(ft.ID(0xf0)), format.RootHash(ft.ID(0x01))},
 	}
+}
+
+func toc() *format.TOC {
+	return &format.TOC{Generation: 7, Kind: format.PackData, Blobs: []format.TOCBlob{
+		{Type: format.BlobChunk, ID: ft.Blob(0x20), Length: 131123}, {Type: format.BlobChunk, ID: ft.Blob(0x40), Length: 51},
+	}}
+}
+
+func record() *format.VolumeRecord {
+	return &format.VolumeRecord{
+		Volume: ft.ID(0x50), Domain: 1, Size: 1 << 30, Data: 3 << 17, Source: format.SourceDevice, Top: ft.Blob(0x20),
+	}
+}
+
+func table() *format.VolumeTable {
+	return &format.VolumeTable{
+		Generation: 7, Edits: 2,
+		Volumes: []format.NamedVolume{
+			{ID: ft.ID(0x51), Name: "home"}, {ID: ft.ID(0x50), Domain: 1, Name: "work:private"}, {ID: ft.ID(0x52), Name: "übung"},
+		},
+		Qubes:      []format.NamedQube{{ID: ft.ID(0x90), Name: "dom0"}, {ID: ft.ID(0x91), Name: "work"}},
+		Removed:    []format.ObjectID{ft.ID(0x93), ft.ID(0x92)},
+		NextDomain: 4, Domains: []format.NamedDomain{{Number: 1, Name: "work"}, {Number: 3, Name: "banking"}},
+	}
+}
+
+func indexList() *format.IndexList {
+	return &format.IndexList{Objects: []format.IndexListItem{
+		{Object: ft.ID(0xd1), Entries: 186000, Size: 8_368_184}, {Object: ft.ID(0x02), Entries: 214000, Size: 8_368_184},
+	}}
+}
+
+func removed() *format.RemovedNumbers {
+	return &format.RemovedNumbers{Generation: 7, Ranges: []format.SeqRange{{First: 1, Last: 1}, {First: 3, Last: 40}}}
 }
 
 func node() *format.Node {
@@ -128,19 +200,22 @@ func node() *format.Node {
 
 func session() *format.Session {
 	return &format.Session{
-		ID: ft.ID(0x30), Seq: 3, Time: 1795000000123456789, ZoneOffset: -3 * 3600, Zone: "-03", Host: "dom0",
+		Generation: 7, Edits: 1, ID: ft.ID(0x30), Seq: 3, Time: 1795000000123456789, ZoneOffset: -3 * 3600, Zone: "-03", Host: "dom0",
 		Volumes: []format.SessionVolume{
-			{Volume: ft.ID(0x50), Record: ft.Blob(0x70), Size: 1 << 30, Stored: 5000, NewChunks: 3, Mode: format.ModeScan, Live: true},
-			{Volume: ft.ID(0x51), Record: ft.Blob(0x71), Mode: format.ModeFull},
+			{Volume: ft.ID(0x50), Record: ft.Blob(0x70), Size: 1 << 30, Stored: 5000, NewChunks: 3, Mode: format.ModeScan,
+				Marks: format.MarkLive | format.MarkChanged},
+			{Volume: ft.ID(0x51), Record: ft.Blob(0x71), Mode: format.ModeFull, Marks: format.MarkImported | 1<<15,
+				Imported: 1700000000000000000},
 		},
 	}
 }
 
 func leaf() *format.SessionLeaf {
-	return &format.SessionLeaf{Entries: []format.SessionEntry{
-		{ID: ft.ID(0x30), Blob: ft.Blob(0x70), Seq: 33, Time: 1795000000123456789,
+	return &format.SessionLeaf{Generation: 7, Entries: []format.SessionEntry{
+		{ID: ft.ID(0x30), Blob: ft.Blob(0x70), Seq: 33, Time: 1795000000123456789, Stored: 5000,
 			Tags: []format.Tag{{Name: "keep", Text: "before the update"}, {Name: "x"}}},
-		{ID: ft.ID(0x31), Blob: ft.Blob(0x71), Seq: 63, Time: -1},
+		{Seq: 34, State: format.EntryLost, Reason: format.ReasonRollback, Noted: 6},
+		{ID: ft.ID(0x31), Blob: ft.Blob(0x71), Seq: 63, Time: -1, State: format.EntryUnacknowledged, Reason: format.ReasonRepair, Noted: 7},
 	}}
 }
 
@@ -151,6 +226,7 @@ func sessionWithQubes() *format.Session {
 		{Qube: ft.ID(0x90), Config: ft.Blob(0x91), Running: true, State: 1794900000000000000},
 		{Qube: ft.ID(0x10), Config: ft.Blob(0x91)},
 	}
+	s.Removed = []format.ObjectID{ft.ID(0x53), ft.ID(0x92)}
 	return s
 }
 
@@ -177,38 +253,34 @@ func qube() *format.QubeConfig {
 }
 
 func vectors() []vector {
+	clear, plainRoot := clearPart(), root()
+	extRoot := root()
+	extRoot.Ext, extRoot.Index = extensions(), nil
 	return []vector{
-		{"key-slot-passphrase", slot(format.KDFArgon2id), parser(parseSlot), fixSlot},
-		{"key-slot-key-file", slot(format.KDFKeyFile), parser(parseSlot), fixSlot},
-		{"root", root(), parser(format.ParseRoot), nil},
-		{"table-of-contents", &format.TOC{Generation: 7, Kind: format.PackData, Blobs: []format.TOCBlob{
-			{Type: format.BlobChunk, ID: ft.Blob(0x20), Length: 131113}, {Type: format.BlobChunk, ID: ft.Blob(0x40), Length: 41},
-		}}, parser(format.ParseTOC), nil},
+		{"key-slot-passphrase", slot(format.KDFArgon2id), parser(format.ParseKeySlot), fixSlot},
+		{"key-slot-key-file", slot(format.KDFKeyFile), parser(format.ParseKeySlot), fixSlot},
+		{"clear-part", &clear, parser(format.ParseClear), nil},
+		{"root", &rootBody{plainRoot}, parser(parseRoot), nil},
+		{"root-extended", &rootBody{extRoot}, parser(parseRoot), nil},
+		{"key-export", &exportBody{&format.KeyExport{Clear: clear, ChunkSize: 128 << 10, Time: 1795000000123456789}}, parser(parseExport), nil},
+		{"table-of-contents", toc(), parser(format.ParseTOC), nil},
 		{"pack-trailer", &trailer{format.SealedTOCSize(2)}, parser(parseTrailer), nil},
+		{"index-list", indexList(), parser(format.ParseIndexList), nil},
 		{"tree-node", node(), parser(parseNode), nil},
-		{"volume-record", &format.VolumeRecord{
-			Volume: ft.ID(0x50), Size: 1 << 30, Data: 3 << 17, Source: format.SourceDevice, Top: ft.Blob(0x20),
-		}, parser(format.ParseVolumeRecord), nil},
+		{"volume-record", record(), parser(format.ParseVolumeRecord), nil},
 		{"volume-record-empty", &format.VolumeRecord{Volume: ft.ID(0x51), Source: format.SourceFile}, parser(format.ParseVolumeRecord), nil},
-		{"volume-record-thin", &format.VolumeRecord{
-			Volume: ft.ID(0x52), Size: 20 << 30, Data: 1 << 17, Source: format.SourceLVMThin, Top: ft.Blob(0x21),
+		{"volume-record-extended", &format.VolumeRecord{
+			Volume: ft.ID(0x52), Size: 20 << 30, Data: 1 << 17, Source: 99, Top: ft.Blob(0x21), Ext: extensions(),
 		}, parser(format.ParseVolumeRecord), nil},
-		{"volume-record-reflink", &format.VolumeRecord{
-			Volume: ft.ID(0x53), Size: 10<<30 + 1, Data: 1, Source: format.SourceReflink, Top: ft.Blob(0x22),
-		}, parser(format.ParseVolumeRecord), nil},
-		{"volume-table", &format.VolumeTable{Volumes: []format.NamedVolume{
-			{ID: ft.ID(0x51), Name: "home"}, {ID: ft.ID(0x50), Name: "work:private"}, {ID: ft.ID(0x52), Name: "übung"},
-		}}, parser(format.ParseVolumeTable), nil},
-		{"volume-table-qubes", &format.VolumeTable{
-			Volumes: []format.NamedVolume{{ID: ft.ID(0x50), Name: "work:private"}},
-			Qubes:   []format.NamedVolume{{ID: ft.ID(0x90), Name: "dom0"}, {ID: ft.ID(0x91), Name: "work"}},
-		}, parser(format.ParseVolumeTable), nil},
+		{"volume-table", table(), parser(format.ParseVolumeTable), nil},
+		{"volume-table-empty", &format.VolumeTable{NextDomain: 1}, parser(format.ParseVolumeTable), nil},
 		{"session", session(), parser(format.ParseSession), nil},
 		{"session-qubes", sessionWithQubes(), parser(format.ParseSession), nil},
+		{"session-leaf", leaf(), parser(parseLeaf), nil},
+		{"removed-numbers", removed(), parser(format.ParseRemovedNumbers), nil},
 		{"qube-config", qube(), parser(format.ParseQubeConfig), nil},
 		{"qube-config-dom0", &format.QubeConfig{Name: "dom0", Class: "AdminVM", Globals: []format.QubePair{{Name: "clockvm", Value: "sys-net"}}},
 			parser(format.ParseQubeConfig), nil},
-		{"session-leaf", leaf(), parser(parseLeaf), nil},
 		{"lock-note", &format.LockNote{
 			HostID: ft.ID(0xc0), Host: "dom0", Command: "backup", Process: 4321, Time: 1795000000123456789,
 		}, parser(format.ParseLockNote), nil},
@@ -277,55 +349,5 @@ func checkOneReading(t *testing.T, v vector, in []byte) {
 		t.Errorf("%s: %x gave %+v beside the error %v", v.name, in, got, err)
 	case err == nil && !bytes.Equal(got.Append(nil), in):
 		t.Errorf("%s: %x became %+v became %x", v.name, in, got, got.Append(nil))
-	}
-}
-
-// TestNewerVersions: a version that is not known yet is told apart from
-// rubbish, whatever comes behind it.
-func TestNewerVersions(t *testing.T) {
-	versionAt := map[string]int{
-		"key-slot-passphrase": 7, "key-slot-key-file": 7, "pack-trailer": 11, "tree-node": 0, "volume-record": 0,
-		"volume-record-empty": 0, "volume-record-thin": 0, "volume-record-reflink": 0, "volume-table": 0, "session": 0, "session-leaf": 0,
-		"volume-table-qubes": 0, "session-qubes": 0, "qube-config": 0, "qube-config-dom0": 0,
-	}
-	newest := map[string]byte{"volume-table": 2, "session": 2, "volume-table-qubes": 2, "session-qubes": 2}
-	for _, v := range vectors() {
-		at, ok := versionAt[v.name]
-		if !ok {
-			continue // sealed behind a header of its own
-		}
-		delete(versionAt, v.name)
-		b := ft.Read(t, v.name)
-		b[at] = max(format.Version, newest[v.name]) + 1
-		if _, err := v.parse(b); !errors.Is(err, format.ErrNewer) {
-			t.Errorf("%s: version %d gives %v", v.name, b[at], err)
-		}
-		b[at] = 0
-		if _, err := v.parse(b); err == nil || errors.Is(err, format.ErrNewer) {
-			t.Errorf("%s: version 0 gives %v", v.name, err)
-		}
-	}
-	if len(versionAt) > 0 {
-		t.Errorf("no vectors %v", versionAt)
-	}
-	for _, k := range []format.Kind{format.KindKeySlot, format.KindRoot, format.KindPack, format.KindIndex, format.KindTOC, format.KindLockNote} {
-		h := format.AppendHeader(nil, k)
-		if err := format.CheckHeader(h, k); err != nil || len(h) != format.HeaderSize {
-			t.Errorf("header of a %s: %x, %v", k, h, err)
-		}
-		h[7]++
-		if err := format.CheckHeader(h, k); !errors.Is(err, format.ErrNewer) {
-			t.Errorf("newer %s: %v", k, err)
-		}
-		for i := range 7 {
-			h := format.AppendHeader(nil, k)
-			h[i] ^= 0x20
-			if err := format.CheckHeader(h, k); err == nil || errors.Is(err, format.ErrNewer) {
-				t.Errorf("%s with the header %x: %v", k, h, err)
-			}
-			if err := format.CheckHeader(h[:i], k); err == nil {
-				t.Errorf("%s with %d bytes of header was taken", k, i)
-			}
-		}
 	}
 }

@@ -24,7 +24,7 @@ const (
 	indexListHead = 4
 	indexListItem = 16 + 4 + 4
 
-	maxIndexListItems = (MaxIndexList - HeaderSize - SealOverhead - indexListHead) / indexListItem
+	maxIndexListItems = ((MaxIndexList-HeaderSize-SealOverhead)/PadUnit*PadUnit - indexListHead) / indexListItem
 )
 
 // Append appends the list's encoding, padded.

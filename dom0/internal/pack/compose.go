@@ -13,19 +13,44 @@ type Composition struct {
 	keys *crypt.Keys
 	id   format.ObjectID
 	toc  format.TOC
-	size int64  // bytes of the pack so far
-	list []byte // parts, but for those that are still being gathered
-	from format.ObjectID
-	run  protocol.Range // of from, not in list yet
+	size int64 // bytes of the pack so far
+	runs []copied
 }
 
-// NewComposition starts a pack. generation is that of the root that its writer
-// started from.
+// copied is a stretch of another pack.
+type copied struct {
+	from format.ObjectID
+	at   protocol.Range
+}
+
+// NewComposition starts a pack. kind is not that of a twin. generation is that of
+// the root that its writer started from.
 func NewComposition(keys *crypt.Keys, kind format.PackKind, generation uint64) *Composition {
 	return &Composition{
 		keys: keys, id: format.NewObjectID(), toc: format.TOC{Generation: generation, Kind: kind},
-		size: format.HeaderSize, list: protocol.AppendLiteral(nil, format.AppendHeader(nil, format.KindPack)),
+		size: format.HeaderSize,
 	}
+}
+
+// NewTwinComposition is the twin of a pack of metadata to which no more will be
+// added: it takes from the twins of the same packs.
+func NewTwinComposition(of *Composition) *Composition {
+	twin := &Composition{
+		keys: of.keys, id: of.id.Twin(), toc: twinOf(&of.toc),
+		size: of.size, runs: make([]copied, len(of.runs)),
+	}
+	for i, r := range of.runs {
+		twin.runs[i] = copied{r.from.Twin(), r.at}
+	}
+	return twin
+}
+
+// NewTwinOfFirsts is NewTwinComposition where a twin is missing: it takes the same
+// blobs from the packs that of takes them from.
+func NewTwinOfFirsts(of *Composition) *Composition {
+	twin := NewTwinComposition(of)
+	copy(twin.runs, of.runs)
+	return twin
 }
 
 // Add takes a sealed blob from another pack and says where it will be. Blobs
@@ -34,20 +59,15 @@ func (c *Composition) Add(t format.BlobType, id format.BlobID, from format.Locat
 	at := format.Location{Pack: c.id, Offset: uint32(c.size), Length: from.Length}
 	c.toc.Blobs = append(c.toc.Blobs, format.TOCBlob{Type: t, ID: id, Length: from.Length})
 	c.size += int64(from.Length)
-	if c.run.Len > 0 && c.from == from.Pack && c.run.Off+uint64(c.run.Len) == uint64(from.Offset) {
-		c.run.Len += from.Length
-		return at
+	if n := len(c.runs); n > 0 {
+		last := &c.runs[n-1]
+		if last.from == from.Pack && last.at.Off+uint64(last.at.Len) == uint64(from.Offset) {
+			last.at.Len += from.Length
+			return at
+		}
 	}
-	c.endRun()
-	c.from, c.run = from.Pack, protocol.Range{Off: uint64(from.Offset), Len: from.Length}
+	c.runs = append(c.runs, copied{from.Pack, protocol.Range{Off: uint64(from.Offset), Len: from.Length}})
 	return at
-}
-
-func (c *Composition) endRun() {
-	if c.run.Len > 0 {
-		c.list = protocol.AppendCopy(c.list, protocol.PackName(c.from), c.run)
-	}
-	c.run = protocol.Range{}
 }
 
 // Full reports whether the pack should be finished before another blob.
@@ -61,10 +81,11 @@ func (c *Composition) ID() format.ObjectID { return c.id }
 // Finish seals the table of contents and returns the pack's name, its size in
 // bytes and the part list for the store.
 func (c *Composition) Finish() (name string, size int64, list []byte) {
-	c.endRun()
 	name = protocol.PackName(c.id)
-	plain := c.toc.Append(make([]byte, 0, format.SealedTOCSize(len(c.toc.Blobs))))
-	end := c.keys.SealObject(nil, format.KindTOC, name, plain)
-	end = format.AppendTrailer(end, len(end))
-	return name, c.size + int64(len(end)), protocol.AppendLiteral(c.list, end)
+	list = protocol.AppendLiteral(nil, format.AppendHeader(nil, format.KindPack, 0))
+	for _, r := range c.runs {
+		list = protocol.AppendCopy(list, protocol.PackName(r.from), r.at)
+	}
+	end := appendEnd(nil, c.keys, name, &c.toc)
+	return name, c.size + int64(len(end)), protocol.AppendLiteral(list, end)
 }

@@ -2,13 +2,16 @@
 // contents that packs end with.
 //
 // It owns a pack's bytes while it grows. It promises that a pack is whole and
-// its size known before it is handed over, and that a table that opens was
-// written by this archive for the pack of that name. It never talks to a store.
+// its size known before it is handed over, that the twin of a pack of metadata has
+// the same blobs at the same offsets and the same length, and that a table that
+// opens was written by this archive for the pack of that name. It never talks to
+// a store.
 package pack
 
 import (
 	"fmt"
 
+	"pinion/dom0/internal/blob"
 	"pinion/dom0/internal/crypt"
 	"pinion/dom0/internal/format"
 	"pinion/protocol"
@@ -20,23 +23,25 @@ type Builder struct {
 	id   format.ObjectID
 	toc  format.TOC
 	buf  []byte
+	end  int // of the blobs in buf, once the pack is finished
 }
 
 // NewBuilder starts a pack in buf, which the Builder owns until Finish hands
-// it back. generation is that of the root that the backup started from.
+// it back. kind is not that of a twin. generation is that of the root that the
+// backup started from.
 func NewBuilder(keys *crypt.Keys, kind format.PackKind, generation uint64, buf []byte) *Builder {
 	return &Builder{
 		keys: keys,
 		id:   format.NewObjectID(),
 		toc:  format.TOC{Generation: generation, Kind: kind},
-		buf:  format.AppendHeader(buf[:0], format.KindPack),
+		buf:  format.AppendHeader(buf[:0], format.KindPack, 0),
 	}
 }
 
 // Capacity is the largest pack of blobs of at most chunkSize plain bytes, in
 // bytes: a buffer of that capacity never grows.
 func Capacity(chunkSize int) int {
-	blob := max(chunkSize, format.MaxMetadata) + format.BlobOverhead
+	blob := max(chunkSize, format.MaxMetadata+blob.MaxPadding) + format.BlobOverhead
 	return format.PackTarget + blob + format.MaxSealedTOC + format.TrailerSize
 }
 
@@ -63,17 +68,62 @@ func (b *Builder) ID() format.ObjectID { return b.id }
 // The buffer is the caller's again.
 func (b *Builder) Finish() (name string, object []byte) {
 	name = protocol.PackName(b.id)
-	plain := b.toc.Append(make([]byte, 0, format.SealedTOCSize(len(b.toc.Blobs))))
-	before := len(b.buf)
-	b.buf = b.keys.SealObject(b.buf, format.KindTOC, name, plain)
-	b.buf = format.AppendTrailer(b.buf, len(b.buf)-before)
+	b.end = len(b.buf)
+	b.buf = appendEnd(b.buf, b.keys, name, &b.toc)
 	return name, b.buf
 }
 
-// OpenTOC opens the sealed table of contents of the pack with that id, in
-// place. It promises nothing about the blobs themselves.
-func OpenTOC(keys *crypt.Keys, id format.ObjectID, untrusted []byte) (*format.TOC, error) {
-	plain, err := keys.OpenObject(untrusted, format.KindTOC, protocol.PackName(id))
+// Twin makes the twin of a finished pack of metadata and returns its name and
+// bytes, in memory of its own. What Finish returned must not have changed.
+func (b *Builder) Twin() (name string, object []byte) {
+	toc := twinOf(&b.toc)
+	name = protocol.PackName(b.id.Twin())
+	object = append(make([]byte, 0, len(b.buf)), b.buf[:b.end]...)
+	return name, appendEnd(object, b.keys, name, &toc)
+}
+
+// Other makes the other one of a metadata pack and its twin from the bytes of the
+// pack with that id and table of contents, and returns its name. It checks that the
+// object is as long as the table says, and nothing of the blobs.
+func Other(keys *crypt.Keys, id format.ObjectID, toc *format.TOC, object []byte) (name string, other []byte, err error) {
+	end := format.HeaderSize
+	for _, b := range toc.Blobs {
+		end += int(b.Length)
+	}
+	sealed := format.SealedTOCSize(len(toc.Blobs))
+	if toc.Kind == format.PackData || len(object) != end+sealed+format.TrailerSize {
+		return "", nil, fmt.Errorf("pack %s of kind %d and %d bytes has no twin like it", id, toc.Kind, len(object))
+	}
+	table := *toc
+	table.Kind = format.PackMetadata + format.PackTwin - toc.Kind
+	name = protocol.PackName(id.Twin())
+	other = append(make([]byte, 0, len(object)), object[:end]...)
+	return name, appendEnd(other, keys, name, &table), nil
+}
+
+// twinOf is the table of contents of the twin of a pack with that one.
+func twinOf(toc *format.TOC) format.TOC {
+	if toc.Kind != format.PackMetadata {
+		panic(fmt.Sprintf("pack: a pack of kind %d has no twin", toc.Kind))
+	}
+	twin := *toc
+	twin.Kind = format.PackTwin
+	return twin
+}
+
+// appendEnd appends what follows the blobs of the pack of that name.
+func appendEnd(dst []byte, keys *crypt.Keys, name string, toc *format.TOC) []byte {
+	plain := toc.Append(make([]byte, 0, format.SealedTOCSize(len(toc.Blobs))))
+	before := len(dst)
+	dst = keys.SealTOC(dst, format.AppendHeader(nil, format.KindPack, 0), name, plain)
+	return format.AppendTrailer(dst, len(dst)-before)
+}
+
+// OpenTOC opens the sealed table of contents of the pack with that id, which
+// begins with that header. It changes neither, and promises nothing about the
+// blobs themselves.
+func OpenTOC(keys *crypt.Keys, id format.ObjectID, untrustedHeader, untrusted []byte) (*format.TOC, error) {
+	plain, err := keys.OpenTOC(untrustedHeader, untrusted, protocol.PackName(id))
 	if err != nil {
 		return nil, fmt.Errorf("table of contents %w", err)
 	}

@@ -2,12 +2,13 @@ package pack_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"reflect"
-	"slices"
 	"testing"
 
+	"pinion/dom0/internal/blob"
 	"pinion/dom0/internal/crypt"
 	"pinion/dom0/internal/format"
 	ft "pinion/dom0/internal/formattest"
@@ -30,44 +31,56 @@ func keys(t testing.TB) *crypt.Keys {
 // TestGolden takes a whole pack apart that another implementation put together.
 func TestGolden(t *testing.T) {
 	id := ft.ID(0x90)
-	plains := []string{"the first chunk", "the second one"}
-	toc := &format.TOC{Generation: 7, Kind: format.PackData}
-	object := []byte("PINIONP\x01")
-	for i, plain := range plains {
-		blobID := ft.BlobID(t, format.BlobChunk, []byte(plain))
-		sealed := ft.SealBlob(t, byte(i+1), format.BlobChunk, blobID, append([]byte{0}, plain...))
-		toc.Blobs = append(toc.Blobs, format.TOCBlob{Type: format.BlobChunk, ID: blobID, Length: uint32(len(sealed))})
-		object = append(object, sealed...)
-	}
-	sealedTOC := ft.SealObject(t, 3, format.KindTOC, protocol.PackName(id), toc.Append(nil))
-	object = slices.Concat(object, sealedTOC, []byte{0, 0, 0, byte(len(sealedTOC))}, []byte("PINIONT\x01"))
-	ft.Golden(t, *update, "pack", object)
-	ft.Count(t, 1)
-
-	golden := ft.Read(t, "pack")
-	got, blobs := open(t, keys(t), id, golden)
-	if !reflect.DeepEqual(got, toc) {
-		t.Errorf("table of contents is %+v, want %+v", got, toc)
-	}
-	for i, b := range blobs {
-		if plain, err := keys(t).OpenBlob(b, format.BlobChunk, toc.Blobs[i].ID); err != nil || string(plain) != "\x00"+plains[i] {
-			t.Errorf("blob %d opens to %q, %v", i, plain, err)
+	for _, p := range []struct {
+		name string
+		id   format.ObjectID
+		kind format.PackKind
+		typ  format.BlobType
+	}{
+		{"pack", id, format.PackData, format.BlobChunk},
+		{"metadata", id, format.PackMetadata, format.BlobSession},
+		{"twin", id.Twin(), format.PackTwin, format.BlobSession},
+	} {
+		inners, toc, object := golden(t, p.id, p.kind, p.typ)
+		ft.Golden(t, *update, p.name, object)
+		got, blobs := open(t, keys(t), p.id, ft.Read(t, p.name))
+		if !reflect.DeepEqual(got, toc) {
+			t.Errorf("%s: table of contents is %+v, want %+v", p.name, got, toc)
+		}
+		for i, b := range blobs {
+			if plain, err := keys(t).OpenBlob(b, p.typ, toc.Blobs[i].ID); err != nil || !bytes.Equal(plain, inners[i]) {
+				t.Errorf("%s: blob %d opens to %q, %v", p.name, i, plain, err)
+			}
 		}
 	}
+	ft.Count(t, 3)
+}
+
+// golden is what another implementation makes of two blobs.
+func golden(t *testing.T, id format.ObjectID, kind format.PackKind, typ format.BlobType) (inners [][]byte, toc *format.TOC, object []byte) {
+	t.Helper()
+	toc = &format.TOC{Generation: 7, Kind: kind}
+	object = ft.Header(format.KindPack, 0)
+	for i, plain := range []string{"the first one", "and the second"} {
+		blobID := ft.BlobID(t, typ, 0, []byte(plain))
+		inner := ft.Inner(t, 0, 0, blobID, []byte(plain), []byte(plain), false)
+		sealed := ft.SealBlob(t, byte(i+1), typ, blobID, inner)
+		toc.Blobs = append(toc.Blobs, format.TOCBlob{Type: typ, ID: blobID, Length: uint32(len(sealed))})
+		inners, object = append(inners, inner), append(object, sealed...)
+	}
+	sealedTOC := ft.SealTOC(t, 3, protocol.PackName(id), toc.Append(nil))
+	return inners, toc, binary.BigEndian.AppendUint32(append(object, sealedTOC...), uint32(len(sealedTOC)))
 }
 
 // open takes a pack apart as its readers do: trailer, table, blobs.
 func open(t *testing.T, k *crypt.Keys, id format.ObjectID, object []byte) (*format.TOC, [][]byte) {
 	t.Helper()
-	if err := format.CheckHeader(object, format.KindPack); err != nil {
-		t.Fatal(err)
-	}
 	end := len(object) - format.TrailerSize
 	n, err := format.ParseTrailer(object[end:], int64(len(object)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	toc, err := pack.OpenTOC(k, id, bytes.Clone(object[end-n:end]))
+	toc, err := pack.OpenTOC(k, id, object[:format.HeaderSize], object[end-n:end])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,24 +143,35 @@ func TestBuilder(t *testing.T) {
 // no bit of it can be changed.
 func TestTOCBelongsToItsPack(t *testing.T) {
 	k, id := keys(t), ft.ID(0x90)
-	sealed := ft.SealObject(t, 3, format.KindTOC, protocol.PackName(id), (&format.TOC{
-		Kind: format.PackData, Blobs: []format.TOCBlob{{Type: format.BlobChunk, Length: 50}},
+	header := format.AppendHeader(nil, format.KindPack, 0)
+	sealed := ft.SealTOC(t, 3, protocol.PackName(id), (&format.TOC{
+		Kind: format.PackData, Blobs: []format.TOCBlob{{Type: format.BlobChunk, Length: 51}},
 	}).Append(nil))
-	if _, err := pack.OpenTOC(k, id, bytes.Clone(sealed)); err != nil {
+	if _, err := pack.OpenTOC(k, id, header, sealed); err != nil {
 		t.Fatal(err)
 	}
-	if toc, err := pack.OpenTOC(k, ft.ID(0x91), bytes.Clone(sealed)); !errors.Is(err, crypt.ErrForged) || toc != nil {
+	if toc, err := pack.OpenTOC(k, ft.ID(0x91), header, sealed); !errors.Is(err, crypt.ErrForged) || toc != nil {
 		t.Errorf("the table of another pack: %v, %v", toc, err)
+	}
+	if toc, err := pack.OpenTOC(k, id.Twin(), header, sealed); !errors.Is(err, crypt.ErrForged) || toc != nil {
+		t.Errorf("the table of the twin: %v, %v", toc, err)
 	}
 	for bit := range 8 * len(sealed) {
 		b := bytes.Clone(sealed)
 		b[bit/8] ^= 1 << (bit % 8)
-		if toc, err := pack.OpenTOC(k, id, b); !errors.Is(err, crypt.ErrForged) || toc != nil {
+		if toc, err := pack.OpenTOC(k, id, header, b); !errors.Is(err, crypt.ErrForged) || toc != nil {
 			t.Fatalf("with bit %d flipped: %v, %v", bit, toc, err)
 		}
 	}
-	bad := ft.SealObject(t, 3, format.KindTOC, protocol.PackName(id), []byte("no table"))
-	if toc, err := pack.OpenTOC(k, id, bad); err == nil || toc != nil {
+	for bit := range 8 * len(header) {
+		b := bytes.Clone(header)
+		b[bit/8] ^= 1 << (bit % 8)
+		if toc, err := pack.OpenTOC(k, id, b, sealed); err == nil || toc != nil {
+			t.Fatalf("with bit %d of the header flipped: %v, %v", bit, toc, err)
+		}
+	}
+	bad := ft.SealTOC(t, 3, protocol.PackName(id), []byte("no table"))
+	if toc, err := pack.OpenTOC(k, id, header, bad); err == nil || toc != nil {
 		t.Errorf("a sealed table that is none: %v, %v", toc, err)
 	}
 }
@@ -158,7 +182,7 @@ func TestFullByBytes(t *testing.T) {
 	for _, chunkSize := range []int{format.MinChunkSize, format.DefaultChunkSize, format.MaxChunkSize} {
 		buf := make([]byte, 0, pack.Capacity(chunkSize))
 		b := pack.NewBuilder(keys(t), format.PackData, 1, buf)
-		largest := make([]byte, max(chunkSize, format.MaxMetadata)+format.BlobOverhead)
+		largest := make([]byte, max(chunkSize, format.MaxMetadata+blob.MaxPadding)+format.BlobOverhead)
 		left, many := format.PackTarget-1-format.HeaderSize, format.MaxPackBlobs-2
 		for i := range many {
 			n := left / (many - i)

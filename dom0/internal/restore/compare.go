@@ -33,7 +33,7 @@ func (j *job) compare(ctx context.Context, items []tree.Item) ([]tree.Item, erro
 				if err != nil {
 					return err
 				}
-				differ[first+i] = n < int(length) || hasher.ID(format.BlobChunk, buf[:length]) != it.ID
+				differ[first+i] = n < int(length) || hasher.ID(format.BlobChunk, j.record.Domain, buf[:length]) != it.ID
 				if !differ[first+i] {
 					j.o.Bytes(length)
 				}

@@ -17,7 +17,9 @@ const differGroup = 256
 // Differences calls yield with the ranges in which two states of a volume
 // differ, in bytes, ascending, up to the end of the larger one. It reads only
 // nodes that are not in both trees. What lies below a node that can't be read
-// counts as different. Neighbouring ranges may touch.
+// counts as different, and so does all that isn't a hole in either where the
+// two are of different domains, whose chunks have different names. Neighbouring
+// ranges may touch.
 func Differences(ctx context.Context, a *archive.Archive, old, now *format.VolumeRecord, yield func(source.Range) error) error {
 	chunk := a.ChunkSize()
 	d := &differing{a: a, size: max(old.Size, now.Size), yield: yield}

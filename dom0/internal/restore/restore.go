@@ -249,7 +249,7 @@ func (j *job) fetch(ctx context.Context, items []tree.Item, use func(it tree.Ite
 	if len(items) == 0 {
 		return nil
 	}
-	return j.a.FetchChunks(ctx, items, func(it tree.Item, plain []byte, err error) error {
+	return j.a.FetchChunks(ctx, j.record.Domain, items, func(it tree.Item, plain []byte, err error) error {
 		off, length := Extent(it, j.record.Size, j.a.ChunkSize())
 		if err == nil && int64(len(plain)) != length {
 			err = &archive.DamageError{Object: "chunk", Reason: fmt.Errorf("has %d bytes where %d belong", len(plain), length)}

@@ -24,7 +24,7 @@ const (
 	recoveryDigits = keyDigits + checkDigits
 	groupDigits    = 4
 	recoveryGroups = recoveryDigits / groupDigits
-	purposeCheck   = "pinion 1 recovery key"
+	purposeCheck   = "pinion 2 recovery key"
 )
 
 // ErrNotRecovery says that a text hasn't the shape of a recovery key.

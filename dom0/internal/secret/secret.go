@@ -15,6 +15,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"pinion/dom0/internal/crypt"
 	"pinion/dom0/internal/exit"
 )
 
@@ -222,6 +223,9 @@ func checkNew(pass []byte) error {
 	if utf8.RuneCount(pass) < MinLength {
 		return exit.With(exit.Failed, fmt.Errorf("%w: a new one has at least %d characters", errTyped, MinLength),
 			"a few random words are easier to remember than a few random characters")
+	}
+	if err := crypt.CheckPassphrase(pass); err != nil {
+		return exit.With(exit.Failed, fmt.Errorf("%w: %w", errTyped, err), "choose another passphrase")
 	}
 	// It would be taken for that key wherever it is asked for.
 	if key, err := ParseRecovery(pass); err == nil {

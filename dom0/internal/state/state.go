@@ -2,12 +2,12 @@
 // store can't show an older archive, a fork, or another archive unnoticed.
 //
 // It owns the state directory: which archive stands at a destination, the
-// highest generation seen of every branch, copies of each branch's newest root
-// and of the key slots, and the mark of a backup to a destination that didn't
-// end cleanly. All of it
-// is readable by a person. It promises that a change is durable when it is
-// answered and that two processes don't lose each other's changes. It holds no
-// secrets: copies are as sealed as in the store. It never asks the store.
+// highest generation seen of every branch, a copy of each branch's newest root,
+// whose clear part has the key slots, and the mark of a backup to a destination
+// that didn't end cleanly. All of it is readable by a person. It promises that a
+// change is durable when it is answered and that two processes don't lose each
+// other's changes. It holds no secrets: copies are as sealed as in the store. It
+// never asks the store.
 package state
 
 import (

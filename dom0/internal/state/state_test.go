@@ -78,9 +78,6 @@ func TestNothingKnown(t *testing.T) {
 	if b, err := d.Root(ft.Archive(), ft.ID(1)); b != nil || err != nil {
 		t.Errorf("root %q, %v", b, err)
 	}
-	if b, err := d.Slot(ft.Archive(), ft.ID(1)); b != nil || err != nil {
-		t.Errorf("slot %q, %v", b, err)
-	}
 	if unclean, suspect, err := d.Unclean(ft.Archive(), "file:/a"); unclean || suspect || err != nil {
 		t.Errorf("unclean %v, %v, %v", unclean, suspect, err)
 	}
@@ -94,12 +91,11 @@ func TestNothingKnown(t *testing.T) {
 func TestRemembered(t *testing.T) {
 	d, path := open(t)
 	archive, branch := ft.Archive(), ft.ID(0xb0)
-	known := state.Branch{Generation: 7, RootHash: strings.Repeat("ab", 32), Highest: 9, Written: "file:/a", Slots: []string{ft.ID(1).String()}}
+	known := state.Branch{Generation: 7, RootHash: strings.Repeat("ab", 32), Highest: 9, Written: "file:/a"}
 	for _, err := range []error{
 		d.SetPin("file:/a", archive, branch),
 		d.Update(archive, func(m *state.Memory) { m.Branches[branch.String()] = known }),
 		d.SaveRoot(archive, branch, []byte("root")),
-		d.SaveSlot(archive, ft.ID(1), []byte("slot")),
 		d.MarkUnclean(archive, "file:/a", false),
 	} {
 		if err != nil {
@@ -120,19 +116,8 @@ func TestRemembered(t *testing.T) {
 	if b, err := again.Root(archive, branch); string(b) != "root" || err != nil {
 		t.Errorf("root %q, %v", b, err)
 	}
-	if b, err := again.Slot(archive, ft.ID(1)); string(b) != "slot" || err != nil {
-		t.Errorf("slot %q, %v", b, err)
-	}
 	if unclean, suspect, err := again.Unclean(archive, "file:/a"); !unclean || suspect || err != nil {
 		t.Errorf("unclean %v, %v, %v", unclean, suspect, err)
-	}
-	for range 2 { // one that isn't there is no error
-		if err := again.RemoveSlot(archive, ft.ID(1)); err != nil {
-			t.Errorf("remove a slot: %v", err)
-		}
-	}
-	if b, err := d.Slot(archive, ft.ID(1)); b != nil || err != nil {
-		t.Errorf("a removed slot %q, %v", b, err)
 	}
 	err = filepath.WalkDir(path, func(name string, e os.DirEntry, err error) error {
 		if err != nil {

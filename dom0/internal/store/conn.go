@@ -21,6 +21,7 @@ import (
 //	writer    one; takes the queue in order, writes each request and its body
 //	reader    one; takes frames, finds the Pending by its id, fills the memory it brought
 //	watch     one; looks at the clock
+//	alive     one; shows the helper that this side is there
 //	drain     one; reads the helper's standard error
 //
 // A Pending is done when its reply is there and neither the writer nor the
@@ -33,7 +34,10 @@ type Conn struct {
 	heads   []uint64 // as the hello reply named them
 
 	r *bufio.Reader // of the helper's output; the reader's, before start Open's
-	w *bufio.Writer // to the helper's input; the writer's, before start Open's
+
+	out     sync.Mutex    // held while a frame is written, so that frames stay whole; guards w and showing
+	w       *bufio.Writer // to the helper's input; before start Open's
+	showing bool          // what is written is a sign of life
 
 	window chan struct{} // a token for each request without a reply
 	queue  chan *Pending // requests to be written; as large as the window, so sending never waits
@@ -52,11 +56,14 @@ type Conn struct {
 	nextID  uint32
 	greeted bool      // the helper has shown the magic and the token
 	reading *Pending  // whose memory the reader is filling right now
+	sending *Pending  // whose body the writer is sending right now
 	owed    string    // outside of requests: what the helper owes an answer to
 	owing   time.Time // since when owed is what it is
 	heard   time.Time // when the helper last showed life, or began to owe it
 	writing bool      // a write to the helper has begun and not ended
 	wrote   time.Time // when writing last changed
+	took    time.Time // when the helper last took in something that it was to work on
+	calm    time.Time // since when no request has ended, and no byte of a body has moved
 }
 
 func newConn(p *process, qube string, timeout time.Duration) *Conn {
@@ -80,6 +87,7 @@ func (c *Conn) start() {
 	c.queue = make(chan *Pending, c.info.MaxOutstanding)
 	go c.readLoop()
 	go c.writeLoop()
+	go c.showLife()
 }
 
 // Info is what the helper said in its hello.
@@ -137,6 +145,7 @@ func (c *Conn) owe(what string) {
 func (c *Conn) reply(p *Pending, err error) {
 	p.err = err
 	p.replied = true
+	c.calm = time.Now()
 	delete(c.pending, p.id)
 	c.settle(p)
 }
@@ -212,81 +221,4 @@ func (c *Conn) Close() error {
 		}
 	})
 	return c.closeErr
-}
-
-// watch ends the connection when the helper is silent, or deaf, for too long.
-// Time in which this process did not run, because the machine slept or
-// somebody had stopped it, is not the helper's: it slept as well, or may have.
-func (c *Conn) watch() {
-	step := max(time.Millisecond, min(c.timeout/8, 5*time.Second))
-	t := time.NewTicker(step)
-	defer t.Stop()
-	last := time.Now()
-	for {
-		select {
-		case <-c.dead:
-			return
-		case <-t.C:
-			now := time.Now()
-			if lost := now.Sub(last) - step; lost > step {
-				c.forgive(lost, now)
-			}
-			last = now
-			if err := c.late(now); err != nil {
-				c.fail(err)
-				return
-			}
-		}
-	}
-}
-
-// forgive gives the helper more time for everything that it owed before a gap
-// that ended not later than now.
-func (c *Conn) forgive(lost time.Duration, now time.Time) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	since := []*time.Time{&c.heard, &c.owing, &c.wrote}
-	for _, p := range c.pending {
-		since = append(since, &p.moved)
-	}
-	for _, t := range since {
-		if *t = t.Add(lost); t.After(now) {
-			*t = now // it is younger than the gap
-		}
-	}
-}
-
-// late returns an error if the helper's time is over at now.
-func (c *Conn) late(now time.Time) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.writing && now.Sub(c.wrote) > c.timeout {
-		return fmt.Errorf("%w: its helper read nothing for %v", ErrTimeout, c.timeout)
-	}
-	if c.owed == "" && len(c.pending) == 0 {
-		return nil
-	}
-	if limit := c.timeout / 2; c.qube != "" && c.owed != "" && !c.greeted && now.Sub(c.owing) > limit {
-		return noAnswer(c.qube, limit.String())
-	}
-	// A helper that takes in what is sent is alive too: it may have nothing
-	// to say before the last byte of a body.
-	life := c.heard
-	if c.wrote.After(life) {
-		life = c.wrote
-	}
-	if now.Sub(life) > c.timeout {
-		return fmt.Errorf("%w: nothing came from its helper for %v", ErrTimeout, c.timeout)
-	}
-	// Where the one time-out was made shorter, so is the other.
-	limit := c.timeout * (protocol.LongTimeout / protocol.FrameTimeout)
-	if c.owed != "" && now.Sub(c.owing) > limit {
-		return fmt.Errorf("%w: no answer to %s for %v", ErrTimeout, c.owed, limit)
-	}
-	for _, p := range c.pending {
-		if p.sent && now.Sub(p.moved) > limit {
-			return fmt.Errorf("%w: less than %d bytes came for %s in %v", ErrTimeout, minProgress, p.what(), limit)
-		}
-	}
-	return nil
 }

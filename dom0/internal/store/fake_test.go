@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"pinion/protocol"
+	"pinion/protocol/wire"
 )
 
 // asFake makes the test binary behave as the fake helper that the variable
@@ -54,10 +55,10 @@ func (f *fake) recv() (protocol.Header, []byte) {
 	return h, payload
 }
 
-// request takes frames up to the next that isn't data.
+// request takes frames up to the next that is neither data nor a sign of life.
 func (f *fake) request() protocol.Header {
 	for {
-		if h, _ := f.recv(); h.Type != protocol.TypeData {
+		if h, _ := f.recv(); h.Type != protocol.TypeData && h.Type != protocol.TypeAlive {
 			return h
 		}
 	}
@@ -72,7 +73,9 @@ func (f *fake) magic() []byte {
 	return append([]byte(protocol.Magic), h.Token[:]...)
 }
 
-var goodReply = protocol.HelloReply{Version: 1, MaxObject: protocol.MaxObject, MaxOutstanding: 8, MaxRanges: 8, Free: 1, Total: 2}
+var goodReply = protocol.HelloReply{
+	Version: protocol.Version, MaxObject: protocol.MaxObject, MaxOutstanding: 8, MaxRanges: 8, Free: 1, Total: 2, Heads: []uint64{9, 8, 5},
+}
 
 func (f *fake) greet() {
 	f.send(f.magic(), frame(protocol.TypeHelloReply, 0, goodReply))
@@ -156,6 +159,15 @@ func hello(answer func(magic []byte) []byte) func(*fake) {
 	}
 }
 
+// helloReply makes a fake whose answer to the hello is not quite the good one.
+func helloReply(change func(*protocol.HelloReply)) func(*fake) {
+	return hello(func(magic []byte) []byte {
+		r := goodReply
+		change(&r)
+		return append(magic, frame(protocol.TypeHelloReply, 0, r)...)
+	})
+}
+
 // refuses makes a fake that speaks no version of ours, in its words.
 func refuses(words string) func(*fake) {
 	return hello(func(magic []byte) []byte {
@@ -199,30 +211,42 @@ func fakes() map[string]func(*fake) {
 			return append(append(make([]byte, protocol.MaxNoise+1), m...), frame(protocol.TypeHelloReply, 0, goodReply)...)
 		}),
 		"refuses": hello(func(m []byte) []byte {
-			return append(m, frame(protocol.TypeError, 0, protocol.ErrorReply{Code: protocol.CodeNotFound, Text: "evil \x1b]0;title\x07\ntext"})...)
+			return append(m, frame(protocol.TypeError, 0, protocol.ErrorReply{Code: protocol.CodeMissing, Text: "evil \x1b]0;title\x07\ntext"})...)
 		}),
 		"unknown code": hello(func(m []byte) []byte {
 			return append(m, frame(protocol.TypeError, 0, protocol.ErrorReply{Code: 99, Text: "what"})...)
 		}),
 		"other version": hello(func(m []byte) []byte {
 			r := goodReply
-			r.Version = 2
+			r.Version = protocol.Version + 1
 			return append(m, frame(protocol.TypeHelloReply, 0, r)...)
 		}),
-		"older helper":  refuses("the client speaks versions 1 to 1, this helper speaks 0"),
-		"newer helper":  refuses("the client speaks versions 1 to 1, this helper speaks 2"),
-		"vague helper":  refuses("this helper speaks 2 or 3"),
+		"older helper": refuses("the client speaks versions 2 to 2, this helper speaks 1"),
+		"newer helper": refuses("the client speaks versions 2 to 2, this helper speaks 3"),
+		"vague helper": refuses("this helper speaks 3 or 4"),
+		"newer hello":  helloReply(func(r *protocol.HelloReply) { r.Extensions = []wire.Extension{{Tag: 1}, {Tag: 0xc001}} }),
+		"more in hello": helloReply(func(r *protocol.HelloReply) {
+			r.Extensions = []wire.Extension{{Tag: 1, Data: make([]byte, 100)}, {Tag: 0x4001}, {Tag: 0x8001}}
+		}),
+		"heads that ascend": helloReply(func(r *protocol.HelloReply) { r.Heads = []uint64{8, 9} }),
+		"head 0":            helloReply(func(r *protocol.HelloReply) { r.Heads = []uint64{8, 0} }),
+		"too many heads": helloReply(func(r *protocol.HelloReply) {
+			r.Heads = make([]uint64, protocol.MaxHeads+1)
+			for i := range r.Heads {
+				r.Heads[i] = uint64(len(r.Heads) - i)
+			}
+		}),
 		"reply of id 1": hello(func(m []byte) []byte { return append(m, frame(protocol.TypeHelloReply, 1, goodReply)...) }),
 		"ok for hello":  hello(func(m []byte) []byte { return append(m, frame(protocol.TypeOK, 0, nil)...) }),
 		"no window": hello(func(m []byte) []byte {
-			return append(m, frame(protocol.TypeHelloReply, 0, protocol.HelloReply{Version: 1})...)
+			return append(m, frame(protocol.TypeHelloReply, 0, protocol.HelloReply{Version: protocol.Version})...)
 		}),
 		"garbage reply": hello(func(m []byte) []byte { return append(m, bytes.Repeat([]byte{0xff}, 100)...) }),
 		"huge hello reply": hello(func(m []byte) []byte {
 			return append(m, frame(protocol.TypeHelloReply, 0, raw(make([]byte, 60000)))...)
 		}),
 		"boasts": hello(func(m []byte) []byte {
-			r := protocol.HelloReply{Version: 1, Capabilities: 1<<32 - 1, MaxObject: 1<<64 - 1, MaxOutstanding: 65535, MaxRanges: 65535, Free: 1<<64 - 1, Total: 1<<64 - 1}
+			r := protocol.HelloReply{Version: protocol.Version, Capabilities: 1<<32 - 1, MaxObject: 1<<64 - 1, MaxOutstanding: 65535, MaxRanges: 65535, Free: 1<<64 - 1, Total: 1<<64 - 1}
 			return append(m, frame(protocol.TypeHelloReply, 0, r)...)
 		}),
 	}
@@ -268,14 +292,41 @@ func addReplies(all map[string]func(*fake)) {
 		"holder, odd":        held(protocol.Holder{Held: protocol.HeldByReaders, Note: []byte("note")}),
 		"holder, cut":        func(id uint32) []byte { return frame(protocol.TypeOK, id, raw(make([]byte, 10))) },
 		"holder, more":       func(id uint32) []byte { return frame(protocol.TypeOK, id, raw(make([]byte, 12))) },
-		"late error":         func(id uint32) []byte { return append(data(id, 5), failed(id, protocol.CodeIO)...) },
+		"committed":          func(id uint32) []byte { return frame(protocol.TypeOK, id, protocol.Committed{Heads: []uint64{10, 9}}) },
+		"committed, mixed up": func(id uint32) []byte {
+			return frame(protocol.TypeOK, id, protocol.Committed{Heads: []uint64{9, 10}})
+		},
+		"committed, cut":   func(id uint32) []byte { return frame(protocol.TypeOK, id, raw{0, 2, 0, 0, 0, 0, 0, 0, 0, 1}) },
+		"inventory":        func(id uint32) []byte { return frame(protocol.TypeOK, id, counted()) },
+		"inventory, cut":   func(id uint32) []byte { return frame(protocol.TypeOK, id, raw(counted().Append(nil)[1:])) },
+		"inventory, more":  func(id uint32) []byte { return frame(protocol.TypeOK, id, raw(counted().Append([]byte{0}))) },
+		"inventory, empty": func(id uint32) []byte { v := counted(); v.Rows[3].Objects = 0; return frame(protocol.TypeOK, id, v) },
+		"longest ok":       func(id uint32) []byte { return frame(protocol.TypeOK, id, raw(make([]byte, protocol.InventorySize))) },
+		"too long ok":      func(id uint32) []byte { return frame(protocol.TypeOK, id, raw(make([]byte, protocol.InventorySize+1))) },
+		"long error": func(id uint32) []byte {
+			return frame(protocol.TypeError, id, raw(make([]byte, protocol.MaxErrorReply+1)))
+		},
+		"error of no class": func(id uint32) []byte {
+			return frame(protocol.TypeError, id, protocol.ErrorReply{Code: protocol.CodeUnreadable})
+		},
+		"late error": func(id uint32) []byte { return append(data(id, 5), failed(id, protocol.CodeFailed)...) },
 	} {
 		all[name] = answers(answer)
+	}
+	for code := protocol.CodeMissing; code <= protocol.CodeUnreadable+1; code++ {
+		all["fails, "+code.String()] = answers(func(id uint32) []byte { return failed(id, code) })
 	}
 	all["gone in header"] = once(func(id uint32) []byte { return data(id, 10)[:5] })
 	all["gone in payload"] = once(func(id uint32) []byte { return data(id, 10)[:15] })
 	all["gone between"] = once(func(id uint32) []byte { return data(id, 5) })
 	all["gone at once"] = once(func(id uint32) []byte { return nil })
+}
+
+// counted is an inventory with something in one row.
+func counted() *protocol.Inventory {
+	v := &protocol.Inventory{Age: time.Hour}
+	v.Rows[3] = protocol.InventoryRow{Objects: 2, Bytes: 1000, Digest: [32]byte{1}}
+	return v
 }
 
 func ok(id uint32) []byte { return frame(protocol.TypeOK, id, nil) }
@@ -285,7 +336,15 @@ func held(h protocol.Holder) func(id uint32) []byte {
 }
 
 func failed(id uint32, code protocol.Code) []byte {
-	return frame(protocol.TypeError, id, protocol.ErrorReply{Code: code, Text: "text"})
+	return frame(protocol.TypeError, id, errorReply(code))
+}
+
+func errorReply(code protocol.Code) protocol.ErrorReply {
+	r := protocol.ErrorReply{Code: code, Text: "text"}
+	if code == protocol.CodeUnreadable {
+		r.Class = protocol.ClassDisconnected
+	}
+	return r
 }
 
 // addLists adds scripts that answer a list of packs after pack 2, 3 at most.
@@ -304,7 +363,7 @@ func addLists(all map[string]func(*fake)) {
 	all["list upside down"] = lists([]string{packName(4), packName(3)}, 2, false)
 	all["list twice"] = lists([]string{packName(3), packName(3)}, 2, false)
 	all["list from before"] = lists([]string{packName(2)}, 1, false)
-	all["list of another prefix"] = lists([]string{"root.1"}, 1, false)
+	all["list of another prefix"] = lists([]string{"head/1"}, 1, false)
 	all["list of a bad name"] = lists([]string{"packs/../../etc/passwd"}, 1, false)
 	all["list too many"] = lists([]string{packName(3), packName(4), packName(5), packName(6)}, 4, false)
 	all["list miscounted"] = lists([]string{packName(3)}, 2, false)
@@ -341,6 +400,18 @@ func addBehaviours(all map[string]func(*fake)) {
 		id := f.request().ID
 		for range 20 {
 			time.Sleep(100 * time.Millisecond)
+			f.send(frame(protocol.TypeAlive, 0, nil))
+		}
+		f.send(ok(id))
+		f.wait()
+	}
+	all["listens"] = func(f *fake) {
+		f.greet()
+		id := f.request().ID
+		for range 3 {
+			if h, _ := f.recv(); h.Type != protocol.TypeAlive || h.ID != 0 || h.Len != 0 {
+				os.Exit(9)
+			}
 			f.send(frame(protocol.TypeAlive, 0, nil))
 		}
 		f.send(ok(id))

@@ -2,9 +2,12 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"errors"
 	"io"
 	"os"
+	"slices"
 	"testing"
 
 	"pinion/protocol"
@@ -40,16 +43,19 @@ func pipes(t *testing.T, untrusted []byte) *Conn {
 func FuzzReplies(f *testing.F) {
 	name := packName(3)
 	f.Add(bytes.Join([][]byte{data(1, 10), total(1, 10), data(2, 3), total(2, 3), entry(3, name), listed(3, 1, true), ok(4)}, nil))
-	f.Add(append(failed(1, protocol.CodeIO), frame(protocol.TypeAlive, 0, nil)...))
+	f.Add(append(failed(1, protocol.CodeUnreadable), frame(protocol.TypeAlive, 0, nil)...))
 	f.Add(append(data(1, 11), ok(4)...))
 	f.Add(frame(protocol.TypeOK, 5, protocol.Usage{Used: 1, Free: 2, Total: 3}))
 	f.Add(frame(protocol.TypeOK, 6, protocol.Holder{Held: protocol.HeldByWriter, Seconds: 1, Note: []byte("note")}))
+	f.Add(frame(protocol.TypeOK, 7, protocol.Committed{Heads: []uint64{9, 8}}))
+	f.Add(frame(protocol.TypeOK, 8, counted()))
+	f.Add(failed(1, protocol.CodeLocked))
 	f.Add([]byte{0x40, 0, 0, 0, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff})
 	f.Fuzz(func(t *testing.T, untrusted []byte) {
 		c := pipes(t, untrusted)
 		c.info = Info{MaxObject: 1000, MaxOutstanding: 8, MaxRanges: 8}
 		ctx := context.Background()
-		// The ids are 1 to 6 whatever the fuzzer does: all are queued before
+		// The ids are 1 to 8 whatever the fuzzer does: all are queued before
 		// the reader begins.
 		c.window = make(chan struct{}, 8)
 		c.queue = make(chan *Pending, 8)
@@ -61,12 +67,25 @@ func FuzzReplies(f *testing.F) {
 		put := c.Put(ctx, name, []byte("body"))
 		usage := c.submit(ctx, &Pending{op: protocol.TypeUsage}, nil)
 		holder := c.submit(ctx, &Pending{op: protocol.TypeHolder}, nil)
+		commit := c.submit(ctx, &Pending{op: protocol.TypeCommit, body: [][]byte{{1}}}, protocol.Commit{Generation: 9, Size: 1})
+		inventory := c.submit(ctx, &Pending{op: protocol.TypeInventory}, nil)
 		go c.readLoop()
 		go c.writeLoop()
-		for _, p := range []*Pending{get, whole, list, put, usage, holder} {
+		for _, p := range []*Pending{get, whole, list, put, usage, holder, commit, inventory} {
 			if err := p.Wait(); err != nil {
 				printable(t, err.Error())
 			}
+		}
+		for _, p := range []*Pending{get, whole} {
+			if errors.Is(p.err, ErrLocked) || errors.Is(p.err, ErrNoSpace) || errors.Is(p.err, ErrReadOnly) || errors.Is(p.err, ErrFailed) {
+				t.Errorf("a get gave %v", p.err)
+			}
+		}
+		if !slices.IsSortedFunc(commit.heads, func(a, b uint64) int { return cmp.Compare(b, a) }) || slices.Contains(commit.heads, 0) {
+			t.Errorf("the heads are %d", commit.heads)
+		}
+		if (inventory.err == nil) != (inventory.inventory != nil) {
+			t.Errorf("an inventory and the error %v came", inventory.err)
 		}
 		if len(whole.dst) > 100 || get.err == nil && get.got != 10 {
 			t.Errorf("%d and %d bytes came", len(whole.dst), get.got)
@@ -90,7 +109,7 @@ func FuzzHello(f *testing.F) {
 	var token [protocol.TokenSize]byte
 	mark := append([]byte(protocol.Magic), token[:]...)
 	f.Add(append(bytes.Clone(mark), frame(protocol.TypeHelloReply, 0, goodReply)...))
-	f.Add(append([]byte("noise"+protocol.Magic), append(mark, failed(0, protocol.CodeNotFound)...)...))
+	f.Add(append([]byte("noise"+protocol.Magic), append(mark, failed(0, protocol.CodeMissing)...)...))
 	f.Fuzz(func(t *testing.T, untrusted []byte) {
 		c := pipes(t, untrusted)
 		defer c.Close()

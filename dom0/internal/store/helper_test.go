@@ -37,7 +37,7 @@ func TestRealHelper(t *testing.T) {
 	ctx := context.Background()
 	d := destination(t)
 	o := Options{Helper: buildHelper(t), Stderr: func(s string) { t.Errorf("the helper said %q", s) }}
-	if _, err := Open(ctx, d, o); !errors.Is(err, ErrNotFound) {
+	if _, err := Open(ctx, d, o); !errors.Is(err, ErrMissing) {
 		t.Errorf("a missing archive gave %v", err)
 	}
 	o.Create = true
@@ -137,24 +137,75 @@ func testObjects(ctx context.Context, t *testing.T, c *Conn) {
 	if _, err := c.GetWhole(ctx, packName(9), 10); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("too small a get-whole gave %v", err)
 	}
-	if _, err := c.GetWhole(ctx, packName(200), 10); !errors.Is(err, ErrNotFound) {
+	if _, err := c.GetWhole(ctx, packName(200), 10); !errors.Is(err, ErrMissing) {
 		t.Errorf("a missing object gave %v", err)
 	}
 }
 
-// testSpace goes through swap, compose, punch, delete and usage.
+// testRoots goes through commit and what is kept of roots.
+func testRoots(ctx context.Context, t *testing.T, c *Conn) {
+	if heads := c.Heads(); len(heads) != 0 {
+		t.Errorf("a new archive has the heads %d", heads)
+	}
+	root := content(7, protocol.MaxRoot)
+	for _, g := range []uint64{1, 2, 5} {
+		heads, err := c.Commit(ctx, g, root)
+		if err != nil || heads[0] != g {
+			t.Errorf("commit %d: the heads are %d, %v", g, heads, err)
+		}
+	}
+	if heads, err := c.Commit(ctx, 2, []byte("another")); !errors.Is(err, ErrConflict) || heads != nil {
+		t.Errorf("a second commit gave %d, %v", heads, err)
+	}
+	if got, err := c.GetWhole(ctx, protocol.HeadName(2), protocol.MaxRoot); err != nil || !bytes.Equal(got, root) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+	if err := c.Delete(ctx, []string{protocol.HeadName(5)}); err != nil {
+		t.Error(err)
+	}
+	if err := c.Delete(ctx, []string{protocol.HeadName(4)}); !errors.Is(err, ErrRefused) {
+		t.Errorf("a head of nobody gave %v", err)
+	}
+	sum := sha256.Sum256(root)
+	name := protocol.RootName(2, [16]byte(sum[:16]))
+	if err := c.Put(ctx, name, []byte("another")).Wait(); !errors.Is(err, ErrBadRequest) {
+		t.Errorf("another root gave %v", err)
+	}
+	if err := c.Put(ctx, name, root).Wait(); err != nil {
+		t.Error(err)
+	}
+	if err := c.Delete(ctx, []string{name}); !errors.Is(err, ErrRefused) {
+		t.Errorf("a young root gave %v", err)
+	}
+}
+
+// testInventory compares an inventory with a listing.
+func testInventory(ctx context.Context, t *testing.T, c *Conn) {
+	v, err := c.Inventory(ctx)
+	if err != nil || v.Age != 0 || !c.Info().CanInventory {
+		t.Fatalf("%+v, %v", v, err)
+	}
+	for _, i := range []int{0, 7, 50, 200, 256} {
+		var sum protocol.InventorySum
+		entries, _, err := c.List(ctx, protocol.InventoryPrefix(i), "", 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			id, _ := protocol.ParseID(e.Name)
+			sum.Add(id, uint64(e.Size))
+		}
+		if v.Rows[i] != sum.Row() || (i < 100) != (len(entries) == 1) {
+			t.Errorf("%s: %+v, want %+v", protocol.InventoryPrefix(i), v.Rows[i], sum.Row())
+		}
+	}
+}
+
+// testSpace goes through compose, punch, delete and usage.
 func testSpace(ctx context.Context, t *testing.T, c *Conn) {
-	one, two := []byte("one"), []byte("two")
-	if err := c.Swap(ctx, nil, one); err != nil {
-		t.Error(err)
-	}
-	if err := c.Swap(ctx, nil, two); !errors.Is(err, ErrConflict) {
-		t.Errorf("a swap of none gave %v", err)
-	}
-	h := sha256.Sum256(one)
-	if err := c.Swap(ctx, &h, two); err != nil {
-		t.Error(err)
-	}
+	two := []byte("two")
+	testRoots(ctx, t, c)
+	testInventory(ctx, t, c)
 	list := protocol.AppendLiteral(protocol.AppendCopy(nil, packName(50), protocol.Range{Off: 7, Len: 100000}), two)
 	if err := c.Compose(ctx, packName(201), 100003, list); err != nil {
 		t.Error(err)
@@ -176,6 +227,12 @@ func testSpace(ctx context.Context, t *testing.T, c *Conn) {
 			t.Errorf("punched %d bytes, %v", len(got), err)
 		}
 	}
+	if err := c.DeleteKeep(ctx, []string{packName(2), packName(250)}); err != nil || !c.Info().CanKeep {
+		t.Error(err)
+	}
+	if _, err := c.GetWhole(ctx, packName(2), protocol.MaxObject); !errors.Is(err, ErrMissing) {
+		t.Errorf("an object that was put aside gave %v", err)
+	}
 	var names []string
 	for i := range 2*protocol.MaxDeletes + 1 {
 		names = append(names, protocol.PackName([16]byte{byte(i), byte(i >> 8)}))
@@ -183,7 +240,7 @@ func testSpace(ctx context.Context, t *testing.T, c *Conn) {
 	if err := c.Delete(ctx, names); err != nil {
 		t.Error(err)
 	}
-	if _, err := c.GetWhole(ctx, packName(1), protocol.MaxObject); !errors.Is(err, ErrNotFound) {
+	if _, err := c.GetWhole(ctx, packName(1), protocol.MaxObject); !errors.Is(err, ErrMissing) {
 		t.Errorf("a deleted object gave %v", err)
 	}
 	if u, err := c.Usage(ctx); err != nil || u.Used <= 0 || u.Free <= 0 || u.Total < u.Free {

@@ -10,12 +10,6 @@ import (
 	"pinion/protocol"
 )
 
-// minProgress is how many bytes of a reply, or its end, must come within
-// protocol.LongTimeout. Without it, one byte now and then would keep a
-// request waiting for ever. A full window, all of whose replies grow at the
-// same time, makes it on a link of 5 kB/s.
-const minProgress = 256 << 10
-
 // A Pending is a request that was made. Wait and Done may be called by any
 // number of goroutines.
 type Pending struct {
@@ -45,19 +39,11 @@ type Pending struct {
 	err  error       // valid after done
 
 	// Guarded by the connection's mutex until done.
-	replied bool
-	sent    bool      // the writer has let go of body
-	moved   time.Time // when the request was made, sent, or last had made progress
-	came    int       // bytes of the reply since moved
-}
-
-// move notes that n bytes of the reply came at now. The connection's mutex is
-// held.
-func (p *Pending) move(n int, now time.Time) {
-	if p.came += n; p.came >= minProgress {
-		p.came = 0
-		p.moved = now
-	}
+	replied  bool
+	sent     bool      // the writer has let go of body
+	made     time.Time // when the request was made
+	pace     pace      // of the reply's body
+	sendPace pace      // of the request's
 }
 
 // Done is closed when the request has ended and its buffers are the caller's
@@ -109,9 +95,9 @@ func (c *Conn) submit(ctx context.Context, p *Pending, m protocol.Appender) *Pen
 	p.done = make(chan struct{})
 	p.id = c.newID()
 	p.frame = protocol.AppendFrame(nil, p.op, p.id, m)
-	p.moved = time.Now()
+	p.made = time.Now()
 	if len(c.pending) == 0 {
-		c.heard = p.moved
+		c.heard, c.calm = p.made, p.made
 	}
 	c.pending[p.id] = p
 	c.queue <- p

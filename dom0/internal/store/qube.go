@@ -47,6 +47,10 @@ const (
 	helperNoHello = 6
 )
 
+// helperIdle is the exit status of a helper that this side was silent to for
+// too long.
+const helperIdle = 7
+
 // Exit statuses of qrexec's own. A service could end with the same.
 const (
 	qrexecProblem = 125
@@ -76,6 +80,8 @@ func explainEnd(qube string, status int, greeted bool) (text, hint string) {
 	case status > qrexecSignal:
 		text = fmt.Sprintf("pinion-store in qube %s was killed by %s", qube, signalName(syscall.Signal(status-qrexecSignal)))
 		return text, "see whether " + qube + " has enough memory; " + again
+	case greeted && status == helperIdle:
+		return fmt.Sprintf("pinion-store in qube %s heard nothing from here for a long time, and ended", qube), again
 	case greeted:
 		return fmt.Sprintf("pinion-store in qube %s ended with exit status %d", qube, status), again
 	}

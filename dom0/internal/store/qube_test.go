@@ -90,6 +90,9 @@ func TestLoginProfiles(t *testing.T) {
 	if len(warned) != 1 || !strings.Contains(warned[0], "a login profile in qube storage sent") || !strings.Contains(warned[0], `\x1b[1mstorage`) {
 		t.Errorf("the warnings are %q", warned)
 	}
+	if q := ended("storage", helperIdle, true, ""); !strings.Contains(q.Error(), "heard nothing from here") {
+		t.Errorf("an idle helper's end is %q", q)
+	}
 	// A helper that has answered has all its time.
 	c := newConn(nil, "storage", protocol.FrameTimeout)
 	c.owe("hello")

@@ -137,7 +137,6 @@ func (c *Conn) readFrame() error {
 	if p == nil {
 		return err
 	}
-	p.move(h.Len, c.heard)
 	switch h.Type {
 	case protocol.TypeEntry:
 		return p.takeEntry(untrusted)
@@ -213,7 +212,8 @@ func (c *Conn) data(h protocol.Header) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.reading = nil
-	p.move(h.Len, c.heard)
+	c.calm = time.Now()
+	p.pace.moved += int64(h.Len)
 	if p.replied { // the connection failed meanwhile
 		c.settle(p)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -40,9 +41,13 @@ func TestOpen(t *testing.T) {
 		{"endless", ErrProtocol, "xxxx"},
 		{"wrong token", ErrTimeout, "nothing came"},
 		{"too much noise", ErrProtocol, "is not a store's helper"},
-		{"refuses", ErrNotFound, `evil \x1b]0;title\x07\x0atext`},
+		{"refuses", ErrMissing, `evil \x1b]0;title\x07\x0atext`},
 		{"unknown code", nil, "unknown code 99"},
-		{"other version", ErrProtocol, "version 2"},
+		{"other version", ErrProtocol, "version 3"},
+		{"newer hello", ErrVersion, "0xc001"},
+		{"heads that ascend", ErrProtocol, "head 9 after 8"},
+		{"head 0", ErrProtocol, "generation 0"},
+		{"too many heads", ErrProtocol, "1001 heads"},
 		{"reply of id 1", ErrProtocol, "request 1"},
 		{"ok for hello", ErrProtocol, "type ok"},
 		{"no window", ErrProtocol, "0 requests"},
@@ -66,6 +71,11 @@ func TestOpen(t *testing.T) {
 			printable(t, err.Error())
 		})
 	}
+}
+
+func commitOf(c *Conn, generation uint64, size int) error {
+	_, err := c.Commit(context.Background(), generation, make([]byte, size))
+	return err
 }
 
 func TestOpenWithoutHelper(t *testing.T) {
@@ -132,6 +142,11 @@ func TestBadReplies(t *testing.T) {
 		_, err := c.Holder(context.Background())
 		return err
 	}
+	commit := func(c *Conn) error { return commitOf(c, 10, 1) }
+	inventory := func(c *Conn) error {
+		_, err := c.Inventory(context.Background())
+		return err
+	}
 	note := func(c *Conn) error { return c.Note(context.Background(), []byte("note")) }
 	for _, tt := range []struct {
 		fake string
@@ -190,6 +205,19 @@ func TestBadReplies(t *testing.T) {
 		{"holder, cut", holder, ErrProtocol},
 		{"holder, more", holder, ErrProtocol},
 		{"holder", note, ErrProtocol},
+		{"ok", commit, ErrProtocol},
+		{"committed", put, ErrProtocol},
+		{"committed, mixed up", commit, ErrProtocol},
+		{"committed, cut", commit, ErrProtocol},
+		{"ok", inventory, ErrProtocol},
+		{"inventory, cut", inventory, ErrProtocol},
+		{"inventory, more", inventory, ErrProtocol},
+		{"inventory, empty", inventory, ErrProtocol},
+		{"inventory", commit, ErrProtocol},
+		{"longest ok", put, ErrProtocol},
+		{"too long ok", put, ErrProtocol},
+		{"long error", put, ErrProtocol},
+		{"error of no class", get, ErrProtocol},
 		{"ok with payload", note, ErrProtocol},
 	} {
 		t.Run(tt.fake, func(t *testing.T) {
@@ -242,6 +270,21 @@ func TestGoodReplies(t *testing.T) {
 			t.Errorf("a note of %d bytes was sent", n)
 		}
 	}
+	c = openFake(t, "committed", 0)
+	first := c.Heads()
+	if heads, err := c.Commit(ctx, 10, []byte("root")); err != nil || !slices.Equal(heads, []uint64{10, 9}) {
+		t.Errorf("the heads are %d, %v", heads, err)
+	}
+	if !slices.Equal(first, goodReply.Heads) {
+		t.Errorf("the first heads are %d", first)
+	}
+	if clear(first); !slices.Equal(c.Heads(), goodReply.Heads) {
+		t.Error("the heads are not a copy")
+	}
+	if v, err := openFake(t, "inventory", 0).Inventory(ctx); err != nil || *v != *counted() {
+		t.Errorf("%v, %v", v, err)
+	}
+	openFake(t, "more in hello", 0)
 	c = openFake(t, "list", 0)
 	entries, more, err := c.List(ctx, protocol.PrefixPacks, packName(2), 3)
 	if err != nil || !more || len(entries) != 2 || entries[1].Name != packName(4) {
@@ -268,8 +311,56 @@ func TestErrorReply(t *testing.T) {
 	for range 3 {
 		err := c.Get(ctx, packName(1), tenBytes, make([]byte, 10)).Wait()
 		var e *Error
-		if !errors.Is(err, ErrIO) || errors.Is(err, ErrNotFound) || !errors.As(err, &e) || e.Object != packName(1) {
+		if !errors.Is(err, ErrUnreadable) || errors.Is(err, ErrFailed) || !errors.As(err, &e) || e.Object != packName(1) {
 			t.Errorf("error is %v", err)
+		}
+	}
+}
+
+// TestErrorsOfGets: whatever a helper answers to a get is the object's own, and
+// no state of the store that ends a command.
+func TestErrorsOfGets(t *testing.T) {
+	ctx := context.Background()
+	kinds := []error{
+		ErrMissing, ErrExists, ErrConflict, ErrLocked, ErrNoSpace, ErrReadOnly, ErrAppendOnly, ErrBadRequest, ErrRefused, ErrFailed,
+		ErrTooLarge, ErrNotAFile, ErrVersion, ErrUnreadable,
+	}
+	own := []error{ErrMissing, ErrBadRequest, ErrTooLarge, ErrNotAFile, ErrUnreadable}
+	only := func(what string, err, want error) {
+		t.Helper()
+		printable(t, err.Error())
+		for _, kind := range kinds {
+			if errors.Is(err, kind) != (kind == want) {
+				t.Errorf("%s: %v is, or isn't, %q", what, err, kind)
+			}
+		}
+	}
+	for code := protocol.CodeMissing; code <= protocol.CodeUnreadable+1; code++ {
+		c := openFake(t, "fails, "+code.String(), 0)
+		want, forGet := error(nil), ErrUnreadable
+		if int(code) <= len(kinds) {
+			want = kinds[code-1]
+		}
+		if slices.Contains(own, want) {
+			forGet = want
+		}
+		_, whole := c.GetWhole(ctx, packName(1), 10)
+		for _, err := range []error{whole, c.Get(ctx, packName(1), tenBytes, make([]byte, 10)).Wait()} {
+			only(code.String(), err, forGet)
+			if e := (*Error)(nil); !IsObjectError(err) || !errors.As(err, &e) || (e.Class != protocol.ClassNone) != (forGet == ErrUnreadable) {
+				t.Errorf("%s: %+v", code, err)
+			}
+			if forGet != want && !strings.Contains(err.Error(), code.String()) {
+				t.Errorf("%v doesn't say %s", err, code)
+			}
+		}
+		only(code.String(), c.Lock(ctx, protocol.LockRead), want)
+		e := (*Error)(nil)
+		if err := c.Put(ctx, packName(1), []byte("x")).Wait(); !errors.As(err, &e) || e.Code != code {
+			t.Errorf("%s: %v", code, err)
+		}
+		if (e.Class == protocol.ClassDisconnected) != (code == protocol.CodeUnreadable) {
+			t.Errorf("%s: the class is %s", code, e.Class)
 		}
 	}
 }
@@ -327,24 +418,6 @@ func TestNothingOwed(t *testing.T) {
 			t.Error(err)
 		}
 	}
-}
-
-// TestAliveIsNotEnough: signs of life alone keep one request waiting only so
-// long.
-func TestAliveIsNotEnough(t *testing.T) {
-	c := openFake(t, "good", 0)
-	c.mu.Lock()
-	now := time.Now()
-	c.heard = now
-	c.pending[7] = &Pending{op: protocol.TypePut, object: packName(1), sent: true, moved: now.Add(-protocol.RequestTimeout - time.Second)}
-	c.mu.Unlock()
-	err := c.late(now)
-	if !errors.Is(err, ErrTimeout) || !strings.Contains(err.Error(), packName(1)) {
-		t.Errorf("error is %v", err)
-	}
-	c.mu.Lock()
-	delete(c.pending, 7)
-	c.mu.Unlock()
 }
 
 func TestCancel(t *testing.T) {
@@ -453,7 +526,7 @@ func TestOwnMistakes(t *testing.T) {
 		many[i] = protocol.Range{Off: 0, Len: 1}
 	}
 	_, err1 := c.GetWhole(ctx, "x", 1)
-	_, err2 := c.GetWhole(ctx, "root", protocol.MaxObject+1)
+	_, err2 := c.GetWhole(ctx, "head/1", protocol.MaxObject+1)
 	_, _, err3 := c.List(ctx, "packs/00", "", 1)
 	_, _, err4 := c.List(ctx, protocol.PrefixPacks, strings.Repeat("x", 70000), 1)
 	_, _, err5 := c.List(ctx, protocol.PrefixPacks, "", protocol.MaxListed+1)
@@ -467,8 +540,8 @@ func TestOwnMistakes(t *testing.T) {
 		c.Get(ctx, packName(1), many, make([]byte, 9)).Wait(),
 		c.Get(ctx, packName(1), []protocol.Range{{Off: 1 << 63, Len: 1}}, make([]byte, 1)).Wait(),
 		c.Delete(ctx, []string{packName(1), "x"}),
-		c.Swap(ctx, nil, nil),
-		c.Swap(ctx, nil, make([]byte, protocol.MaxRoot+1)),
+		c.DeleteKeep(ctx, []string{packName(1), "x"}),
+		commitOf(c, 1, 0), commitOf(c, 1, protocol.MaxRoot+1), commitOf(c, 0, 1), commitOf(c, 1<<63, 1),
 		c.Punch(ctx, "x", tenBytes),
 		c.Punch(ctx, packName(1), []protocol.Range{{}}),
 		c.Compose(ctx, "x", 1, []byte{1}),

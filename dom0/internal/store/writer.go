@@ -6,22 +6,33 @@ import (
 	"pinion/protocol"
 )
 
-// progressWriter writes to the helper's input and notes the progress.
+// progressWriter writes to the helper's input and notes the progress. Who calls
+// it holds c.out, but in the hello.
 type progressWriter struct{ c *Conn }
 
 func (w progressWriter) Write(b []byte) (int, error) {
-	w.note(true)
+	w.note(true, 0)
 	n, err := w.c.p.stdin.Write(b)
 	w.c.sent.Add(int64(n))
-	w.note(false)
+	w.note(false, n)
 	return n, err
 }
 
-func (w progressWriter) note(writing bool) {
-	w.c.mu.Lock()
-	defer w.c.mu.Unlock()
-	w.c.writing = writing
-	w.c.wrote = time.Now()
+// note notes that a write begins, or that one of n bytes has ended.
+func (w progressWriter) note(writing bool, n int) {
+	c := w.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.writing = writing
+	c.wrote = time.Now()
+	if c.showing {
+		return // a pipe holds many signs of life that nobody has read
+	}
+	c.took = c.wrote
+	if c.sending != nil && n > 0 {
+		c.calm = c.wrote
+		c.sending.sendPace.moved += int64(n)
+	}
 }
 
 // writeLoop is the writer: it sends requests in the order of the queue until
@@ -61,7 +72,7 @@ func (c *Conn) next() *Pending {
 		return p
 	default:
 	}
-	if err := c.w.Flush(); err != nil {
+	if err := c.flush(); err != nil {
 		c.writeFailed(err)
 		return nil
 	}
@@ -85,36 +96,80 @@ func (c *Conn) markSent(p *Pending) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p.sent = true
-	p.moved = time.Now()
+	c.sending = nil
+	c.calm = time.Now()
 	c.settle(p)
+}
+
+func (c *Conn) flush() error {
+	c.out.Lock()
+	defer c.out.Unlock()
+	return c.w.Flush()
 }
 
 // send writes a request's frame and its body, cut into data frames, into the
 // buffer in front of the pipe.
 func (c *Conn) send(p *Pending) error {
-	if _, err := c.w.Write(p.frame); err != nil {
+	if p.bodySize > 0 {
+		c.mu.Lock()
+		c.sending = p
+		c.mu.Unlock()
+	}
+	if err := c.sendFrame(p.frame); err != nil {
 		return err
 	}
-	left := p.bodySize
-	var header [protocol.HeaderSize]byte
-	room := 0 // bytes that the data frame which has begun still takes
-	for _, part := range p.body {
-		for len(part) > 0 {
-			if room == 0 {
-				room = min(left, protocol.MaxPayload)
-				h := protocol.Header{Type: protocol.TypeData, ID: p.id, Len: room}
-				if _, err := c.w.Write(protocol.AppendHeader(header[:0], h)); err != nil {
-					return err
-				}
-			}
-			n := min(len(part), room)
-			if _, err := c.w.Write(part[:n]); err != nil {
-				return err
-			}
-			part = part[n:]
-			room -= n
-			left -= n
+	rest := pieces{parts: p.body}
+	for left := p.bodySize; left > 0; {
+		n := min(left, protocol.MaxPayload)
+		left -= n
+		if err := c.sendData(p.id, n, &rest); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+func (c *Conn) sendFrame(frame []byte) error {
+	c.out.Lock()
+	defer c.out.Unlock()
+	_, err := c.w.Write(frame)
+	return err
+}
+
+// sendData writes a data frame with the next n bytes of a body.
+func (c *Conn) sendData(id uint32, n int, body *pieces) error {
+	c.out.Lock()
+	defer c.out.Unlock()
+	var header [protocol.HeaderSize]byte
+	h := protocol.Header{Type: protocol.TypeData, ID: id, Len: n}
+	if _, err := c.w.Write(protocol.AppendHeader(header[:0], h)); err != nil {
+		return err
+	}
+	for n > 0 {
+		b := body.next(n)
+		if _, err := c.w.Write(b); err != nil {
+			return err
+		}
+		n -= len(b)
+	}
+	return nil
+}
+
+// pieces are the parts of a body that are not sent yet. The parts themselves
+// stay as they are.
+type pieces struct {
+	parts [][]byte
+	at    int // in the first part
+}
+
+// next takes the next bytes, at least one and at most n, of which there must
+// be some.
+func (r *pieces) next(n int) []byte {
+	for r.at == len(r.parts[0]) {
+		r.parts, r.at = r.parts[1:], 0
+	}
+	part := r.parts[0][r.at:]
+	part = part[:min(n, len(part))]
+	r.at += len(part)
+	return part
 }

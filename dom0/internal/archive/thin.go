@@ -1,0 +1,179 @@
+package archive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/store"
+	"pinion/protocol"
+)
+
+const (
+	// rootsKept is how many of the newest roots nobody deletes, however old
+	// they are: an archive that is rarely written to keeps its past.
+	rootsKept = 64
+
+	// rootsWhole is how long all roots are kept. The helper holds to both by
+	// its own clock, whatever it is asked for.
+	rootsWhole = 30 * 24 * time.Hour
+
+	// rootsDaily is how long the last root of each day is kept.
+	rootsDaily = 365 * 24 * time.Hour
+
+	// maxThinned bounds the roots that are read at a time: a store can list any
+	// number. A prune a day comes by 400 in an archive of years.
+	maxThinned = 8192
+
+	// thinnedAtOnce is how many roots are asked for at a time.
+	thinnedAtOnce = 16
+)
+
+// ThinRoots deletes old roots from roots/: of those that are older than 30 days and
+// not among the newest 64, the newest of each day stays for a year, by the zone
+// of this host. What doesn't open among them goes, what can't be read stays, and
+// so does what the store refuses to delete. It returns how many went. It needs
+// the exclusive lock.
+func (a *Archive) ThinRoots(ctx context.Context) (deleted int, err error) {
+	if a.Limited() != nil {
+		return 0, nil
+	}
+	old, err := a.thinnable(ctx)
+	if err != nil {
+		return 0, err
+	}
+	t := thinning{now: a.opts.Now(), days: map[string]string{}}
+	for some := range slices.Chunk(old, thinnedAtOnce) {
+		roots, err := a.readOld(ctx, some)
+		if err != nil {
+			return 0, err
+		}
+		if t.take(roots) {
+			break
+		}
+	}
+	return a.deleteRoots(ctx, t.dead)
+}
+
+// thinnable are the roots that may be old enough to go, the oldest first.
+func (a *Archive) thinnable(ctx context.Context) ([]RootName, error) {
+	r := newRoots(a.conn)
+	if err := r.listNew(ctx, false); err != nil {
+		return nil, err
+	}
+	if err := r.listAll(ctx); err != nil {
+		return nil, err
+	}
+	// What is above the root that is used is not the past, and may be made up.
+	old := slices.DeleteFunc(r.names, func(n RootName) bool { return n.Head || n.Generation >= a.root.Generation })
+	old = old[min(len(old), rootsKept-1):]
+	slices.Reverse(old)
+	return old[:min(len(old), maxThinned)], nil
+}
+
+// An oldRoot is what is known of a root that may go.
+type oldRoot struct {
+	name    string
+	keep    bool // it can't be read, or is of a newer version
+	junk    bool // it was read, and doesn't open
+	written time.Time
+}
+
+// readOld reads some roots.
+func (a *Archive) readOld(ctx context.Context, names []RootName) ([]oldRoot, error) {
+	list := make([]oldRoot, len(names))
+	g, ctx := errgroup.WithContext(ctx)
+	for i, n := range names {
+		g.Go(func() error {
+			list[i].name = n.Name
+			object, err := a.conn.GetWhole(ctx, n.Name, format.MaxRoot)
+			if store.IsObjectError(err) {
+				list[i].keep = true
+				return nil
+			}
+			if err != nil {
+				return fmt.Errorf("read %s: %w", n.Name, err)
+			}
+			s, err := parseSealedRoot(n, object)
+			var root *format.Root
+			if err == nil {
+				root, err = s.open(a.keys)
+			}
+			switch {
+			case err == nil:
+				list[i].written = time.Unix(0, root.Written)
+			case isDamage(err):
+				list[i].junk = true
+			default:
+				list[i].keep = true
+			}
+			return nil
+		})
+	}
+	return list, g.Wait()
+}
+
+// thinning chooses among roots that come in ascending order of their generations.
+type thinning struct {
+	now  time.Time
+	days map[string]string // the newest root of each day
+	junk []string          // since the last one that opens: how old they are isn't known yet
+	dead []string
+}
+
+// take goes through some roots, and reports whether one is too young to go: then
+// all that follow are.
+func (t *thinning) take(roots []oldRoot) (done bool) {
+	for _, r := range roots {
+		switch {
+		case r.keep:
+			continue
+		case r.junk:
+			t.junk = append(t.junk, r.name)
+			continue
+		}
+		age := t.now.Sub(r.written)
+		if age <= rootsWhole {
+			return true
+		}
+		t.dead, t.junk = append(t.dead, t.junk...), nil
+		if age > rootsDaily {
+			t.dead = append(t.dead, r.name)
+			continue
+		}
+		day := r.written.In(t.now.Location()).Format(time.DateOnly)
+		if older, ok := t.days[day]; ok {
+			t.dead = append(t.dead, older)
+		}
+		t.days[day] = r.name
+	}
+	return false
+}
+
+// deleteRoots deletes roots, but for those that the store refuses to.
+func (a *Archive) deleteRoots(ctx context.Context, names []string) (deleted int, err error) {
+	for some := range slices.Chunk(names, protocol.MaxDeletes) {
+		err := a.conn.Delete(ctx, some)
+		if err == nil {
+			deleted += len(some)
+			continue
+		}
+		if !errors.Is(err, store.ErrRefused) {
+			return deleted, fmt.Errorf("delete old roots: %w", err)
+		}
+		for _, name := range some { // one by one, since one was enough to refuse all
+			switch err := a.conn.Delete(ctx, []string{name}); {
+			case err == nil:
+				deleted++
+			case !errors.Is(err, store.ErrRefused):
+				return deleted, fmt.Errorf("delete old roots: %w", err)
+			}
+		}
+	}
+	return deleted, nil
+}
