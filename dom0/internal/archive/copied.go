@@ -3,6 +3,7 @@ package archive
 import (
 	"context"
 	"encoding/hex"
+	"fmt"
 	"strings"
 
 	"pinion/dom0/internal/format"
@@ -30,24 +31,52 @@ func (a *Archive) Descends(hash [32]byte) bool {
 	return false
 }
 
-// Needs reports whether the root names an object: a live key slot, an index
-// object, or a pack that one of these names. The index has to be loaded.
-func (a *Archive) Needs(ctx context.Context, object string) (bool, error) {
-	id, err := format.ParseObjectID(object[strings.LastIndexByte(object, '/')+1:])
+// SealedRoot is the object of the root as it was opened or last committed. It must
+// not be changed.
+func (a *Archive) SealedRoot() []byte { return a.sealed }
+
+// OpenRoot opens the object of any root of the archive; name says in messages what
+// it is. What is wrong with it is a DamageError.
+func (a *Archive) OpenRoot(name string, untrusted []byte) (*format.Root, error) {
+	_, clearPart, _, err := format.SplitRoot(untrusted)
+	var c *format.Clear
+	if err == nil {
+		c, err = format.ParseClear(clearPart)
+	}
 	if err != nil {
-		return false, err
+		return nil, &DamageError{Object: name, Reason: rootReason(err)}
 	}
-	switch {
-	case strings.HasPrefix(object, protocol.PrefixPacks):
-		return a.index.PackKnown(ctx, id)
-	case strings.HasPrefix(object, protocol.PrefixIndex):
-		for _, ref := range a.root.Index {
-			if ref.Object == id {
-				return true, nil
-			}
+	s, err := parseSealedRoot(RootName{Name: name, Generation: c.Generation, Head: true}, untrusted)
+	if err != nil {
+		return nil, err
+	}
+	return s.open(a.keys)
+}
+
+// Needed gives what reports whether the root needs a pack or an index object: one
+// that it leads to, or the twin of one. The index has to be loaded. Where parts of
+// it are lost, anything may be needed.
+func (a *Archive) Needed(ctx context.Context) (needs func(ctx context.Context, object string) (bool, error), err error) {
+	objects, err := a.indexObjects(ctx, a.root.Index)
+	if err != nil {
+		return nil, err
+	}
+	live := map[format.ObjectID]bool{}
+	for _, o := range objects {
+		live[o.id], live[o.id.Twin()] = true, true
+	}
+	return func(ctx context.Context, object string) (bool, error) {
+		id, ok := protocol.ParseID(object)
+		switch {
+		case !ok:
+			return false, fmt.Errorf("%q is neither a pack nor an index object", object)
+		case a.tables != nil:
+			return true, nil
+		case strings.HasPrefix(object, protocol.PrefixPacks):
+			return a.index.PackKnown(ctx, id)
 		}
-	}
-	return false, nil
+		return live[id], nil
+	}, nil
 }
 
 // isCopy reports whether a root is a copy that this host made when it was the
