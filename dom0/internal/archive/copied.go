@@ -1,14 +1,13 @@
 package archive
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
-	"fmt"
-	"strings"
+	"slices"
 
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/state"
-	"pinion/protocol"
 )
 
 // What the command that copies archives asks of one that is open, and what is
@@ -53,30 +52,23 @@ func (a *Archive) OpenRoot(name string, untrusted []byte) (*format.Root, error) 
 	return s.open(a.keys)
 }
 
-// Needed gives what reports whether the root needs a pack or an index object: one
-// that it leads to, or the twin of one. The index has to be loaded. Where parts of
-// it are lost, anything may be needed.
-func (a *Archive) Needed(ctx context.Context) (needs func(ctx context.Context, object string) (bool, error), err error) {
+// Needed is the packs and the index objects that the root needs, each ascending by
+// id; those of metadata have twins beside. The index has to be loaded. Where parts
+// of it are lost nobody knows, and whole is false.
+func (a *Archive) Needed(ctx context.Context) (packs, index []format.ObjectID, whole bool, err error) {
+	if a.tables != nil {
+		return nil, nil, false, nil
+	}
 	objects, err := a.indexObjects(ctx, a.root.Index)
 	if err != nil {
-		return nil, err
+		return nil, nil, false, err
 	}
-	live := map[format.ObjectID]bool{}
 	for _, o := range objects {
-		live[o.id], live[o.id.Twin()] = true, true
+		index = append(index, o.id)
 	}
-	return func(ctx context.Context, object string) (bool, error) {
-		id, ok := protocol.ParseID(object)
-		switch {
-		case !ok:
-			return false, fmt.Errorf("%q is neither a pack nor an index object", object)
-		case a.tables != nil:
-			return true, nil
-		case strings.HasPrefix(object, protocol.PrefixPacks):
-			return a.index.PackKnown(ctx, id)
-		}
-		return live[id], nil
-	}, nil
+	slices.SortFunc(index, func(x, y format.ObjectID) int { return bytes.Compare(x[:], y[:]) })
+	packs, err = a.index.Packs(ctx)
+	return packs, index, err == nil, err
 }
 
 // isCopy reports whether a root is a copy that this host made when it was the

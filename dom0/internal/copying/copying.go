@@ -88,9 +88,8 @@ type Key struct {
 	// Open opens any root of the archive; name is for messages. What is wrong
 	// with a root is an archive.DamageError.
 	Open func(name string, object []byte) (*format.Root, error)
-	// Needs reports whether the newest root needs a pack or an index object. It
-	// may be nil: then nobody knows.
-	Needs func(ctx context.Context, object string) (bool, error)
+	// Needed is what the newest root needs; nil: nobody knows.
+	Needed *Needed
 }
 
 // A Result is what was done. Objects are packs and index objects; roots count
@@ -114,6 +113,8 @@ type Result struct {
 	Current bool     // the copy has what the source showed, but for what failed
 	Newer   uint64   // the highest generation in the copy, if it is above all that the source has
 	Root    [32]byte // SHA-256 of the highest root that both have; zero: none
+
+	extra []string // prefixes under which Extra are
 }
 
 // bound is how many bytes a run takes where the copy has some already.
@@ -146,17 +147,23 @@ func (s *Source) To(ctx context.Context, dst *store.Conn, o Options) (*Result, e
 		return nil, fmt.Errorf("copy %d bytes to where %d are free: %w", budget, free, store.ErrNoSpace)
 	}
 	res.Objects, res.Skipped, res.Extra = p.objects, p.common, p.extra
+	for _, s := range p.sections {
+		if s.extra > 0 {
+			res.extra = append(res.extra, s.prefix)
+		}
+	}
 	if p.missing > 0 {
 		if err := s.transfer(ctx, dst, p, budget, o, res); err != nil {
 			return nil, err
 		}
 	}
+	p.sayMissing(o)
 	for _, b := range s.bad {
 		o.Failed(b.Name, b.Err)
 	}
 	// Without its objects a root would only hide the older ones. With the index
 	// at hand nothing of the newest is left for another run.
-	if res.Left == 0 || o.Key != nil && o.Key.Needs != nil {
+	if res.Left == 0 || o.Key != nil && o.Key.Needed != nil {
 		if err := s.addRoots(ctx, dst, there, o, res); err != nil {
 			return nil, err
 		}

@@ -140,6 +140,7 @@ type plan struct {
 	missing    int64
 	bytes      int64
 	bytesThere int64 // that the destination has
+	needed     *tally
 }
 
 func (p *plan) add(s section) error {
@@ -163,22 +164,31 @@ var errSizes = fmt.Errorf("the sizes that the store lists make no sense: %w", st
 // plan compares the two stores. What the source can't list is told, and left out.
 func (s *Source) plan(ctx context.Context, dst *store.Conn, o Options) (*plan, error) {
 	p := &plan{}
-	prefixes, err := s.differing(ctx, dst, p)
-	if err != nil {
-		return nil, err
+	prefixes := []string{protocol.PrefixPacks, protocol.PrefixIndex}
+	if o.Key != nil && o.Key.Needed != nil {
+		p.needed = newTally(o.Key.Needed)
+	} else {
+		var err error
+		if prefixes, err = s.differing(ctx, dst, p); err != nil {
+			return nil, err
+		}
 	}
 	for len(prefixes) > 0 {
 		prefix := prefixes[0]
 		prefixes = prefixes[1:]
 		found := section{prefix: prefix}
 		var differ []pair
-		err := each(ctx, s.conn, dst, prefix, func(o pair) error { return found.enter(o, dst, &differ) })
+		err := each(ctx, s.conn, dst, prefix, func(o pair) error {
+			p.needed.see(o)
+			return found.enter(o, dst, &differ)
+		})
 		switch {
 		case isUnlisted(err) && prefix == protocol.PrefixPacks:
 			prefixes = append(packPrefixes(), prefixes...) // those of them that can be listed
 			continue
 		case isUnlisted(err):
 			o.Failed(prefix, errors.Unwrap(err))
+			p.needed = nil // what is in there isn't missing
 			continue
 		case err != nil:
 			return nil, err

@@ -76,8 +76,8 @@ func (c *carrier) start(ctx context.Context, group *errgroup.Group, p pair) erro
 		c.failed(p.name, err)
 		return nil
 	}
-	if leave, err := c.leaves(ctx, p); leave || err != nil {
-		return err
+	if c.leaves(p) {
+		return nil
 	}
 	n := (int(p.size) + blockSize - 1) / blockSize
 	if err := c.room.Acquire(ctx, int64(n)); err != nil {
@@ -105,24 +105,19 @@ func (c *carrier) start(ctx context.Context, group *errgroup.Group, p pair) erro
 
 // leaves reports whether an object is left for another run: it is more than this
 // one may take, and not known to be needed. Smaller ones behind it may be taken.
-func (c *carrier) leaves(ctx context.Context, p pair) (bool, error) {
-	if !c.bounded {
-		return false, nil
-	}
-	if k := c.o.Key; k != nil && k.Needs != nil {
-		if needed, err := k.Needs(ctx, p.name); needed || err != nil {
-			return false, err
-		}
+func (c *carrier) leaves(p pair) bool {
+	if k := c.o.Key; !c.bounded || k != nil && k.Needed != nil && k.Needed.has(p.name) {
+		return false
 	}
 	if size := int64(p.size); size <= c.budget {
 		c.budget -= size
-		return false, nil
+		return false
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.res.Left++
 	c.res.LeftBytes += int64(p.size)
-	return true, nil
+	return true
 }
 
 // carry copies an object through blocks. The destination makes it durable.
