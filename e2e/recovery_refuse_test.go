@@ -4,62 +4,105 @@ import (
 	"bytes"
 	"crypto/cipher"
 	"crypto/hkdf"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
-	"golang.org/x/crypto/blake2b"
 	"golang.org/x/crypto/chacha20poly1305"
 )
 
-// A forgery is an archive of one session, of which the script uses all but the
-// tables at the ends of packs, and its content before something was changed.
+// A forgery is an archive of one session, and its content before something was
+// changed. Its volume v has two chunks that don't compress, and one that does.
 type forgery struct {
 	*recoverer
-	w     *world
-	image string
-	whole map[string][]byte // by path
+	image   string
+	keyFile string
+	whole   map[string][]byte // by path
 }
 
-// newForgery's volume has two chunks that don't compress, each in a pack
-// behind the header and the other, and one that does.
+const forgedChunk = 64 << 10
+
 func newForgery(t *testing.T) *forgery {
 	t.Helper()
 	needRecovery(t)
 	w := archive(t, "--chunk-size", "64K")
-	f := &forgery{recoverer: newRecoverer(w), w: w, image: w.image("v", "random:128K:1", "text:40000:2"), whole: map[string][]byte{}}
-	w.ok("backup", "file:"+f.image)
-	for name := range files(t, w.store) {
-		if name == "root" || strings.Contains(name, "/") { // not a lock, nor a root that was replaced
-			path := filepath.Join(w.store, name)
-			f.whole[path] = readFile(t, path)
-		}
-	}
+	image := w.image("v", "random:128K:1", "text:40000:2")
+	w.ok("backup", "file:"+image)
+	f := &forgery{recoverer: newRecoverer(w), image: image, keyFile: w.key}
+	f.remember()
 	f.gives("v", 0, f.image)
 	return f
 }
 
-// one is the path of the only object whose name begins so.
-func (f *forgery) one(prefix string) string {
-	f.t.Helper()
-	found := f.w.under(prefix)
-	if len(found) != 1 {
-		f.t.Fatalf("%s: %v, want one", prefix, found)
+// remember notes what is in the archive.
+func (f *forgery) remember() {
+	f.whole = map[string][]byte{}
+	for name := range files(f.t, f.store) {
+		if dir, _, _ := strings.Cut(name, "/"); slices.Contains([]string{"head", "roots", "packs", "index"}, dir) {
+			path := filepath.Join(f.store, name)
+			f.whole[path] = readFile(f.t, path)
+		}
 	}
-	return found[0]
 }
 
-// dataPack is the path of the pack that has the chunks.
-func (f *forgery) dataPack() string {
+// put writes an object anew, or removes it if b is nil.
+func (f *forgery) put(path string, b []byte) {
+	f.t.Helper()
+	if err := os.RemoveAll(path); err != nil {
+		f.t.Fatal(err)
+	}
+	if b != nil {
+		writeFile(f.t, path, b)
+	}
+}
+
+// putBack makes the archive what it was.
+func (f *forgery) putBack() {
 	f.t.Helper()
 	for path, b := range f.whole {
-		if strings.Contains(path, "/packs/") && len(b) > 128<<10 {
+		f.put(path, b)
+	}
+}
+
+// under are the paths of the objects in a directory, in order.
+func (f *forgery) under(dir string) (found []string) {
+	for path := range f.whole {
+		if strings.HasPrefix(path, filepath.Join(f.store, dir)+"/") {
+			found = append(found, path)
+		}
+	}
+	slices.Sort(found)
+	return found
+}
+
+// twin is the path of the object whose id has all bits inverted.
+func (f *forgery) twin(path string) string {
+	f.t.Helper()
+	id, err := hex.DecodeString(filepath.Base(path))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	for i := range id {
+		id[i] ^= 0xff
+	}
+	name := hex.EncodeToString(id)
+	if strings.Contains(path, "/packs/") {
+		return filepath.Join(f.store, "packs", name[:2], name)
+	}
+	return filepath.Join(f.store, "index", name)
+}
+
+// dataPack is the path of the pack that has the chunks: the one without a twin.
+func (f *forgery) dataPack() string {
+	f.t.Helper()
+	for _, path := range f.under("packs") {
+		if f.whole[f.twin(path)] == nil {
 			return path
 		}
 	}
@@ -67,103 +110,205 @@ func (f *forgery) dataPack() string {
 	return ""
 }
 
-// changed expects that the archive is refused with one object changed, or
-// missing if b is nil, and puts that back.
-func (f *forgery) changed(what, path string, b []byte, words ...string) {
+// spoilings are ways in which one object of an archive is lost or damaged.
+var spoilings = []struct {
+	what  string
+	spoil func(f *forgery, path string, b []byte)
+}{
+	{"missing", func(f *forgery, path string, _ []byte) { f.put(path, nil) }},
+	{"with another first byte", func(f *forgery, path string, b []byte) { b[0] ^= 1; f.put(path, b) }},
+	{"with another version", func(f *forgery, path string, b []byte) { b[7]++; f.put(path, b) }},
+	{"with another length of its clear part", func(f *forgery, path string, b []byte) { b[12] ^= 0x80; f.put(path, b) }},
+	{"with another byte in its middle", func(f *forgery, path string, b []byte) { b[len(b)/2] ^= 1; f.put(path, b) }},
+	{"with another last byte", func(f *forgery, path string, b []byte) { b[len(b)-1] ^= 1; f.put(path, b) }},
+	{"cut", func(f *forgery, path string, b []byte) { f.put(path, b[:len(b)/2]) }},
+	{"empty", func(f *forgery, path string, b []byte) { f.put(path, []byte{}) }},
+	{"a directory", func(f *forgery, path string, _ []byte) { f.put(path, nil); f.mkdir(path) }},
+}
+
+func (f *forgery) mkdir(path string) {
 	f.t.Helper()
-	if err := os.Remove(path); err != nil {
+	if err := os.Mkdir(path, 0o755); err != nil {
 		f.t.Fatal(err)
 	}
-	if b != nil {
-		writeFile(f.t, path, b)
+}
+
+// TestRecoveryWithoutOneObject: whatever becomes of one object that isn't a
+// pack of chunks, everything comes back.
+func TestRecoveryWithoutOneObject(t *testing.T) {
+	f := newForgery(t)
+	for path, b := range f.whole {
+		if path == f.dataPack() {
+			continue
+		}
+		for _, s := range spoilings {
+			s.spoil(f, path, bytes.Clone(b))
+			f.gives("v", 0, f.image)
+			if t.Failed() {
+				t.Fatalf("%s is %s", path, s.what)
+			}
+		}
+		f.put(path, b)
+	}
+}
+
+// TestRecoveryWithoutDirectories: all of the index and of one copy of the roots
+// can be done without.
+func TestRecoveryWithoutDirectories(t *testing.T) {
+	f := newForgery(t)
+	for _, lost := range [][]string{{"head"}, {"roots"}, {"index"}, {"head", "index"}, {"roots", "index"}} {
+		for _, dir := range lost {
+			if err := os.RemoveAll(filepath.Join(f.store, dir)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f.gives("v", 0, f.image)
+		res := f.run(nil, "list").expect(0)
+		if slices.Contains(lost, "index") {
+			res.says(fmt.Sprintf("reading the tables of contents of %d packs", len(f.under("packs"))))
+		}
+		for _, dir := range lost {
+			f.mkdir(filepath.Join(f.store, dir))
+		}
+		f.gives("v", 0, f.image) // it is there and empty
+		f.putBack()
+	}
+}
+
+// both changes an object and its twin in the same way, expects that the archive
+// is refused, and puts both back.
+func (f *forgery) both(what string, paths []string, change func(b []byte) []byte, words ...string) {
+	f.t.Helper()
+	for _, path := range paths {
+		f.put(path, change(bytes.Clone(f.whole[path])))
 	}
 	f.refuses(what, "v", words...)
-	writeFile(f.t, path, f.whole[path])
-}
-
-// used is how much of an object counts: of a pack all that is before its table.
-func used(path string, b []byte) int {
-	if !strings.Contains(path, "/packs/") {
-		return len(b)
+	for _, path := range paths {
+		f.put(path, f.whole[path])
 	}
-	return len(b) - 12 - int(binary.BigEndian.Uint32(b[len(b)-12:]))
 }
 
-// TestRecoveryRefusesDamage: no bit of what leads to a volume may be another
-// one, no object may be short or missing.
+// flipped has another bit in every byte from one place on, up to another.
+func flipped(from, to int) func([]byte) []byte {
+	return func(b []byte) []byte {
+		for i := from; i < min(to, len(b)); i++ {
+			b[i] ^= 1 << (i % 8)
+		}
+		return b
+	}
+}
+
+// tableStart is where the sealed table of contents of a pack begins.
+func tableStart(b []byte) int { return len(b) - 4 - int(binary.BigEndian.Uint32(b[len(b)-4:])) }
+
+// TestRecoveryRefusesDamage: what all copies have lost isn't made up.
 func TestRecoveryRefusesDamage(t *testing.T) {
 	f := newForgery(t)
-	const places = 9
-	for path, b := range f.whole {
-		name, n := strings.TrimPrefix(path, f.store+"/"), used(path, b)
-		for i := range places {
-			at := i * (n - 1) / (places - 1)
-			c := bytes.Clone(b)
-			c[at] ^= 1 << (i * 5 % 8)
-			f.changed(fmt.Sprintf("a bit of byte %d of %s", at, name), path, c)
-		}
-		for _, short := range []int{0, 8, n / 2, n - 1} {
-			f.changed("the end of "+name+" missing", path, b[:short])
-		}
-		if !strings.Contains(path, "/packs/") {
-			f.changed("a byte behind "+name, path, append(bytes.Clone(b), 0))
-		}
-		f.changed(name+" missing", path, nil)
+	roots := append(f.under("head"), f.under("roots")...)
+	for at := range 16 {
+		f.both(fmt.Sprintf("a bit of byte %d of all roots", at), roots, flipped(at, at+1))
 	}
+	f.both("the sealed parts of all roots", roots, func(b []byte) []byte { b[len(b)-1] ^= 1; return b }, "no root opens", "doesn't authenticate")
+	f.both("no roots", roots, func([]byte) []byte { return nil }, "the archive has no root", "--key-export")
+	pack := f.dataPack()
+	f.both("the chunks", []string{pack}, flipped(16, 1<<30), "doesn't authenticate")
+	f.both("no chunks", []string{pack}, func([]byte) []byte { return nil }, "the archive has no pack of this name: "+pack)
+	f.both("half of the chunks", []string{pack}, func(b []byte) []byte { return b[:len(b)/2] }, "is cut off")
+	for _, path := range f.under("packs") {
+		if path == pack {
+			continue
+		}
+		f.both("metadata", []string{path, f.twin(path)}, flipped(16, 1<<30), "doesn't authenticate")
+		f.both("no metadata", []string{path, f.twin(path)}, func([]byte) []byte { return nil }, "the archive has no pack of this name")
+	}
+	f.put(pack, flipped(tableStart(f.whole[pack]), 1<<30)(bytes.Clone(f.whole[pack])))
+	f.both("neither the index nor the table of contents", f.under("index"), flipped(16, 1<<30), "is in no index", "what only it has is lost")
+	f.putBack()
 	f.gives("v", 0, f.image)
 }
 
 // TestRecoveryRefusesExchanges: what is whole doesn't open in another's place.
 func TestRecoveryRefusesExchanges(t *testing.T) {
 	f := newForgery(t)
-	other := newForgery(t) // under the same key file
-	f.changed("another archive's root", filepath.Join(f.store, "root"), other.whole[filepath.Join(other.store, "root")], "none of 1 key slots", "root: doesn't authenticate")
+	other := newForgery(t) // under the same key file, or another
+	for _, dir := range []string{"head", "roots"} {
+		for _, path := range f.under(dir) {
+			f.put(path, nil)
+		}
+	}
+	for path, b := range other.whole {
+		if rel := strings.TrimPrefix(path, other.store); strings.HasPrefix(rel, "/head/") {
+			f.put(f.store+rel, b)
+		}
+	}
+	f.secret = other.secret
+	f.refuses("another archive's roots", "v")
+	f.putBack()
+	f.secret = []string{"--keyfile", f.keyFile}
 
 	path := f.dataPack()
-	const sealed = 64<<10 + 41
-	b := f.whole[path]
-	exchanged := append(append(append([]byte{}, b[:8]...), b[8+sealed:8+2*sealed]...), b[8:8+sealed]...)
-	f.changed("two chunks exchanged", path, append(exchanged, b[8+2*sealed:]...), "doesn't authenticate")
-
-	// Another backup makes another index object.
-	f.w.ok("backup", "w=file:"+f.w.image("w", "random:1000:3"))
-	index := f.w.under("index/")
-	if len(index) != 2 {
-		t.Fatalf("there are %d index objects", len(index))
+	at := [2]int{}
+	table := f.table(path)
+	if len(table) != 3 {
+		t.Fatalf("the pack has %d chunks", len(table))
 	}
-	was := readFile(t, index[0])
-	writeFile(t, index[0], readFile(t, index[1]))
-	f.refuses("one index object in the place of another", "v", "doesn't authenticate")
-	writeFile(t, index[0], was)
+	found := 0
+	for _, b := range table { // the two that don't compress have one length
+		if b.length == forgedChunk+51 {
+			at[found], found = b.at, found+1
+		}
+	}
+	b := bytes.Clone(f.whole[path])
+	copy(b[at[0]:], f.whole[path][at[1]:at[1]+forgedChunk+51])
+	copy(b[at[1]:], f.whole[path][at[0]:at[0]+forgedChunk+51])
+	f.both("two chunks exchanged", []string{path}, func([]byte) []byte { return b }, "doesn't authenticate")
+
+	// An older root under a higher number is passed over.
+	heads := f.under("head")
+	oldest := f.whole[heads[0]]
+	f.put(filepath.Join(f.store, "head", "999"), oldest)
 	f.gives("v", 0, f.image)
+	f.run(nil, "list").expect(0).says("head/999: is of generation")
 }
 
 // TestRecoveryIgnoresRubbish: what the root doesn't lead to may be anything,
-// and the end of a pack zeros, as what a prune has freed.
+// and the end of a pack zeros.
 func TestRecoveryIgnoresRubbish(t *testing.T) {
 	f := newForgery(t)
-	for path, b := range f.whole {
-		if strings.Contains(path, "/packs/") {
-			n := used(path, b)
-			writeFile(t, path, append(bytes.Clone(b[:n]), make([]byte, len(b)-n)...))
-		}
+	for _, path := range f.under("packs") {
+		b := bytes.Clone(f.whole[path])
+		clear(b[tableStart(b):])
+		f.put(path, b)
 	}
-	other := newForgery(t)
-	slot := other.one("keys/")
-	writeFile(t, filepath.Join(f.store, "keys", filepath.Base(slot)), other.whole[slot])
 	const id = "00112233445566778899aabbccddeeff"
-	writeFile(t, filepath.Join(f.store, "keys", id), []byte("PINIONK\x01 and no slot"))
-	writeFile(t, filepath.Join(f.store, "keys", "README"), []byte("?"))
-	writeFile(t, filepath.Join(f.store, "index", id), f.whole[f.one("index/")])
-	if err := os.MkdirAll(filepath.Join(f.store, "packs", id[:2]), 0o755); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"README.txt", "head/README", "head/0", "head/00000001", "head/77777777777777777777", "roots/7", "index/" + id, "packs/00", "trash"} {
+		f.put(filepath.Join(f.store, name), []byte("PINIONR\x02 and no root"))
 	}
-	writeFile(t, filepath.Join(f.store, "packs", id[:2], id), nil)
+	f.put(filepath.Join(f.store, "head", "888"), []byte("PINIONR\x02 and no root"))
+	f.put(filepath.Join(f.store, "roots", "889-"+id), f.whole[f.under("head")[0]])
 	f.gives("v", 0, f.image)
+	f.run(nil, "list").expect(0).says("passed over", "head/888", "roots/889-"+id)
+}
+
+// TestRecoveryOfJunkRoots: 64 roots that don't open are passed over, and no
+// more, unless somebody says which one to take.
+func TestRecoveryOfJunkRoots(t *testing.T) {
+	f := newForgery(t)
+	for i := range 63 {
+		f.put(filepath.Join(f.store, "head", fmt.Sprint(1000+i)), []byte("junk"))
+	}
+	f.gives("v", 0, f.image)
+	f.put(filepath.Join(f.store, "head", "2000"), []byte("junk"))
+	f.refuses("64 roots that don't open", "v", "64 roots don't open")
+	newest := filepath.Base(slices.MaxFunc(f.under("head"), func(a, b string) int { return len(a) - len(b) + strings.Compare(a, b) }))
+	f.run([]string{"--root", newest}, "list").expect(0)
+	f.run([]string{"--root", "head/" + newest}, "list").expect(0)
+	f.run([]string{"--root", "2000"}, "list").expect(1).says("passed over")
+	f.run([]string{"--root", "77"}, "list").expect(1).says("the archive has no root 77")
 }
 
 // secrets are what the holder of the key file knows.
-type secrets struct{ kek, master, archive []byte }
+type secrets struct{ master, archive []byte }
 
 func derive(t *testing.T, secret, salt []byte, info string) []byte {
 	t.Helper()
@@ -183,89 +328,122 @@ func cipherOf(t *testing.T, key []byte) cipher.AEAD {
 	return aead
 }
 
-// blobID is the id of a chunk.
-func blobID(t *testing.T, s secrets, chunk []byte) []byte {
-	t.Helper()
-	h, err := blake2b.New256(derive(t, s.master, s.archive, "pinion 1 blob id"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.Write([]byte{1})
-	h.Write(chunk)
-	return h.Sum(nil)
-}
+// slotStart is where the first key slot of a root begins: behind the header, two
+// ids, the generation, the number of slots and the slot's length.
+const slotStart = 16 + 16 + 16 + 8 + 1 + 2
+
+// The parts of a slot for a key file: derivation, length and salt; nonce, sealed
+// key, commitment.
+const (
+	slotNonce      = 1 + 2 + 32
+	slotCommitment = slotNonce + 24 + 48
+)
 
 func (f *forgery) secrets(t *testing.T) secrets {
 	t.Helper()
-	slot := f.whole[f.one("keys/")]
-	s := secrets{kek: derive(t, readFile(t, f.w.key), slot[36:68], "pinion 1 key file")}
-	plain, err := cipherOf(t, s.kek).Open(nil, slot[68:92], slot[124:188], slot[:68])
+	root := f.whole[f.under("head")[0]]
+	slot, archive := root[slotStart:], root[16:32]
+	if slot[0] != 2 {
+		t.Fatalf("the first key slot is of derivation %d", slot[0])
+	}
+	kek := derive(t, readFile(t, f.keyFile), slot[3:slotNonce], "pinion 2 key file")
+	associated := append(append(bytes.Clone(archive), slot[:slotNonce]...), 0, 0) // no extensions
+	master, err := cipherOf(t, kek).Open(nil, slot[slotNonce:slotNonce+24], slot[slotNonce+24:slotCommitment], associated)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.master, s.archive = plain[:32], plain[32:]
-	return s
+	return secrets{master: master, archive: archive}
 }
 
-// TestRecoveryChecksMoreThanSeals: whoever has the secret of a slot that was
-// removed, or can make one seal open under many keys, gets no further than
-// the root's list and the commitment; and a blob is what its id says, whoever
-// has sealed it.
+// A packed is a blob as the table of contents of its pack has it.
+type packed struct {
+	kind       byte
+	id         []byte
+	at, length int
+}
+
+// associated are the associated data of the blob.
+func (p packed) associated() []byte { return append([]byte{p.kind}, p.id...) }
+
+func (f *forgery) table(path string) (blobs []packed) {
+	f.t.Helper()
+	t := f.t.(*testing.T)
+	s, b := f.secrets(t), f.whole[path]
+	start := tableStart(b)
+	sealed := b[start : len(b)-4]
+	name := strings.TrimPrefix(path, f.store+"/")
+	table, err := cipherOf(t, derive(t, s.master, s.archive, "pinion 2 table of contents")).Open(nil, sealed[:24], sealed[24:], append(bytes.Clone(b[:16]), name...))
+	if err != nil {
+		t.Fatalf("table of contents of %s: %v", path, err)
+	}
+	at := 16
+	for i := range int(binary.BigEndian.Uint32(table[9:])) {
+		row := table[13+37*i:][:37]
+		p := packed{kind: row[0], id: row[1:33], at: at, length: int(binary.BigEndian.Uint32(row[33:]))}
+		blobs, at = append(blobs, p), at+p.length
+	}
+	return blobs
+}
+
+// TestRecoveryChecksMoreThanSeals: whoever can make one seal open under many
+// keys gets no further than the commitment, and a chunk is of the domain that its
+// volume has, with the padding that its name asks for.
 func TestRecoveryChecksMoreThanSeals(t *testing.T) {
 	f := newForgery(t)
-	s := f.secrets(t)
-	path := f.one("keys/")
-	slot := bytes.Clone(f.whole[path])
-	sum := func() []byte {
-		h := sha256.Sum256(slot[:188])
-		return append(slot[:188:188], h[:]...)
+	heads, roots := f.under("head"), f.under("roots")
+	for _, path := range roots {
+		f.put(path, nil)
 	}
+	f.both("another commitment", heads, func(b []byte) []byte {
+		length := int(binary.BigEndian.Uint16(b[slotStart-2:]))
+		slot := b[slotStart : slotStart+length]
+		slot[slotCommitment] ^= 1
+		sum := sha256.Sum256(slot[:length-32])
+		copy(slot[length-32:], sum[:])
+		return b
+	}, "is of another passphrase or key file")
+	f.both("a damaged slot", heads, flipped(slotStart+slotCommitment, slotStart+slotCommitment+1), "is damaged")
+	f.putBack()
 
-	slot[92] ^= 1
-	f.changed("another commitment", path, sum(), "is of another passphrase or key file")
-	slot[92] ^= 1
-
-	rand.Read(slot[20:36])
-	copy(slot[124:188], cipherOf(t, s.kek).Seal(nil, slot[68:92], append(bytes.Clone(s.master), s.archive...), slot[:68]))
-	unlisted := filepath.Join(filepath.Dir(path), hex.EncodeToString(slot[20:36]))
-	writeFile(t, unlisted, sum())
-	f.gives("v", 0, f.image)
-	os.Remove(path)
-	f.refuses("a slot that the root doesn't list", "v", "doesn't list this key slot")
-	writeFile(t, path, f.whole[path])
-
-	// Of the two chunks, whichever is first in the pack.
 	pack := f.dataPack()
-	b := bytes.Clone(f.whole[pack])
-	sealed := b[8 : 8+64<<10+41]
-	aead := cipherOf(t, derive(t, s.master, s.archive, "pinion 1 blob seal"))
-	resealed := false
-	for i := range 2 {
-		id := blobID(t, s, readFile(t, f.image)[i*64<<10:(i+1)*64<<10])
-		associated := append(append(bytes.Clone(s.archive), 1), id...)
-		plain, err := aead.Open(nil, sealed[:24], sealed[24:], associated)
+	s := f.secrets(t)
+	aead := cipherOf(t, derive(t, s.master, s.archive, "pinion 2 blob seal"))
+	for _, p := range f.table(pack) {
+		sealed := f.whole[pack][p.at : p.at+p.length]
+		plain, err := aead.Open(nil, sealed[:24], sealed[24:], p.associated())
 		if err != nil {
+			t.Fatal(err)
+		}
+		resealed := func(what string, change func(b []byte), words string) {
+			t.Helper()
+			c := bytes.Clone(plain)
+			change(c)
+			b := bytes.Clone(f.whole[pack])
+			copy(b[p.at:], aead.Seal(bytes.Clone(sealed[:24]), sealed[:24], c, p.associated()))
+			f.both(what, []string{pack}, func([]byte) []byte { return b }, words)
+		}
+		resealed("a chunk of another domain", func(b []byte) { b[2] = 1 }, "is of the domain 1")
+		resealed("a method that isn't there", func(b []byte) { b[0] = 7 }, "has 7")
+		if plain[0] == 0 {
+			resealed("another length of a stored chunk", func(b []byte) { b[4], b[5] = 0, 0xff }, "has another length than it says")
 			continue
 		}
-		plain[1000] ^= 1
-		aead.Seal(sealed[:24], sealed[:24], plain, associated)
-		resealed = true
-		break
+		resealed("a padding that isn't zeros", func(b []byte) { b[len(b)-1] = 1 }, "padding")
+		resealed("another length of content", func(b []byte) { b[10]++ }, "has bytes left over")
+		resealed("another length of the plaintext", func(b []byte) { b[6]++ }, "another length than it says")
+		resealed("a frame that is none", func(b []byte) { b[11] ^= 1 }, "isn't a frame of zstd")
 	}
-	if !resealed {
-		t.Fatal("no chunk is at the beginning of the pack")
-	}
-	f.changed("a chunk that isn't what its id says", pack, b, "has other content than its id says")
 	f.gives("v", 0, f.image)
 }
 
 // TestRecoverySalvages: zeros stand where a chunk fails and nowhere else, and
-// the script says where; everything else is as fatal as ever.
+// the script says where; without all of a volume's metadata nothing is written.
 func TestRecoverySalvages(t *testing.T) {
 	f := newForgery(t)
+	original := readFile(t, f.image)
 	salvage := func(what string, ranges ...[2]int) {
 		t.Helper()
-		want, image := readFile(t, f.image), filepath.Join(t.TempDir(), "image")
+		want, image := bytes.Clone(original), filepath.Join(t.TempDir(), "image")
 		res := f.run(nil, "restore", "v", image, "--salvage").expect(1)
 		lost := 0
 		for _, r := range ranges {
@@ -282,77 +460,56 @@ func TestRecoverySalvages(t *testing.T) {
 	f.run(nil, "restore", "v", image, "--salvage").expect(0)
 	same(t, image, f.image)
 
-	path := f.dataPack()
-	size := len(readFile(t, f.image))
-	s := f.secrets(t)
-	aead := cipherOf(t, derive(t, s.master, s.archive, "pinion 1 blob seal"))
-	const chunk, sealed = 64 << 10, 64<<10 + 41
-	for i := range 2 { // the chunks that don't compress, wherever they are
-		id := blobID(t, s, readFile(t, f.image)[i*chunk:(i+1)*chunk])
-		b := bytes.Clone(f.whole[path])
-		for at := 8; at+sealed <= used(path, b); at++ {
-			if _, err := aead.Open(nil, b[at:at+24], b[at+24:at+sealed], append(append(bytes.Clone(s.archive), 1), id...)); err == nil {
-				b[at+1000] ^= 1
-				writeFile(t, path, b)
-				salvage(fmt.Sprint("chunk ", i), [2]int{i * chunk, (i + 1) * chunk})
-				break
-			}
+	pack, s := f.dataPack(), f.secrets(t)
+	aead := cipherOf(t, derive(t, s.master, s.archive, "pinion 2 blob seal"))
+	for _, p := range f.table(pack) {
+		sealed := f.whole[pack][p.at : p.at+p.length]
+		plain, err := aead.Open(nil, sealed[:24], sealed[24:], p.associated())
+		if err != nil {
+			t.Fatal(err)
 		}
-		if bytes.Equal(readFile(t, path), f.whole[path]) {
-			t.Fatalf("chunk %d is not in the pack", i)
+		start := 2 * forgedChunk // the one that compresses
+		if plain[0] == 0 {
+			start = bytes.Index(original, plain[11:11+forgedChunk])
 		}
+		f.put(pack, flipped(p.at+100, p.at+101)(bytes.Clone(f.whole[pack])))
+		salvage("one chunk", [2]int{start, min(start+forgedChunk, len(original))})
 		f.refuses("the same without --salvage", "v", "doesn't authenticate")
 	}
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
-	}
-	salvage("no pack", [2]int{0, chunk}, [2]int{chunk, 2 * chunk}, [2]int{2 * chunk, size})
-	f.refuses("no pack", "v", "the archive has no pack of this name: "+path)
-	writeFile(t, path, f.whole[path])
+	f.put(pack, nil)
+	salvage("no pack", [2]int{0, forgedChunk}, [2]int{forgedChunk, 2 * forgedChunk}, [2]int{2 * forgedChunk, len(original)})
+	f.putBack()
 
-	for path, b := range f.whole {
-		if !strings.Contains(path, "/packs/") || len(b) > 128<<10 {
+	// The one node of the tree, in both of its packs.
+	for _, path := range f.under("packs") {
+		if path == pack {
 			continue
 		}
-		b := bytes.Clone(b)
-		for at := 8; at < used(path, b); at++ {
-			b[at] ^= 1
+		for _, p := range f.table(path) {
+			if p.kind == 2 && p.at > 0 {
+				f.put(path, flipped(p.at+50, p.at+51)(readFile(t, path)))
+			}
 		}
-		writeFile(t, path, b)
-		res := f.run(nil, "restore", "v", filepath.Join(f.dir, "none"), "--salvage").expect(1).says("doesn't authenticate")
-		if exists(filepath.Join(f.dir, "none")) || strings.Contains(res.stderr, "damaged: ") {
-			t.Errorf("%s\nwas to write nothing without metadata", res)
-		}
-		writeFile(t, path, f.whole[path])
 	}
-	f.gives("v", 0, f.image)
+	salvage("no tree", [2]int{0, len(original)})
+	for _, path := range f.under("packs") {
+		f.put(path, flipped(16, tableStart(f.whole[path]))(bytes.Clone(f.whole[path])))
+	}
+	res := f.run(nil, "restore", "v", filepath.Join(f.dir, "none"), "--salvage").expect(1).says("doesn't authenticate")
+	if exists(filepath.Join(f.dir, "none")) || strings.Contains(res.stderr, "damaged: ") {
+		t.Errorf("%s\nwas to write nothing without metadata", res)
+	}
 }
 
 // TestRecoverySaysWhatIsMissing in words, and which file it was to be.
 func TestRecoverySaysWhatIsMissing(t *testing.T) {
 	f := newForgery(t)
-	plain := func(what, path, says string) {
-		t.Helper()
-		res := f.run(nil, "list").expect(1)
-		if want := "recover: error: " + says + ": " + path + "\n"; res.stderr != want {
-			t.Errorf("%s: %s\nwas to say %q", what, res, want)
-		}
-	}
-	root, index := filepath.Join(f.store, "root"), f.one("index/")
-	for path, says := range map[string]string{root: "the archive has no root", index: "the archive has no index object of this name"} {
-		if err := os.Remove(path); err != nil {
-			t.Fatal(err)
-		}
-		plain("nothing there", path, says)
-		writeFile(t, path, f.whole[path])
-	}
-	f.run([]string{"--root", "root.99"}, "list").expect(1).says("recover: error: the archive has no root.99: " + root + ".99\n")
+	f.run([]string{"--root", "99"}, "list").expect(1).says("recover: error: the archive has no root 99\n")
 	image := filepath.Join(f.dir, "nowhere", "image")
 	f.run(nil, "restore", "v", image).expect(1).says("recover: error: " + image + ".part: No such file or directory\n")
-	if err := os.Rename(filepath.Join(f.store, "keys"), f.w.path("keys")); err != nil {
-		t.Fatal(err)
-	}
-	plain("no keys", filepath.Join(f.store, "keys"), "the archive has no keys")
-	f.secret = []string{"--keyfile", f.w.path("nothing")}
-	plain("no key file", f.w.path("nothing"), "there is no such file")
+	f.secret = []string{"--keyfile", filepath.Join(f.dir, "nothing")}
+	f.run(nil, "list").expect(1).says("recover: error: there is no such file: " + filepath.Join(f.dir, "nothing") + "\n")
+	f.store = filepath.Join(f.dir, "nowhere")
+	f.secret = []string{"--keyfile", f.keyFile}
+	f.run(nil, "list").expect(1).says("recover: error: the archive has no root: " + f.store)
 }

@@ -102,9 +102,9 @@ const (
 	// whatever it is waiting for: a person, or data that doesn't change.
 	ClientAliveInterval = 60 * time.Second
 
-	// IdleTimeout is how long a helper waits for its client while it has
-	// nothing to do itself: fifteen missed signs of life. A client that is gone
-	// without the pipe's having ended must not hold a lock for ever.
+	// IdleTimeout is how long a helper waits for anything of its client's:
+	// fifteen missed signs of life. A client that is gone without the pipe's
+	// having ended must not hold a lock for ever.
 	IdleTimeout = 15 * time.Minute
 
 	// FrameTimeout is how long a client waits for any frame while a request

@@ -37,9 +37,11 @@ func (cfg Config) idleTimeout() time.Duration {
 // same piece of input.
 const idleTicks = 16
 
-// watch ends the connection when the client is silent for limit. It counts its
-// own looks, so that time in which this process didn't run, or the machine
-// slept, is not the client's: its signs of life may be in the pipe by now.
+// watch ends the connection when the client is silent for limit, whatever is
+// being worked on: a client shows that it is there while it waits, too, so one
+// that doesn't will not take the answer. It counts its own looks, so that time
+// in which this process didn't run, or the machine slept, is not the client's:
+// its signs of life may be in the pipe by now.
 func (s *session) watch(limit time.Duration) {
 	t := time.NewTicker(max(time.Millisecond, limit/idleTicks))
 	defer t.Stop()
@@ -50,25 +52,15 @@ func (s *session) watch(limit time.Duration) {
 			return
 		case <-t.C:
 		}
-		if now := s.idleSince(); now.IsZero() || now != since {
+		if now := s.silentSince(); now.IsZero() || now != since {
 			since, seen = now, -1
 		}
 	}
 	close(s.idle)
 }
 
-// idleSince is since when the reader has been waiting while nothing that the
-// client asked for is worked on, or zero. A request that waits for the rest of
-// its body is not worked on: the client owes that.
-func (s *session) idleSince() time.Time {
+func (s *session) silentSince() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	working := s.outstanding
-	if s.incoming {
-		working--
-	}
-	if working > 0 {
-		return time.Time{}
-	}
 	return s.silent
 }

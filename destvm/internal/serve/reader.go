@@ -238,7 +238,6 @@ func (r *reader) put(id uint32, m protocol.Put) error {
 // begin makes b the body that data frames go to.
 func (r *reader) begin(b *body) {
 	r.body = b
-	r.s.setIncoming(b.then != nil)
 	r.complete()
 }
 
@@ -261,7 +260,6 @@ func (r *reader) data(id uint32, untrusted []byte) error {
 	case b.upload != nil:
 		if _, err := b.upload.Write(untrusted); err != nil {
 			b.upload, b.then = nil, nil
-			r.s.setIncoming(false)
 			r.s.reads <- func([]byte) { r.s.fail(id, err) }
 		}
 	}
@@ -276,7 +274,6 @@ func (r *reader) complete() {
 		return
 	}
 	r.body = nil
-	r.s.setIncoming(false)
 	if b.then != nil {
 		b.then(b)
 	}
@@ -287,11 +284,4 @@ func (r *reader) dropBody() {
 	if r.body != nil && r.body.upload != nil {
 		r.body.upload.Discard()
 	}
-}
-
-// setIncoming notes whether a request waits for the rest of its body.
-func (s *session) setIncoming(incoming bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.incoming = incoming
 }

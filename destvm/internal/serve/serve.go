@@ -50,8 +50,8 @@ type Config struct {
 	// HelloTimeout is how long the whole hello may take to come; 0 means
 	// protocol.HelloTimeout.
 	HelloTimeout time.Duration
-	// IdleTimeout is how long the client may send nothing while nothing is
-	// worked on for it; 0 means protocol.IdleTimeout.
+	// IdleTimeout is how long the client may send nothing; 0 means
+	// protocol.IdleTimeout.
 	IdleTimeout time.Duration
 }
 
@@ -128,7 +128,6 @@ type session struct {
 	mu          sync.Mutex // guards what follows
 	outstanding int        // requests without an answer
 	single      bool       // one of them is a commit or compose
-	incoming    bool       // one of them waits for the rest of its body
 	silent      time.Time  // since when the reader waits for input; zero: it doesn't
 	ending      bool       // nothing that changes the directory may begin
 	changing    sync.WaitGroup

@@ -2,6 +2,7 @@ package archive_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"os"
 	"testing"
 
@@ -42,7 +43,7 @@ func known(t *testing.T, p *archivetest.Place, tryAll bool, change func(*archive
 	}
 	h := a.NewHasher()
 	for _, c := range chunks {
-		ok, err := w.Known(ctx, h.ID(format.BlobChunk, c))
+		ok, err := w.Known(ctx, h.ID(format.BlobChunk, format.SharedDomain, c))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -72,7 +73,7 @@ func TestResume(t *testing.T) {
 		t.Errorf("%d of 20 chunks are used again without memory", n)
 	}
 	p.Commit(t, sent...)
-	if packs := p.Objects(t, protocol.PrefixPacks); len(packs) != 4 { // a session each, and two that were interrupted
+	if packs := p.Objects(t, protocol.PrefixPacks); len(packs) != 6 { // a session each, with its twin, and two that were interrupted
 		t.Errorf("%d packs", len(packs))
 	}
 	a := p.Open(t, protocol.LockRead)
@@ -206,33 +207,31 @@ func TestTryAll(t *testing.T) {
 }
 
 // TestRootsOfCopies: the root that this host puts back is the one it saw there,
-// not that of a copy elsewhere.
+// not that of a copy elsewhere. It is a new root, above all that were seen.
 func TestRootsOfCopies(t *testing.T) {
 	p := archivetest.New(t).Init(t)
 	p.Commit(t)
 	c := p.Copy(t)
-	root := readRoot(t, p)
+	sum := sha256.Sum256(readRoot(t, p))
 	a := opens(t, c, 1, adopt)
 	if _, err := archivetest.Commit(a, nil); err != nil {
 		t.Fatal(err)
 	}
 	a.Close()
-	if err := os.Remove(p.Path(protocol.RootName)); err != nil {
+	removeRoots(t, p)
+	if _, err := archive.RestoreRoot(ctx, p.Dest, p.Options(protocol.LockExclusive)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := archive.RestoreRoot(ctx, p.Dest, p.Options(protocol.LockExclusive), &archive.RootError{}); err != nil {
-		t.Fatal(err)
+	a = opens(t, p, 1, nil)
+	if r := a.Root(); r.Predecessors[0] != format.RootHash(sum[:16]) || r.Generation != 4 {
+		t.Errorf("generation %d with predecessors %x was put in the place of the lost root %x", r.Generation, r.Predecessors, sum)
 	}
-	if !bytes.Equal(readRoot(t, p), root) {
-		t.Error("another root was put in the place of the lost one")
-	}
-	opens(t, p, 1, nil)
 }
 
-// TestRestoreRootPrefersWhatFollows: of the roots that the store kept, one that
-// came after this host's copy is put back, and never one of another history, nor
-// one of another archive, whatever its generation.
-func TestRestoreRootPrefersWhatFollows(t *testing.T) {
+// TestRestoreRootKeepsWhatFollows: where the store has a root that came after this
+// host's copy, nothing is put back; roots of another history and another archive,
+// and junk, count for nothing but their numbers.
+func TestRestoreRootKeepsWhatFollows(t *testing.T) {
 	p := archivetest.New(t).Init(t)
 	p.Commit(t)
 	fork := p.Copy(t)
@@ -249,21 +248,27 @@ func TestRestoreRootPrefersWhatFollows(t *testing.T) {
 	elsewhere.Forget(t)
 	elsewhere.Commit(t)
 	next := readRoot(t, p) // 4
-	elsewhere.Commit(t)
-	for n, root := range map[uint64][]byte{7: readRoot(t, fork), 8: readRoot(t, other), 9: []byte("junk"), 10: nil} {
-		if err := os.WriteFile(p.Path(archive.KeptName(n)), root, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.Remove(p.Path(protocol.RootName)); err != nil {
+	setRoot(t, p, next)
+	addRoot(t, p, readRoot(t, fork))
+	addRoot(t, p, readRoot(t, other))
+	if err := os.WriteFile(p.Path(protocol.HeadName(12)), []byte("junk"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r, err := archive.RestoreRoot(ctx, p.Dest, p.Options(protocol.LockExclusive), &archive.RootError{})
-	if err != nil || r.Root.Generation != 4 || r.Kept != archive.KeptName(4) || !bytes.Equal(readRoot(t, p), next) {
+	r, err := archive.RestoreRoot(ctx, p.Dest, p.Options(protocol.LockExclusive))
+	if err != nil || r.Root.Generation != 4 {
 		t.Fatalf("%+v, %v", r, err)
 	}
-	a := opens(t, p, 3, nil)
-	if doubt, err := a.InDoubt(); err != nil || !doubt {
-		t.Errorf("what came after it may have pruned: %v, %v", doubt, err)
+	// Without it, what this host saw is put back, above all numbers.
+	if err := os.Remove(p.Path(protocol.HeadName(4))); err != nil {
+		t.Fatal(err)
 	}
+	sum := sha256.Sum256(next)
+	if err := os.Remove(p.Path(protocol.RootName(4, [16]byte(sum[:16])))); err != nil {
+		t.Fatal(err)
+	}
+	r, err = archive.RestoreRoot(ctx, p.Dest, p.Options(protocol.LockExclusive))
+	if err != nil || r.Root.Generation != 13 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	opens(t, p, 2, nil)
 }

@@ -14,7 +14,7 @@ func (a *Archive) SealRoot(r *format.Root) ([]byte, error) { return a.sealRoot(r
 
 // SealNote seals a lock note as one who has the archive's keys can.
 func (a *Archive) SealNote(plain []byte) []byte {
-	return a.keys.SealObject(format.AppendHeader(nil, format.KindLockNote), format.KindLockNote, format.LockNoteName, plain)
+	return a.keys.SealObject(format.KindLockNote, format.LockNoteName, nil, plain)
 }
 
 // WindowFree reports whether nothing of the fetch window is taken.
@@ -56,3 +56,6 @@ func Plan(at []format.Location, maxRanges int) []Request {
 	}
 	return requests
 }
+
+// IsDamage reports whether an error is damage of the archive.
+func IsDamage(err error) bool { return isDamage(err) }

@@ -157,7 +157,7 @@ func fetch(t *testing.T, a *archive.Archive, plains [][]byte) (*fetched, error) 
 	h := a.NewHasher()
 	wants := make([]archive.Want, len(plains))
 	for i, p := range plains {
-		wants[i] = archive.Want{Type: format.BlobChunk, ID: h.ID(format.BlobChunk, p)}
+		wants[i] = archive.Want{Type: format.BlobChunk, ID: h.ID(format.BlobChunk, format.SharedDomain, p)}
 	}
 	f := &fetched{plain: map[int][]byte{}, errs: map[int]error{}}
 	err := a.Fetch(ctx, wants, func(i int, plain []byte, err error) error {

@@ -2,8 +2,6 @@ package archive_test
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"os"
 	"testing"
 
 	"pinion/dom0/internal/archive"
@@ -12,33 +10,29 @@ import (
 	"pinion/protocol"
 )
 
-// TestRestoreRootReplacesOnlyWhatWasJudged: a root that a store hid at first,
-// or that is another one by now, stays; and a copy that isn't of the state that
-// was seen last is never put back.
-func TestRestoreRootReplacesOnlyWhatWasJudged(t *testing.T) {
+// TestRestoreRootOfWhatWasSeen: where the newest root is there, nothing is put back;
+// and a copy that isn't of the state that was seen last is never put back.
+func TestRestoreRootOfWhatWasSeen(t *testing.T) {
 	p := archivetest.New(t).Init(t)
 	p.Commit(t)
-	id := p.Open(t, protocol.LockRead).Root()
+	a := p.Open(t, protocol.LockRead)
+	id := a.Root()
+	a.Close()
 	good := readRoot(t, p)
-	other := sha256.Sum256([]byte("another root"))
-	for what, bad := range map[string]*archive.RootError{"absent": {}, "another": {Seen: &other}} {
-		if _, err := archive.RestoreRoot(ctx, p.Dest, p.Options(protocol.LockExclusive), bad); err == nil {
-			t.Errorf("%s: the root was put back over one that nobody looked at", what)
-		}
+	if r, err := archive.RestoreRoot(ctx, p.Dest, p.Options(protocol.LockExclusive)); err != nil || r.Root.Generation != 2 {
+		t.Errorf("%+v, %v", r, err)
 	}
 	if !bytes.Equal(readRoot(t, p), good) {
-		t.Fatal("the root was replaced")
+		t.Fatal("another root is there")
 	}
-	if err := os.Remove(p.Path(protocol.RootName)); err != nil {
-		t.Fatal(err)
-	}
+	removeRoots(t, p)
 	if err := p.State.SaveRoot(id.Archive, id.Branch, []byte("an older root")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := archive.RestoreRoot(ctx, p.Dest, p.Options(protocol.LockExclusive), &archive.RootError{}); err == nil {
+	if _, err := archive.RestoreRoot(ctx, p.Dest, p.Options(protocol.LockExclusive)); err == nil {
 		t.Error("a copy that memory doesn't know was put back")
 	}
-	if _, err := os.Stat(p.Path(protocol.RootName)); err == nil {
+	if heads := p.Heads(t); len(heads) != 0 {
 		t.Error("there is a root again")
 	}
 }
@@ -76,9 +70,7 @@ func TestRepairOfTheListLeavesOutUncommittedSessions(t *testing.T) {
 	}
 	lost := newest(t, a, p, p.Objects(t, protocol.PrefixPacks), before)
 	a.Close()
-	if err := os.Remove(p.Path(lost)); err != nil {
-		t.Fatal(err)
-	}
+	p.RemovePair(t, lost)
 	a = p.Open(t, protocol.LockExclusive)
 	l, err := a.Listing(ctx)
 	if err != nil || len(l.ListDamage) != 1 || len(l.Gaps) != 1 || l.Gaps[0].First != 3 || l.Gaps[0].Last != 3 {

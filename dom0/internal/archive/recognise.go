@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"unicode/utf8"
 
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/state"
@@ -297,7 +298,7 @@ func (a *Archive) mayWrite() (branch format.ObjectID, err error) {
 // not shown to anybody in clear, and its name.
 func Host() (id format.ObjectID, name string) {
 	name, err := os.Hostname()
-	if err != nil || len(name) > format.MaxHost {
+	if err != nil || len(name) > format.MaxHost || !utf8.ValidString(name) {
 		name = "unnamed"
 	}
 	secret := []byte(name) // without a machine id the name must do

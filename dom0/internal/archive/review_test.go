@@ -5,7 +5,6 @@ import (
 	"errors"
 	"math/rand/v2"
 	"os"
-	"strings"
 	"testing"
 	"time"
 
@@ -80,45 +79,6 @@ func TestForkBehindTheLockIsNoticed(t *testing.T) {
 	}
 }
 
-// A key slot that was removed, and is shown again in front of the live one,
-// doesn't lock the archive.
-func TestRemovedSlotBeforeTheLiveOne(t *testing.T) {
-	p := archivetest.New(t).Init(t)
-	name := p.Objects(t, "keys")[0]
-	b, err := os.ReadFile(p.Path(name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	id, err := format.ParseObjectID(strings.TrimPrefix(name, protocol.PrefixKeys))
-	if err != nil {
-		t.Fatal(err)
-	}
-	slot, err := format.ParseKeySlot(b, id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	secret := crypt.Secret{KeyFile: p.Key}
-	master, archiveID, err := crypt.UnlockMaster(secret, slot)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for {
-		removed, err := crypt.LockMaster(secret, 0, master, archiveID)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if removed.ID.String() < slot.ID.String() {
-			if err := os.WriteFile(p.Path(protocol.KeyName(removed.ID)), removed.Append(nil), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			break
-		}
-	}
-	if _, err := p.Try(t, protocol.LockRead, nil); err != nil {
-		t.Error(err)
-	}
-}
-
 // Init doesn't take the place of an archive that was seen there and is gone,
 // unless that is asked for.
 func TestInitWhereAnArchiveWasSeen(t *testing.T) {
@@ -126,16 +86,14 @@ func TestInitWhereAnArchiveWasSeen(t *testing.T) {
 	if err := os.RemoveAll(p.Path("")); err != nil {
 		t.Fatal(err)
 	}
-	params := format.Params{
-		Hash: format.HashBLAKE2b, Cipher: format.CipherXChaCha20Poly1305, ChunkSize: format.MinChunkSize,
-	}
+	params, cost := archivetest.Params(), crypt.DefaultCost()
 	o := p.Options(protocol.LockExclusive)
-	if _, err := archive.Init(context.Background(), p.Dest, params, format.MinArgonMemory, o); !errors.Is(err, archive.ErrRolledBack) {
+	if _, err := archive.Init(context.Background(), p.Dest, params, cost, o); !errors.Is(err, archive.ErrRolledBack) {
 		t.Errorf("init where an archive was seen: %v", err)
 	}
 	o = p.Options(protocol.LockExclusive)
 	o.AllowRollback = true
-	if _, err := archive.Init(context.Background(), p.Dest, params, format.MinArgonMemory, o); err != nil {
+	if _, err := archive.Init(context.Background(), p.Dest, params, cost, o); err != nil {
 		t.Error(err)
 	}
 }
@@ -159,9 +117,9 @@ func TestFetchesBesideEachOther(t *testing.T) {
 	for range 800 {
 		chunk := make([]byte, format.MinChunkSize)
 		random.Read(chunk)
-		id := s.ID(format.BlobChunk, chunk)
+		id := s.ID(format.BlobChunk, format.SharedDomain, chunk)
 		wants = append(wants, archive.Want{Type: format.BlobChunk, ID: id})
-		if err := w.AddSealed(context.Background(), id, s.Seal(nil, format.BlobChunk, id, chunk)); err != nil {
+		if err := w.AddSealed(context.Background(), id, s.Seal(nil, format.BlobChunk, format.SharedDomain, id, chunk)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -95,7 +95,10 @@ func (r *roots) listNew(ctx context.Context, hello bool) error {
 	for _, n := range heads {
 		r.names, top = append(r.names, RootName{Name: protocol.HeadName(n), Generation: n, Head: true}), max(top, n)
 	}
-	return r.list(ctx, protocol.RootName(top, [16]byte{}))
+	if top == 0 {
+		return r.list(ctx, "")
+	}
+	return r.list(ctx, protocol.RootName(top, [16]byte{})) // behind which all of that generation come, and all higher ones
 }
 
 // listAll names all roots.

@@ -11,9 +11,8 @@ import (
 	"pinion/dom0/internal/format"
 )
 
-// qubesSampleDir has an archive of the first version that knew qubes: sessions and a volume table of version 2, beside
-// a session of version 1.
-const qubesSampleDir = "../../../e2e/testdata/archives/v2"
+// qubesSampleDir has an archive with qubes, of format version 2.
+const qubesSampleDir = "../../../e2e/testdata/archives/v2-qubes"
 
 // TestMakeSampleOfQubes makes that archive, as TestMakeSample does the other.
 func TestMakeSampleOfQubes(t *testing.T) {

@@ -22,10 +22,10 @@ import (
 
 var update = ft.UpdateFlag()
 
-// sampleDir has the archive that a program of format version 1 wrote. Every
+// sampleDir has the archive that a program of format version 2 wrote. Every
 // later one must read it, so it is made once and never again; the test of the
 // whole programs reads it.
-const sampleDir = "../../../e2e/testdata/archives/v1"
+const sampleDir = "../../../e2e/testdata/archives/v2"
 
 // samplePassphrase opens the sample's second key slot.
 const samplePassphrase = "a passphrase that everybody may know"
@@ -157,38 +157,15 @@ func sampleBackup(t *testing.T, p *archivetest.Place, sources []backup.Source, a
 // addPassphrase gives the archive a second key slot, and returns its id.
 func addPassphrase(t *testing.T, p *archivetest.Place) string {
 	t.Helper()
-	name := p.Objects(t, protocol.PrefixKeys)[0]
-	b, err := os.ReadFile(p.Path(name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	id, err := format.ParseObjectID(strings.TrimPrefix(name, protocol.PrefixKeys))
-	if err != nil {
-		t.Fatal(err)
-	}
-	slot, err := format.ParseKeySlot(b, id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	master, archiveID, err := crypt.UnlockMaster(crypt.Secret{KeyFile: p.Key}, slot)
-	if err != nil {
-		t.Fatal(err)
-	}
-	second, err := crypt.LockMaster(crypt.Secret{Passphrase: []byte(samplePassphrase)}, format.MinArgonMemory, master, archiveID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(p.Path(protocol.KeyName(second.ID)), second.Append(nil), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	old := sha256.Sum256(readRoot(t, p))
-	forge(t, p, func(r *format.Root) {
-		r.Generation++
-		r.Predecessors = append([]format.RootHash{format.RootHash(old[:16])}, r.Predecessors...)
-		r.Slots = append(r.Slots, format.KeySlotRef{ID: second.ID, Created: r.Written})
+	slot := newSlot(t, p, crypt.Secret{Passphrase: []byte(samplePassphrase)})
+	forgeNext(t, p, func(r *format.Root) {
+		r.Slots = append(r.Slots, slot)
+		r.SlotInfo = append(r.SlotInfo, format.SlotInfo{Label: "everybody", Created: r.Written})
 		r.HostID = ft.ID(0x40)
 	})
-	return archiveID.String()
+	a := p.Open(t, protocol.LockRead)
+	defer a.Close()
+	return a.Root().Archive.String()
 }
 
 func writeSample(t *testing.T, p *archivetest.Place, dir string, want sample) {
@@ -197,7 +174,7 @@ func writeSample(t *testing.T, p *archivetest.Place, dir string, want sample) {
 	if err := os.MkdirAll(store, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, prefix := range []string{protocol.PrefixKeys, protocol.PrefixPacks, protocol.PrefixIndex, protocol.RootName} {
+	for _, prefix := range []string{protocol.PrefixHead, protocol.PrefixRoots, protocol.PrefixPacks, protocol.PrefixIndex} {
 		for _, object := range p.Objects(t, prefix) {
 			b, err := os.ReadFile(p.Path(object))
 			path := filepath.Join(store, filepath.FromSlash(object))

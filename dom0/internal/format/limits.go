@@ -54,7 +54,7 @@ const (
 	MaxObject = 256 << 20
 
 	// MaxIndexObject bounds an index object. It is read into memory whole, and
-	// has 186,000 entries.
+	// has up to 186,000 entries.
 	MaxIndexObject = 8 << 20
 
 	// MaxIndexList bounds a list of index objects. It is read into memory whole,
@@ -70,11 +70,11 @@ const (
 	MaxIndexRuns = 128
 
 	// MaxRunLevel is the highest level of an index run. The levels that are used
-	// grow with the logarithm of the entries: 2^32 need 9.
+	// grow with the logarithm of the entries: 2^32 reach level 8.
 	MaxRunLevel = 15
 
 	// MaxRoot bounds a root. One with 16 key slots of the largest size and all
-	// else at its bounds has 180 KiB.
+	// else at its bounds has 160 KiB.
 	MaxRoot = 256 << 10
 
 	// MaxClear bounds the clear part of a root. It has 16 key slots of the

@@ -58,7 +58,7 @@ var walls = []struct {
 	{
 		"dom0", []string{
 			"pinion/dom0", "pinion/protocol", "golang.org/x/", "github.com/jessevdk/go-flags", "github.com/klauspost/compress/zstd",
-			"github.com/beevik/etree",
+			"github.com/beevik/etree", "github.com/zeebo/blake3",
 		},
 		[]string{"pinion/destvm"},
 	},
@@ -105,10 +105,13 @@ var programs = map[string]map[string]string{
 		"github.com/beevik/etree":       "qubes.xml",
 		"github.com/jessevdk/go-flags":  "options, help and completion",
 		"github.com/klauspost/compress": "zstd",
-		"golang.org/x/crypto":           "XChaCha20-Poly1305, keyed BLAKE2b, Argon2id",
+		"github.com/klauspost/cpuid/v2": "what the processor can do, for BLAKE3",
+		"github.com/zeebo/blake3":       "keyed BLAKE3",
+		"golang.org/x/crypto":           "XChaCha20-Poly1305, Argon2id",
 		"golang.org/x/sync":             "groups of goroutines, and the window of bytes on their way",
 		"golang.org/x/sys":              "holes, block devices, locks, core dumps",
 		"golang.org/x/term":             "prompts without echo",
+		"golang.org/x/text":             "normalisation of passphrases",
 	},
 	"./destvm/cmd/pinion-store": {
 		"github.com/jessevdk/go-flags": "options and help",
