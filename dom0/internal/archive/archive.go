@@ -104,7 +104,7 @@ type Archive struct {
 	tables     error // why tables of contents stand in for the index; nil: they don't
 
 	saidMu sync.Mutex
-	said   map[string]bool // objects whose twins stand in for them, and that was said
+	said   map[string]error // the damage of objects whose twins stand in for them, which was said
 
 	window  *semaphore.Weighted // bytes of gets under way
 	fetched atomic.Int64        // sealed bytes of chunks that were asked for

@@ -303,13 +303,13 @@ func (f *opening) fromTwin(ctx context.Context, want Want, at format.Location, d
 func (a *Archive) sayTwin(object string, damage error) {
 	a.saidMu.Lock()
 	defer a.saidMu.Unlock()
-	if a.said[object] {
+	if a.said[object] != nil {
 		return
 	}
 	if a.said == nil {
-		a.said = map[string]bool{}
+		a.said = map[string]error{}
 	}
-	a.said[object] = true
+	a.said[object] = damage
 	a.opts.Warn(fmt.Sprintf("%v; its second copy is used", damage))
 }
 

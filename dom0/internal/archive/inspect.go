@@ -256,31 +256,6 @@ func (a *Archive) checkPack(ctx context.Context, first, id format.ObjectID, s *P
 	return err
 }
 
-// RestoreTwin puts a metadata pack, or its twin, again from the other one, where
-// that is whole: its table of contents and every blob that the index places there.
-// It reports whether it was. It needs the exclusive lock.
-func (a *Archive) RestoreTwin(ctx context.Context, lost, from format.ObjectID, size int64) (bool, error) {
-	toc, err := a.ReadTOC(ctx, from, size)
-	if isDamage(err) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	object, err := a.conn.GetWhole(ctx, protocol.PackName(from), format.MaxPack)
-	if store.IsObjectError(err) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	name, other, err := pack.Other(a.keys, from, toc, object)
-	if err != nil {
-		return false, err
-	}
-	return true, a.replaceDamaged(ctx, name, other)
-}
-
 // Locate says in which pack the index places a blob.
 func (a *Archive) Locate(ctx context.Context, id format.BlobID) (packID format.ObjectID, ok bool, err error) {
 	e, ok, err := a.index.Lookup(ctx, id)

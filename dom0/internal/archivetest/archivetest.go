@@ -16,7 +16,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -297,7 +296,7 @@ func (p *Place) DamageRoots(t testing.TB, change func([]byte) []byte) {
 // Twin is the name of the object that may be the twin of a pack or index object.
 func Twin(t testing.TB, object string) string {
 	t.Helper()
-	id, ok := protocol.ParseID(path.Base(object))
+	id, ok := protocol.ParseID(object)
 	switch {
 	case ok && strings.HasPrefix(object, protocol.PrefixPacks):
 		return protocol.PackName(format.ObjectID(id).Twin())

@@ -30,7 +30,7 @@ type tracked struct {
 
 func newTracked(t *testing.T, content []byte) *tracked {
 	t.Helper()
-	s := &tracked{place: archivetest.NewInMemory(t).Init(t), pool: newPool(t.TempDir()), path: file(t, content), o: archivetest.Options(t)}
+	s := &tracked{place: archivetest.New(t).Init(t), pool: newPool(t.TempDir()), path: file(t, content), o: archivetest.Options(t)}
 	s.src = s.pool.source("v", s.path)
 	return s
 }
@@ -318,7 +318,7 @@ func TestDamagedTree(t *testing.T) {
 // TestTwoArchives: each has its own idea of what changed.
 func TestTwoArchives(t *testing.T) {
 	one := newTracked(t, image("abcdefgh"))
-	two := &tracked{place: archivetest.NewInMemory(t).Init(t), pool: one.pool, path: one.path, o: one.o, src: one.src}
+	two := &tracked{place: archivetest.New(t).Init(t), pool: one.pool, path: one.path, o: one.o, src: one.src}
 	one.back(t)
 	two.back(t)
 	one.write(t, image("abcXefgh"))
@@ -414,7 +414,7 @@ func TestClone(t *testing.T) {
 	}
 	content(t, s.place, res.Session.Volumes[0])
 	// Where the archive doesn't have the session any more, it is of no use.
-	other := archivetest.NewInMemory(t).Init(t)
+	other := archivetest.New(t).Init(t)
 	if res, err := run(t, other, s.o, s.pool.source("clone", clone)); err != nil || res.Volumes[0].Mode != format.ModeFull {
 		t.Errorf("%+v, %v", res, err)
 	}

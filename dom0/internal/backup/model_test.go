@@ -53,7 +53,7 @@ type known struct {
 func newModel(t *testing.T, seed uint64) *model {
 	m := &model{r: rand.New(rand.NewPCG(seed, 5)), content: image("abcdefghijklmnopqrstuvwxyz..........")}
 	m.tracked = newTracked(t, m.content)
-	m.archives = []*known{{place: m.place}, {place: archivetest.NewInMemory(t).Init(t)}}
+	m.archives = []*known{{place: m.place}, {place: archivetest.New(t).Init(t)}}
 	return m
 }
 

@@ -36,7 +36,7 @@ func TestReflink(t *testing.T) {
 			if err := os.WriteFile(path, bytes, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			s := &tracked{place: archivetest.NewInMemory(t).Init(t), pool: newPool(t.TempDir()), path: path, o: archivetest.Options(t), src: found("v", path)}
+			s := &tracked{place: archivetest.New(t).Init(t), pool: newPool(t.TempDir()), path: path, o: archivetest.Options(t), src: found("v", path)}
 			back := func(src backup.Source) backup.Volume {
 				t.Helper()
 				res, _, _ := foretold(t, s.place, s.o, src)

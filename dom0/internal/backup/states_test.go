@@ -79,7 +79,7 @@ func TestStates(t *testing.T) {
 			if err := os.WriteFile(q.committed(), first, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			place, o := archivetest.NewInMemory(t).Init(t), archivetest.Options(t)
+			place, o := archivetest.New(t).Init(t), archivetest.Options(t)
 			finder := &qubevol.Finder{Find: (&find.Finder{StateDir: t.TempDir()}).Locator}
 			state := "Halted"
 			// back backs up the state, which a file holds, and says how much

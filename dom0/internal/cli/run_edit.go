@@ -54,7 +54,7 @@ func commitEdit(ctx context.Context, a *archive.Archive, edit *archive.Edit) err
 	if err != nil {
 		return err
 	}
-	next, err := edit.Apply(a.Root(), w.PutMetadata(ctx))
+	next, err := edit.Apply(ctx, a, w.PutMetadata(ctx))
 	if err != nil {
 		return err
 	}

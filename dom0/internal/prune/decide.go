@@ -47,32 +47,33 @@ func (r *run) canPunch() bool { return r.a.Store().Info().CanPunch && !r.o.noPun
 func (r *run) decide(ctx context.Context) error {
 	for _, p := range r.packs {
 		if p.live == 0 && p.size > 0 {
-			p.fate, p.gone = goes, p.size
+			p.fate, p.gone = goes, p.files()*p.size
 		}
 	}
 	small := r.smallPacks()
-	made := map[bool]*made{true: {}, false: {}}
+	made := map[bool]*made{true: {files: 1}, false: {files: 2}}
 	err := r.eachChange(ctx, func(c *change) error {
 		p := c.state
+		files := p.files()
 		if p.fate == goes {
-			p.gone -= c.before
-			r.freed(onDisk(p.size) - c.before)
+			p.gone -= files * c.before
+			r.freed(files * (onDisk(p.size) - c.before))
 			return nil
 		}
 		rest := c.dead
 		if r.canPunch() {
 			rest -= c.after
 		}
-		if r.canCompose() && !p.held && (rest > p.size/wasted || small[p.data] && p.isSmall()) {
-			p.fate, p.gone = composed, p.size-c.before
-			r.freed(onDisk(p.size) - c.before)
+		if r.canCompose() && p.whole() && !p.held && (rest > p.size/wasted || small[p.data] && p.isSmall()) {
+			p.fate, p.gone = composed, files*(p.size-c.before)
+			r.freed(files * (onDisk(p.size) - c.before))
 			for _, at := range c.live {
 				made[p.data].add(at.at.Length)
 			}
 			return nil
 		}
 		if r.canPunch() && (c.after > c.before || r.again && c.after > 0) {
-			p.fate, p.gone = punched, c.after-c.before
+			p.fate, p.gone = punched, files*(c.after-c.before)
 			r.freed(p.gone)
 		}
 		return nil
@@ -102,6 +103,7 @@ func (r *run) freed(bytes int64) { r.res.Freed += bytes }
 
 // made counts what composed packs will take, as pack.Composition makes them.
 type made struct {
+	files  int64 // of each
 	packs  int
 	onDisk int64
 	blobs  int
@@ -119,7 +121,7 @@ func (m *made) add(length uint32) {
 func (m *made) end() {
 	if m.blobs > 0 {
 		m.packs++
-		m.onDisk += onDisk(format.HeaderSize + m.bytes + int64(format.SealedTOCSize(m.blobs)) + format.TrailerSize)
+		m.onDisk += m.files * onDisk(format.HeaderSize+m.bytes+int64(format.SealedTOCSize(m.blobs))+format.TrailerSize)
 	}
 	m.blobs, m.bytes = 0, 0
 }
@@ -189,7 +191,11 @@ func (r *run) changeOf(ctx context.Context, of []place) (*change, error) {
 	}
 	end := before.from
 	if r.again && c.state.live > 0 && !c.whole() {
-		to, err := r.a.BlobsEnd(ctx, id, c.state.size)
+		there := id
+		if !c.state.first {
+			there = id.Twin()
+		}
+		to, err := r.a.BlobsEnd(ctx, there, c.state.size)
 		var damage *archive.DamageError
 		if err != nil && !errors.As(err, &damage) {
 			return nil, err

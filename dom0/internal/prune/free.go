@@ -97,7 +97,7 @@ func (r *run) leave(ctx context.Context) error {
 		}
 	}
 	r.noCompose = true
-	*r.res = Result{Sessions: r.res.Sessions, Changed: r.res.Changed, Removed: r.res.Removed, Held: r.res.Held, Freed: r.strayRoom, Deleted: len(r.strays)}
+	*r.res = Result{Sessions: r.res.Sessions, Changed: r.res.Changed, Removed: r.res.Removed, Held: r.res.Held, Freed: r.strayRoom, Deleted: r.strayPacks}
 	return r.decide(ctx)
 }
 
@@ -136,11 +136,19 @@ func (r *run) rewrite(ctx context.Context) error {
 	})
 }
 
-// free deletes and punches what the root doesn't name.
+// free deletes and punches what the root doesn't name. Of two twins the one that
+// the index named goes last and is punched first: whenever this is cut short,
+// either may be the one that is found.
 func (r *run) free(ctx context.Context) error {
 	var dead []format.ObjectID
 	for id, p := range r.packs {
-		if p.fate == goes || p.fate == composed {
+		if p.fate != goes && p.fate != composed {
+			continue
+		}
+		if p.twin {
+			dead = append(dead, id.Twin())
+		}
+		if p.first {
 			dead = append(dead, id)
 		}
 	}
@@ -160,9 +168,23 @@ func (r *run) free(ctx context.Context) error {
 		if c.state.fate != punched || len(c.punch) == 0 {
 			return nil
 		}
-		if err := r.a.Store().Punch(ctx, protocol.PackName(c.pack), c.punch); err != nil {
+		return r.punch(ctx, c)
+	})
+}
+
+// punch gives the stretches of a pack back that nobody needs any more.
+func (r *run) punch(ctx context.Context, c *change) error {
+	var ids []format.ObjectID
+	if c.state.first {
+		ids = append(ids, c.pack)
+	}
+	if c.state.twin {
+		ids = append(ids, c.pack.Twin())
+	}
+	for _, id := range ids {
+		if err := r.a.Store().Punch(ctx, protocol.PackName(id), c.punch); err != nil {
 			return fmt.Errorf("punch: %w", err)
 		}
-		return nil
-	})
+	}
+	return nil
 }

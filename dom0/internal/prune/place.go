@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
+	"slices"
 
 	"pinion/dom0/internal/bigsort"
 	"pinion/dom0/internal/format"
@@ -18,9 +19,12 @@ const maxStrays = 256 << 10
 // blockBytes is what a file system gives back at the least.
 const blockBytes = 4096
 
-// A packState is what is known of a pack.
+// A packState is what is known of a pack. A metadata pack and its twin are one,
+// in two files: what happens to one happens to the other.
 type packState struct {
-	size  int64 // bytes, in the store; 0: it isn't there
+	size  int64 // bytes of each of its files in the store; 0: there is none
+	first bool  // the file that the index names is there
+	twin  bool  // its twin is there
 	live  int   // blobs that are needed
 	dead  int   // places of others
 	bytes int64 // of live blobs
@@ -28,8 +32,23 @@ type packState struct {
 	held  bool  // this run wrote or adopted it: it is left as it is
 	fate  fate
 
-	gone int64 // bytes of it that are gone after this run
+	gone int64 // bytes of it that are gone after this run, of all files
 }
+
+// files is how many files of it are there.
+func (p *packState) files() int64 {
+	n := int64(0)
+	if p.first {
+		n++
+	}
+	if p.twin {
+		n++
+	}
+	return n
+}
+
+// whole reports whether all files of it are there.
+func (p *packState) whole() bool { return p.first && (p.data || p.twin) }
 
 // The fates of packs.
 type fate uint8
@@ -133,11 +152,18 @@ func (r *run) count(ctx context.Context) error {
 		return err
 	}
 	return r.a.Packs(ctx, func(id format.ObjectID, size int64) error {
-		s := r.packs[id]
+		s, twin := r.packs[id], false
 		if s == nil {
-			return r.unnamed(ctx, id, size)
+			if s, twin = r.packs[id.Twin()], true; s == nil || s.data {
+				return r.unnamed(ctx, id, size)
+			}
 		}
-		s.size = size
+		if twin {
+			s.twin = true
+		} else {
+			s.first = true
+		}
+		s.size = max(s.size, size) // one that was cut short is damaged
 		if s.held = r.w != nil && r.w.Holds(id); s.held {
 			r.res.Held += size
 		}
@@ -162,12 +188,18 @@ func (r *run) unnamed(ctx context.Context, id format.ObjectID, size int64) error
 		r.moreStrays = true
 		return nil
 	}
+	// They come in order of their ids, and so does the first of a pair.
+	if _, pair := slices.BinarySearchFunc(r.strays, id.Twin(), compareIDs); !pair {
+		r.res.Deleted++
+		r.strayPacks++
+	}
 	r.strays = append(r.strays, id)
-	r.res.Deleted++
 	r.freed(onDisk(size))
 	r.strayRoom += onDisk(size)
 	return nil
 }
+
+func compareIDs(x, y format.ObjectID) int { return bytes.Compare(x[:], y[:]) }
 
 // place sorts the places of all packs that may change.
 func (r *run) place(ctx context.Context) error {

@@ -16,14 +16,17 @@
 //
 // Each is durable before the next:
 //
-//  1. packs with the new session list and volume table
-//  2. packs that the store composes of what is left of others
-//  3. index objects that name what is needed, and nothing else
-//  4. the root, with the generation of this prune: from here on the sessions
-//     are gone, and no backup adopts what is older
-//  5. packs and index objects that the root doesn't name are deleted, and dead
-//     stretches of the others punched
+//  1. packs with the new session list, volume table and removed numbers, each
+//     and its twin
+//  2. packs that the store composes of what is left of others, likewise
+//  3. index objects that name what is needed, and nothing else, likewise
+//  4. the root, with the generation of this prune, in both of its places: from
+//     here on the sessions are gone, and no backup adopts what is older
+//  5. packs and index objects that the root doesn't name are deleted, the twin
+//     of each before it, and dead stretches of the others punched, their twins
+//     after them
 //  6. a note on this host that all that this prune no longer needs is free
+//  7. old roots are deleted, but for one a day
 //
 // A crash before 4 leaves the old archive, and objects that the next prune
 // deletes. A crash after it leaves the new one, and room that the next prune
@@ -77,7 +80,8 @@ type run struct {
 	packs  map[format.ObjectID]*packState // that the index names
 	strays []format.ObjectID              // that it doesn't, and that go
 
-	strayRoom int64 // bytes that those take up
+	strayRoom  int64 // bytes that those take up
+	strayPacks int   // how many they are, twins being one
 
 	again bool // Archive.Unfreed: what the last prune punched is not known
 
@@ -125,7 +129,7 @@ func runOnce(ctx context.Context, a *archive.Archive, c *Content, cuts Cuts, o O
 	put := a.NameMetadata()
 	if !o.DryRun {
 		var err error
-		if r.w, err = a.NewWriter(ctx, a.Root().Params.Compression, false); err != nil {
+		if r.w, err = a.NewWriter(ctx, a.Root().Compression, false); err != nil {
 			return nil, err
 		}
 		put = r.w.PutMetadata(ctx)
@@ -199,11 +203,11 @@ func (r *run) prepare(ctx context.Context, c *Content, cuts Cuts, put archive.Pu
 		}
 		return id, err
 	}
-	edit, kept, err := c.edit(cuts, marking, r.res)
+	edit, kept, err := c.edit(cuts, r.a.NextGeneration(), marking, r.res)
 	if err != nil {
 		return nil, err
 	}
-	if next, err = edit.Apply(r.a.Root(), marking); err != nil {
+	if next, err = edit.Apply(ctx, r.a, marking); err != nil {
 		return nil, err
 	}
 	if err := r.markSessions(ctx, edit.Entries, kept); err != nil {
@@ -236,7 +240,11 @@ func (r *run) commit(ctx context.Context, next *format.Root) error {
 	if err := r.free(ctx); err != nil {
 		return fmt.Errorf("the sessions are gone, but not all of their room is free yet: %w", err)
 	}
-	return r.a.SetFreed()
+	if err := r.a.SetFreed(); err != nil {
+		return err
+	}
+	_, err := r.a.ThinRoots(ctx)
+	return err
 }
 
 // stored is how many bytes the packs have after the prune, if they had that

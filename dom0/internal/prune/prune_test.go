@@ -228,7 +228,7 @@ func TestPruneSessions(t *testing.T) {
 		o    Options
 	}{{"punch", Options{}}, {"compose", Options{noPunch: true}}, {"neither", Options{noPunch: true, noCompose: true}}, {"punch only", Options{noCompose: true}}} {
 		t.Run(c.name, func(t *testing.T) {
-			p := archivetest.NewInMemory(t).Init(t)
+			p := archivetest.New(t).Init(t)
 			want := map[uint64]map[string]string{}
 			for i := range 6 {
 				letters := []rune("abcdefghijklmnopqrst")
@@ -275,7 +275,7 @@ func TestPruneSessions(t *testing.T) {
 // less; every session that is kept is what it was.
 func TestModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		p := archivetest.NewInMemory(t).Init(t)
+		p := archivetest.New(t).Init(t)
 		defer os.RemoveAll(p.Dir)
 		want := map[uint64]map[string]string{}
 		letters := rapid.StringOfN(rapid.RuneFrom([]rune("abcdefghij..")), 1, 40, -1)
@@ -334,7 +334,7 @@ func randomCuts(t testing.TB, rt *rapid.T, p *archivetest.Place, want map[uint64
 
 // TestSmallPacks: what many small backups leave is put together.
 func TestSmallPacks(t *testing.T) {
-	p := archivetest.NewInMemory(t).Init(t)
+	p := archivetest.New(t).Init(t)
 	want := map[uint64]map[string]string{}
 	for i := range 20 {
 		v := map[string]string{"disk": fmt.Sprintf("abc%c", 'A'+i)}
@@ -353,7 +353,7 @@ func TestSmallPacks(t *testing.T) {
 // TestSameBlobInTwoPacks: a blob that was stored again has one place after a
 // prune, the newer one, and the room of the other comes back.
 func TestSameBlobInTwoPacks(t *testing.T) {
-	p := archivetest.NewInMemory(t).Init(t)
+	p := archivetest.New(t).Init(t)
 	want := map[uint64]map[string]string{}
 	for i := range 3 {
 		v := map[string]string{"disk": fmt.Sprintf("abcdefgh%c", 'A'+i)}

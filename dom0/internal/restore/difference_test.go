@@ -64,7 +64,7 @@ func differs(a, b state) map[uint64]bool {
 // TestDifferences compares random states of several heights with a plain
 // comparison, chunk by chunk.
 func TestDifferences(t *testing.T) {
-	place := archivetest.NewInMemory(t).Init(t)
+	place := archivetest.New(t).Init(t)
 	a := place.Open(t, protocol.LockAppend)
 	rng := rand.New(rand.NewPCG(3, 4))
 	var states []state

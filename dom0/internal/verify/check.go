@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -30,7 +31,8 @@ type Report struct {
 	Sessions int
 	Packs    int
 	Strays   archive.Strays // that are in no index; none where the index is damaged
-	Repaired bool
+	Restored int            // objects that a repair put again from what there is twice of them
+	Repaired bool           // a new index and root were made
 	Adopted  int            // strays that a repair entered into the index
 	Damaged  []SessionState // sessions with damage; nil if not all of it is listed
 }
@@ -46,24 +48,29 @@ type check struct {
 	subjects []Subject
 	configs  []Config
 	bad      map[format.BlobID]bool // blobs that can't be had
-
-	unlisted     []format.ObjectID // key slots that the root doesn't list
-	moreUnlisted bool
+	excused  map[string]bool        // objects whose damage a repair can't mend and needn't
 }
 
-// Check looks at the archive's structure: key slots, index objects, packs,
-// sessions and trees; and at data, as far as it is asked to. With Repair it
-// mends what it can, and then what it reports is what is left. With ErrTooMuch
-// there is a report, and the list isn't all.
+// Check looks at the archive's structure: roots, index objects, packs, sessions
+// and trees; and at data, as far as it is asked to. What is there twice has to be
+// whole both times. With Repair it mends what it can, and then what it reports is
+// what is left. With ErrTooMuch there is a report, and the list isn't all.
 func Check(ctx context.Context, a *archive.Archive, list *damage.List, o CheckOptions) (*Report, error) {
-	c := &check{a: a, o: o, list: list, bad: map[format.BlobID]bool{}}
-	if err := c.structure(ctx, func(err error) { c.broken = append(c.broken, err) }); err != nil {
+	return (&check{a: a, o: o, list: list, bad: map[format.BlobID]bool{}, excused: map[string]bool{}}).run(ctx)
+}
+
+func (c *check) run(ctx context.Context) (*Report, error) {
+	a, list, o := c.a, c.list, c.o
+	if err := c.structure(ctx); err != nil {
 		return nil, err
 	}
 	found := &damage.List{}
 	tooMuch := c.sessions(ctx, found)
 	if tooMuch != nil && !errors.Is(tooMuch, ErrTooMuch) {
 		return nil, tooMuch
+	}
+	if err := c.mendPacks(ctx); err != nil {
+		return nil, err
 	}
 	doubt, err := a.InDoubt()
 	if err != nil {
@@ -77,7 +84,6 @@ func Check(ctx context.Context, a *archive.Archive, list *damage.List, o CheckOp
 			return nil, err
 		}
 	}
-	c.sayUnlisted()
 	for _, err := range c.broken {
 		list.Add(damage.Range{}, err)
 	}
@@ -91,77 +97,195 @@ func Check(ctx context.Context, a *archive.Archive, list *damage.List, o CheckOp
 // tidy is what a repair does where nothing is damaged.
 func (c *check) tidy(ctx context.Context) (err error) {
 	if c.report.Strays.Packs > 0 {
-		c.report.Adopted, err = c.a.AdoptStrays(ctx, c.a.Root().Params.Compression)
+		c.report.Adopted, err = c.a.AdoptStrays(ctx, c.a.Root().Compression)
 		if errors.Is(err, archive.ErrAdopt) {
 			err = nil // nothing is wrong, so it is no reason to fail either
 		}
 	}
 	if err == nil && !c.o.KeepAll {
-		err = c.sweep(ctx)
+		err = c.a.SweepIndex(ctx)
 	}
 	return err
 }
 
-// sweep deletes what the root doesn't name any more.
-func (c *check) sweep(ctx context.Context) error {
-	if err := c.a.SweepIndex(ctx); err != nil {
+// structure looks at roots, index and packs. What is lost of roots and index
+// objects and there a second time is mended at once.
+func (c *check) structure(ctx context.Context) error {
+	if err := c.roots(ctx); err != nil {
 		return err
 	}
-	n, err := c.a.SweepSlots(ctx)
-	if n > 0 {
-		c.unlisted = nil
-		what := fmt.Sprintf("%d key slots", n)
-		if n == 1 {
-			what = "1 key slot"
+	named := map[string]bool{}
+	broken := func(err error) {
+		var d *archive.DamageError
+		if errors.As(err, &d) && named[d.Object] {
+			return
+		} else if d != nil {
+			named[d.Object] = true
 		}
-		c.o.Warn(fmt.Sprintf("removed %s from the store that the root doesn't list", what))
+		c.broken = append(c.broken, err)
 	}
-	return err
-}
-
-// namedSlots is how many unlisted key slots are called by their ids.
-const namedSlots = 8
-
-// sayUnlisted names the key slots that open nothing. They are no damage: a
-// store that only appends keeps what was removed.
-func (c *check) sayUnlisted() {
-	ids := c.unlisted
-	if len(ids) == 0 {
-		return
-	}
-	text, most := "", ids[:min(len(ids), namedSlots)]
-	for _, id := range most {
-		text += " " + id.String()[:8]
-	}
-	if rest := len(ids) - len(most); c.moreUnlisted {
-		text += fmt.Sprintf(", and more than %d others", rest)
-	} else if rest > 0 {
-		text += fmt.Sprintf(", and %d others", rest)
-	}
-	c.o.Warn("the store has key slots that the root doesn't list, and that open nothing:" + text)
-}
-
-// structure looks at slots, index and packs.
-func (c *check) structure(ctx context.Context, bad func(error)) error {
-	if err := c.a.CheckSlots(ctx, bad); err != nil {
+	if err := c.a.CheckIndex(ctx, c.o.Repair, broken, c.restored); err != nil {
 		return err
 	}
-	var err error
-	if c.unlisted, c.moreUnlisted, err = c.a.UnlistedSlots(ctx); err != nil {
+	whole := true
+	err := c.a.LoadGoodIndex(ctx, func(err error) {
+		whole = false
+		broken(err)
+	})
+	if err != nil {
 		return err
 	}
-	if err := c.a.LoadGoodIndex(ctx, bad); err != nil {
-		return err
-	}
-	whole := len(c.broken) == 0
 	begin := func(total int64) { c.o.Begin("checking packs", total) }
-	packs, strays, err := c.a.CheckPacks(ctx, begin, c.o.Bytes, bad)
+	packs, strays, err := c.a.CheckPacks(ctx, begin, c.o.Bytes, broken)
 	if err != nil {
 		return err
 	}
 	c.packs, c.report.Packs = packs, len(packs)
 	if whole {
 		c.report.Strays = strays
+	}
+	return nil
+}
+
+// restored tells of an object that was put again.
+func (c *check) restored(name string) {
+	c.report.Restored++
+	c.o.Warn(fmt.Sprintf("%s was damaged or missing, and was put again from its second copy", name))
+}
+
+// roots looks at all roots of the store. A damaged one below the one that is used
+// can't be mended; a repair says that it is gone, and goes on.
+func (c *check) roots(ctx context.Context) error {
+	bad, err := c.a.OtherRoots(ctx)
+	if err != nil {
+		return err
+	}
+	for _, b := range bad {
+		if c.excused[b.Name] {
+			continue
+		}
+		mended := false
+		if c.o.Repair {
+			if mended, err = c.a.MendRoot(ctx, b.Name); err != nil {
+				return err
+			}
+		}
+		switch {
+		case mended:
+			c.restored(b.Name)
+		case c.o.Repair && c.below(b.Name):
+			c.o.Warn(fmt.Sprintf("%v; an older state of the archive may not be there any more", b.Err))
+			c.excused[b.Name] = true
+		default:
+			c.broken = append(c.broken, b.Err)
+		}
+	}
+	return nil
+}
+
+// below reports whether a root is older than the one that is used.
+func (c *check) below(name string) bool {
+	generation, head := protocol.ParseHead(name)
+	if !head {
+		generation, _, _ = protocol.ParseRootName(name)
+	}
+	return generation < c.a.Root().Generation
+}
+
+// mendPacks adds what only the walk over the sessions has shown of metadata packs,
+// and with Repair puts those again of which the other one is whole.
+func (c *check) mendPacks(ctx context.Context) error {
+	named := map[string]bool{}
+	for _, err := range c.broken {
+		var d *archive.DamageError
+		if errors.As(err, &d) {
+			named[d.Object] = true
+		}
+	}
+	for _, err := range c.a.StoodIn() {
+		var d *archive.DamageError
+		if errors.As(err, &d) && !named[d.Object] && c.twinsOf(d.Object) != nil {
+			c.broken = append(c.broken, err)
+		}
+	}
+	if !c.o.Repair {
+		return nil
+	}
+	left, tried := c.broken[:0], map[string]bool{}
+	for _, err := range c.broken {
+		var d *archive.DamageError
+		if !errors.As(err, &d) {
+			left = append(left, err)
+			continue
+		}
+		mended, again := tried[d.Object]
+		if !again {
+			var err error
+			if mended, err = c.mendPack(ctx, d.Object); err != nil {
+				return err
+			}
+			tried[d.Object] = mended
+		}
+		if !mended {
+			left = append(left, err)
+		}
+	}
+	c.broken = left
+	return nil
+}
+
+// twinsOf is what is known of the metadata pack that an object is, or the twin of;
+// nil: it is none.
+func (c *check) twinsOf(object string) *archive.PackState {
+	id, ok := protocol.ParseID(object)
+	if !ok || object != protocol.PackName(id) {
+		return nil
+	}
+	s := c.packs[id]
+	if s == nil {
+		s = c.packs[format.ObjectID(id).Twin()]
+	}
+	if s == nil || s.Twin == nil {
+		return nil
+	}
+	return s
+}
+
+// mendPack puts a metadata pack, or its twin, again from the other one.
+func (c *check) mendPack(ctx context.Context, object string) (bool, error) {
+	s := c.twinsOf(object)
+	if s == nil {
+		return false, nil
+	}
+	id, _ := protocol.ParseID(object)
+	lost, from := s, s.Twin
+	if c.packs[id] != s {
+		lost, from = s.Twin, s
+	}
+	if from.Missing || from.TOC != nil {
+		return false, nil
+	}
+	mended, err := c.a.RestoreTwin(ctx, id, format.ObjectID(id).Twin(), from.Size)
+	if err == nil && mended {
+		lost.Missing, lost.TOC, lost.Size = false, nil, from.Size
+		c.restored(object)
+	}
+	return mended, err
+}
+
+// readTwins reads all metadata, each twice.
+func (c *check) readTwins(ctx context.Context) error {
+	var pairs []format.ObjectID
+	for id, s := range c.packs {
+		if s.Twin != nil {
+			pairs = append(pairs, id)
+		}
+	}
+	slices.SortFunc(pairs, func(x, y format.ObjectID) int { return bytes.Compare(x[:], y[:]) })
+	for _, id := range pairs {
+		if err := c.a.ReadPair(ctx, id, c.packs[id], func(err error) { c.broken = append(c.broken, err) }); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -189,6 +313,12 @@ func (c *check) sessions(ctx context.Context, found *damage.List) error {
 	if err := c.contents(ctx, l, found); err != nil {
 		return err
 	}
+	if c.o.ReadData > 0 {
+		c.o.Begin("reading metadata", 0)
+		if err := c.readTwins(ctx); err != nil {
+			return err
+		}
+	}
 	if err := Configs(ctx, c.a, c.configs, found, c.markBad); err != nil {
 		return err
 	}
@@ -198,8 +328,11 @@ func (c *check) sessions(ctx context.Context, found *damage.List) error {
 // contents collects what all sessions that can be read hold.
 func (c *check) contents(ctx context.Context, l *archive.Listing, found *damage.List) error {
 	names := map[format.ObjectID]string{}
-	for _, v := range slices.Concat(l.Table.Volumes, l.Table.Qubes) {
+	for _, v := range l.Table.Volumes {
 		names[v.ID] = v.Name
+	}
+	for _, q := range l.Table.Qubes {
+		names[q.ID] = q.Name
 	}
 	nameOf := func(id format.ObjectID) string { return cmp.Or(names[id], id.String()) }
 	sessions, errs, err := c.a.ReadSessions(ctx, l.Entries)
@@ -207,6 +340,10 @@ func (c *check) contents(ctx context.Context, l *archive.Listing, found *damage.
 		return err
 	}
 	for i, s := range sessions {
+		if e := &l.Entries[i]; errs[i] != nil && e.State == format.EntryLost {
+			c.o.Warn(fmt.Sprintf("session #%d is lost, as was noted in generation %d: %s", e.Seq, e.Noted, e.Reason))
+			continue
+		}
 		if errs[i] != nil {
 			c.markBad(l.Entries[i].Blob)
 			found.Add(damage.Range{Session: l.Entries[i].Seq}, errs[i])
@@ -237,9 +374,10 @@ func (c *check) markBad(id format.BlobID) { c.bad[id] = true }
 // reads as many as it was asked to.
 func (c *check) probe() Probe {
 	salt := rand.Uint32()
-	return func(ctx context.Context, ids []format.BlobID, bad func(format.BlobID, error) error) error {
-		var read []format.BlobID
-		for _, id := range ids {
+	return func(ctx context.Context, chunks []Chunk, bad func(format.BlobID, error) error) error {
+		var read []Chunk
+		for _, chunk := range chunks {
+			id := chunk.ID
 			pack, ok, err := c.a.Locate(ctx, id)
 			if err != nil {
 				return err
@@ -251,7 +389,7 @@ func (c *check) probe() Probe {
 			case s == nil || s.Missing:
 				err = bad(id, &archive.DamageError{Object: protocol.PackName(pack), Reason: errors.New("is missing")})
 			case sampled(pack, salt, c.o.ReadData):
-				read = append(read, id)
+				read = append(read, chunk)
 			}
 			if err != nil {
 				return err
@@ -272,22 +410,22 @@ func (c *check) repair(ctx context.Context, lost bool) (*Report, error) {
 	c.o.Begin("repairing", 0)
 	before := c.a.Root().Sessions
 	r := archive.Repair{Bad: c.bad, Lost: lost, Warn: c.o.Warn}
-	if err := c.a.Repair(ctx, r, c.a.Root().Params.Compression); err != nil {
+	if err := c.a.Repair(ctx, r, c.a.Root().Compression); err != nil {
 		return nil, fmt.Errorf("repair: %w", err)
 	}
 	if !c.o.KeepAll {
-		if err := c.sweep(ctx); err != nil {
+		if err := c.a.SweepIndex(ctx); err != nil {
 			return nil, fmt.Errorf("repair: %w", err)
 		}
 	}
 	if after := c.a.Root().Sessions; after < before {
 		c.list.Add(damage.Range{}, &archive.DamageError{Object: "session list", Reason: fmt.Errorf("%d of %d sessions are lost", before-after, before)})
 	}
-	again := c.o
-	again.Repair = false
-	report, err := Check(ctx, c.a, c.list, again)
+	again := check{a: c.a, o: c.o, list: c.list, bad: map[format.BlobID]bool{}, excused: c.excused}
+	again.o.Repair = false
+	report, err := again.run(ctx)
 	if report != nil {
-		report.Repaired = true
+		report.Repaired, report.Restored = true, c.report.Restored
 	}
 	return report, err
 }

@@ -29,9 +29,15 @@ type Subject struct {
 	Size   int64
 }
 
+// A Chunk is a chunk of a volume.
+type Chunk struct {
+	ID     format.BlobID
+	Domain format.Domain // that the volume's record says
+}
+
 // Probe says which of the chunks can't be had: it calls bad for each, from any
 // goroutine, and ends with the first error that bad returns.
-type Probe func(ctx context.Context, ids []format.BlobID, bad func(id format.BlobID, err error) error) error
+type Probe func(ctx context.Context, chunks []Chunk, bad func(id format.BlobID, err error) error) error
 
 // Options say how to verify.
 type Options struct {
@@ -70,7 +76,7 @@ func Run(ctx context.Context, a *archive.Archive, subjects []Subject, list *dama
 	}
 	var entries uint64
 	for _, ref := range a.Root().Index {
-		entries += uint64(ref.Entries)
+		entries += ref.Entries
 	}
 	shares := entries/probeBatch + 1
 	var tooMuch error
@@ -119,7 +125,7 @@ func (s *survey) readRecords(ctx context.Context, subjects []Subject) error {
 // chunks.
 func (s *survey) pass(ctx context.Context, share, shares uint64) error {
 	nodes := map[[16]byte]bool{}
-	chunks := map[format.BlobID]bool{}
+	chunks := map[format.BlobID]format.Domain{}
 	w := s.a.Walker()
 	w.Skip = func(it tree.Item) bool {
 		short := [16]byte(it.ID[:16])
@@ -128,25 +134,25 @@ func (s *survey) pass(ctx context.Context, share, shares uint64) error {
 		return seen
 	}
 	w.Damaged = func(it tree.Item, err error) error { return s.markBad(it.ID, err) }
-	w.Entries = func(items []tree.Item) error {
-		for _, it := range items {
-			if shareOf(it.ID, shares) == share {
-				chunks[it.ID] = true
-			}
-		}
-		return nil
-	}
 	for _, r := range s.records {
+		w.Entries = func(items []tree.Item) error {
+			for _, it := range items {
+				if shareOf(it.ID, shares) == share {
+					chunks[it.ID] = r.Domain // an id is of one domain: two records that say otherwise are damage
+				}
+			}
+			return nil
+		}
 		if err := s.a.WalkVolume(ctx, r, w); err != nil {
 			return err
 		}
 	}
-	ids := make([]format.BlobID, 0, len(chunks))
-	for id := range chunks {
-		ids = append(ids, id)
+	list := make([]Chunk, 0, len(chunks))
+	for id, domain := range chunks {
+		list = append(list, Chunk{id, domain})
 	}
-	s.o.Begin("verifying", int64(len(ids))*int64(s.a.ChunkSize()))
-	return s.o.Probe(ctx, ids, s.markBad)
+	s.o.Begin("verifying", int64(len(list))*int64(s.a.ChunkSize()))
+	return s.o.Probe(ctx, list, s.markBad)
 }
 
 // shareOf spreads ids, which are hashes, evenly.
@@ -240,10 +246,10 @@ func (s *survey) rangesOf(ctx context.Context, r *format.VolumeRecord) (*damage.
 
 // ReadAll is the Probe that reads every chunk and opens it.
 func ReadAll(a *archive.Archive, progress func(int64)) Probe {
-	return func(ctx context.Context, ids []format.BlobID, bad func(format.BlobID, error) error) error {
-		for len(ids) > 0 {
-			some := ids[:min(len(ids), readBatch)]
-			ids = ids[len(some):]
+	return func(ctx context.Context, chunks []Chunk, bad func(format.BlobID, error) error) error {
+		for len(chunks) > 0 {
+			some := chunks[:min(len(chunks), readBatch)]
+			chunks = chunks[len(some):]
 			if err := readSome(ctx, a, some, bad, progress); err != nil {
 				return err
 			}
@@ -256,14 +262,14 @@ func ReadAll(a *archive.Archive, progress func(int64)) Probe {
 // about 150 bytes meanwhile.
 const readBatch = 1 << 16
 
-func readSome(ctx context.Context, a *archive.Archive, ids []format.BlobID, bad func(format.BlobID, error) error, progress func(int64)) error {
-	wants := make([]archive.Want, len(ids))
-	for i, id := range ids {
-		wants[i] = archive.Want{Type: format.BlobChunk, ID: id}
+func readSome(ctx context.Context, a *archive.Archive, chunks []Chunk, bad func(format.BlobID, error) error, progress func(int64)) error {
+	wants := make([]archive.Want, len(chunks))
+	for i, c := range chunks {
+		wants[i] = archive.Want{Type: format.BlobChunk, ID: c.ID, Domain: c.Domain}
 	}
 	return a.Fetch(ctx, wants, func(i int, plain []byte, err error) error {
 		if err != nil {
-			return bad(ids[i], err)
+			return bad(chunks[i].ID, err)
 		}
 		progress(int64(a.ChunkSize()))
 		return nil
