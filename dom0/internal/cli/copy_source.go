@@ -12,7 +12,6 @@ import (
 	"pinion/dom0/internal/crypt"
 	"pinion/dom0/internal/exit"
 	"pinion/dom0/internal/format"
-	"pinion/dom0/internal/state"
 	"pinion/dom0/internal/store"
 	"pinion/protocol"
 )
