@@ -32,19 +32,23 @@ func (u *Upload) write(b []byte) (n int, err error) {
 }
 
 // stretch is how many bytes at the beginning of b, which belong at an offset of a
-// file, are a hole, or are none.
+// file, are a hole, or are none. A block that comes in two pieces is looked at
+// piece by piece: if both are zeros, none of it is written.
 func stretch(b []byte, at int64) (n int, hole bool) {
 	n = min(len(b), int(blockSize-at%blockSize))
-	hole = n == blockSize && bytes.Equal(b[:n], zeroBlock[:])
+	hole = isZero(b[:n])
 	for n < len(b) {
 		next := b[n:min(len(b), n+blockSize)]
-		if hole != (len(next) == blockSize && bytes.Equal(next, zeroBlock[:])) {
+		if hole != isZero(next) {
 			break
 		}
 		n += len(next)
 	}
 	return n, hole
 }
+
+// isZero reports whether at most a block of bytes is zeros.
+func isZero(b []byte) bool { return bytes.Equal(b, zeroBlock[:len(b)]) }
 
 // end gives a file that ends in a hole its length.
 func (u *Upload) end() error {

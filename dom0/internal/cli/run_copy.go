@@ -63,6 +63,11 @@ func runCopy(ctx context.Context, env *Env, o *copyCommand) error {
 		Seen: seen, Key: c.key, Known: c.seen.newest, MaxNew: int64(o.MaxNew),
 		Begin: func(n int64) { m.begin("copying", n) }, Bytes: m.add, Failed: c.notCopied,
 	})
+	if errors.Is(err, copying.ErrForeign) && !env.AllowRollback {
+		if older := c.compare(&copying.Result{}); older != nil {
+			return older // which is why
+		}
+	}
 	if err != nil {
 		return c.explain(err)
 	}

@@ -186,7 +186,7 @@ func (s *Source) judge(ctx context.Context, dst *store.Conn, there *rootList, p 
 		return err
 	}
 	if !ours {
-		return fmt.Errorf("what is there is of another archive and %w", ErrForeign)
+		return fmt.Errorf("what is there is another archive, and %w", ErrForeign)
 	}
 	if err := s.judgeHeads(ctx, dst, there); err != nil {
 		return err
@@ -256,14 +256,14 @@ func (s *Source) judgeHeads(ctx context.Context, dst *store.Conn, there *rootLis
 			continue
 		}
 		if h > s.list.highest() {
-			return fmt.Errorf("its root of generation %d is newer than those of the archive, so that it %w", h, ErrForeign)
+			return fmt.Errorf("it has a root of generation %d, above all of the archive's, and %w", h, ErrForeign)
 		}
 		known, err := s.hasBranch(ctx, clear.Branch)
 		if err != nil {
 			return fmt.Errorf("the archive: %w", err)
 		}
 		if !known {
-			return fmt.Errorf("its root of generation %d was written there, so that it %w", h, ErrForeign)
+			return fmt.Errorf("its root of generation %d was written there, and it %w", h, ErrForeign)
 		}
 	}
 	return nil
@@ -284,7 +284,7 @@ func (s *Source) judgeNewer(ctx context.Context, dst *store.Conn, there *rootLis
 			return fmt.Errorf("the copy: %w", err)
 		}
 		if _, err := k.Open(r.from, object); err == nil {
-			return fmt.Errorf("its root of generation %d is newer than those of the archive, so that it %w", r.generation, ErrForeign)
+			return fmt.Errorf("it has a root of generation %d, above all of the archive's, and %w", r.generation, ErrForeign)
 		} else if !isDamage(err) {
 			return err
 		}
