@@ -114,7 +114,7 @@ func (m *copyMatrix) each() {
 		case m.fault[:len("kill-pinion")] == "kill-pinion":
 			r.expect(128 + 9)
 		case r.code == 0:
-			if count(first, "fault", protocol.TypeSwap) == 0 {
+			if count(first, "fault", protocol.TypeCommit) == 0 {
 				m.t.Errorf("%s: %s\nwas to fail", what, r)
 			}
 		default:

@@ -142,15 +142,15 @@ func TestCopyWithHostileStores(t *testing.T) {
 		{Fault: "flip", Type: protocol.TypeGet}, {Fault: "cut"}, {Fault: "end", Type: protocol.TypeGet}, {Fault: "end", Type: protocol.TypePut},
 		{Fault: "garbage", Type: protocol.TypeList}, {Fault: "too-much", Type: protocol.TypeGet}, {Fault: "too-little", Type: protocol.TypeGet, N: 1},
 		{Fault: "no-data", Type: protocol.TypeGet}, {Fault: "exchange", Type: protocol.TypeGet}, {Fault: "wrong-id"}, {Fault: "repeat", Type: protocol.TypePut},
-		{Fault: "late"}, {Fault: "drop", Type: protocol.TypeSwap}, {Fault: "pretend", Type: protocol.TypePut}, {Fault: "pretend", Type: protocol.TypeSwap},
+		{Fault: "late"}, {Fault: "drop", Type: protocol.TypeCommit}, {Fault: "pretend", Type: protocol.TypePut}, {Fault: "pretend", Type: protocol.TypeCommit},
 		{Fault: "hello-one"}, {Fault: "hello-small"}, {Fault: "hello-large"}, {Fault: "hello-version"},
 		{Fault: "list-order", Type: protocol.TypeList}, {Fault: "list-twice", Type: protocol.TypeList}, {Fault: "list-name", Type: protocol.TypeList},
 		{Fault: "list-huge", Type: protocol.TypeList}, {Fault: "list-empty", Type: protocol.TypeList}, {Fault: "list-flood", Type: protocol.TypeList},
 		{Fault: "list-more", Type: protocol.TypeList}, {Fault: "list-nothing", Type: protocol.TypeList},
-		{Fault: "refuse", Type: protocol.TypeGet, N: int(protocol.CodeIO)}, {Fault: "refuse", Type: protocol.TypeGet, N: int(protocol.CodeNotFound)},
-		{Fault: "refuse", Type: protocol.TypePut, N: int(protocol.CodeExists)}, {Fault: "refuse-rude", Type: protocol.TypePut, N: int(protocol.CodeIO)},
-		{Fault: "refuse", Type: protocol.TypeSwap, N: int(protocol.CodeConflict)}, {Fault: "refuse", Type: protocol.TypeLock, N: int(protocol.CodeReadOnly)},
-		{Fault: "refuse", Type: protocol.TypeDelete, N: int(protocol.CodeIO)}, {Fault: "silence", Type: protocol.TypeList},
+		{Fault: "refuse", Type: protocol.TypeGet, N: int(protocol.CodeFailed)}, {Fault: "refuse", Type: protocol.TypeGet, N: int(protocol.CodeMissing)},
+		{Fault: "refuse", Type: protocol.TypePut, N: int(protocol.CodeExists)}, {Fault: "refuse-rude", Type: protocol.TypePut, N: int(protocol.CodeFailed)},
+		{Fault: "refuse", Type: protocol.TypeCommit, N: int(protocol.CodeConflict)}, {Fault: "refuse", Type: protocol.TypeLock, N: int(protocol.CodeReadOnly)},
+		{Fault: "refuse", Type: protocol.TypeDelete, N: int(protocol.CodeFailed)}, {Fault: "silence", Type: protocol.TypeList},
 	} {
 		for _, side := range []string{w.store, to} {
 			plan := plan
