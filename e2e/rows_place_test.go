@@ -52,7 +52,7 @@ func TestRowS11StoreSeesNothing(t *testing.T) {
 			if size > 64<<10 {
 				large = append(large, fmt.Sprint(size))
 			}
-			if !regexp.MustCompile(`^(root|root\.1|lock\.(use|write)|keys/[0-9a-f]{32}|index/[0-9a-f]{32}|packs/[0-9a-f]{2}/[0-9a-f]{32})$`).MatchString(name) {
+			if !regexp.MustCompile(`^(README\.txt|head/[0-9]{12}|roots/[0-9]{12}-[0-9a-f]{32}|lock\.(use|write)|index/[0-9a-f]{32}|packs/[0-9a-f]{2}/[0-9a-f]{32})$`).MatchString(name) {
 				t.Errorf("%s: an object is called %s", shape, name)
 			}
 		}
@@ -110,9 +110,9 @@ func TestRowS16NamesAndVersions(t *testing.T) {
 	if out, err := p2.Output(); err != nil || !bytes.Contains(out, []byte(`"name":"v"`)) {
 		t.Errorf("under another name: %v\n%s", err, out)
 	}
-	for prefix, kind := range map[string]string{"root": "R", "keys/": "K", "packs/": "P", "index/": "I"} {
+	for prefix, kind := range map[string]string{"head/": "R", "roots/": "R", "packs/": "P", "index/": "I"} {
 		for _, path := range w.under(prefix) {
-			if b := readFile(t, path); string(b[:8]) != "PINION"+kind+"\x01" {
+			if b := readFile(t, path); string(b[:8]) != "PINION"+kind+"\x02" {
 				t.Errorf("%s begins with %q", path, b[:8])
 			}
 		}
