@@ -51,8 +51,8 @@ func (w *world) generationOf(path string) uint64 {
 	return n
 }
 
-// newest is the highest generation that the store has a name for.
-func (w *world) newest() uint64 {
+// lastGeneration is the highest generation that the store has a name for.
+func (w *world) lastGeneration() uint64 {
 	w.t.Helper()
 	all := w.rootsOf()
 	if len(all) == 0 {

@@ -298,7 +298,7 @@ func TestRowS28ReadBackFindsAGarbledPut(t *testing.T) {
 	w := archive(t)
 	v := w.image("v", "random:40M:1")
 	w.backup("file:" + v)
-	generation := w.newest()
+	generation := w.lastGeneration()
 	overwrite(t, v, 0, "random:20M:2", "text:2M:3")
 	puts := 0
 	for n := 1; ; n++ {
@@ -316,7 +316,7 @@ func TestRowS28ReadBackFindsAGarbledPut(t *testing.T) {
 		if !strings.Contains(r.stderr, "packs/") && !strings.Contains(r.stderr, "index/") {
 			t.Errorf("%s\ndoesn't name the object", r)
 		}
-		if now := x.newest(); now != generation {
+		if now := x.lastGeneration(); now != generation {
 			t.Errorf("put %d was garbled, and generation %d was committed", n, now)
 		}
 		if n > 20 {
