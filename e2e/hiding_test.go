@@ -391,7 +391,7 @@ func TestHidingRootIsNeverReplacedByAnOlderOne(t *testing.T) {
 				w.ok(args...)
 			}
 		}
-		w.exits(13, "check").says("0000000004")
+		w.exits(13, "check").prints("0000000004")
 		w.backup("file:" + v)
 		if i == 0 {
 			w.ok("check")
