@@ -216,7 +216,7 @@ func (c candidate) buildsOn(hash [32]byte) bool {
 func (a *Archive) putSecond(ctx context.Context, generation uint64, sealed []byte) error {
 	hash := hashRoot(sealed)
 	name := protocol.RootName(generation, [16]byte(hash[:16]))
-	if err := a.conn.Put(ctx, name, sealed).Wait(); err != nil && !errors.Is(err, store.ErrExists) {
+	if err := a.conn.Put(ctx, name, sealed).Wait(); err != nil && !errors.Is(err, store.ErrExists) && !errors.Is(err, store.ErrNotAFile) {
 		return fmt.Errorf("store %s: %w", name, err)
 	}
 	return nil
