@@ -794,8 +794,8 @@ class Roots:
 
     def __init__(self, directory, wanted):
         self.directory, self.wanted, self.said = directory, wanted, set()
-        heads = [(int(n), f"head/{n}") for n in names_in(os.path.join(directory, "head"), "[1-9][0-9]{0,18}")]
-        copies = names_in(os.path.join(directory, "roots"), "[1-9][0-9]{0,18}-[0-9a-f]{32}")
+        heads = [(int(n), f"head/{n}") for n in names_in(os.path.join(directory, "head"), "[0-9]{12}")]
+        copies = names_in(os.path.join(directory, "roots"), "[0-9]{12}-[0-9a-f]{32}")
         found = heads + [(int(n.partition("-")[0]), f"roots/{n}") for n in copies]
         self.all = [name for _, name in sorted(found, key=lambda r: (-r[0], r[1]))]
 
