@@ -126,9 +126,11 @@ type thinning struct {
 	dead []string
 }
 
-// take goes through some roots, and reports whether one is too young to go: then
-// all that follow are.
+// take goes through some roots, and reports whether all are too young to go: then
+// those that follow are, too. A single one may have been written when a clock was
+// wrong.
 func (t *thinning) take(roots []oldRoot) (done bool) {
+	done = true
 	for _, r := range roots {
 		switch {
 		case r.keep:
@@ -139,8 +141,9 @@ func (t *thinning) take(roots []oldRoot) (done bool) {
 		}
 		age := t.now.Sub(r.written)
 		if age <= rootsWhole {
-			return true
+			continue
 		}
+		done = false
 		t.dead, t.junk = append(t.dead, t.junk...), nil
 		if age > rootsDaily {
 			t.dead = append(t.dead, r.name)
@@ -152,7 +155,7 @@ func (t *thinning) take(roots []oldRoot) (done bool) {
 		}
 		t.days[day] = r.name
 	}
-	return false
+	return done
 }
 
 // deleteRoots deletes roots, but for those that the store refuses to.
