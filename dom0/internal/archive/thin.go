@@ -161,9 +161,9 @@ type thinning struct {
 	dead []string
 }
 
-// take goes through some roots, and reports whether all are too young to go: then
-// those that follow are, too. A single one may have been written when a clock was
-// wrong.
+// take goes through some roots, and reports whether all that open are too young to
+// go: then those that follow are, too. A single one may have been written when a
+// clock was wrong.
 func (t *thinning) take(roots []oldRoot) (done bool) {
 	done = true
 	for _, r := range roots {
@@ -171,6 +171,7 @@ func (t *thinning) take(roots []oldRoot) (done bool) {
 		case r.keep:
 			continue
 		case r.junk:
+			done = false
 			t.junk = append(t.junk, r.name)
 			continue
 		}
