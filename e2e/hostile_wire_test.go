@@ -34,7 +34,7 @@ var (
 	wholes   = []protocol.Type{protocol.TypeGetWhole}
 	lists    = []protocol.Type{protocol.TypeList}
 	puts     = []protocol.Type{protocol.TypePut}
-	swaps    = []protocol.Type{protocol.TypeSwap}
+	swaps    = []protocol.Type{protocol.TypeCommit}
 	notes    = []protocol.Type{protocol.TypeNote}
 	listing  = []string{"list"}
 	reading  = []string{"list", "restore", "in-place", "verify", "check"}
@@ -114,26 +114,26 @@ var wireRows = []wireRow{
 	{fault: "hello-large", commands: append(reading, "backup"), codes: []int{0}},
 
 	// Refusals.
-	{fault: "refuse", n: int(protocol.CodeNoSpace), types: puts, at: 1, commands: writing, codes: []int{15}, says: "full"},
-	{fault: "refuse", n: int(protocol.CodeNoSpace), types: puts, at: 2, commands: writing, codes: []int{15}, says: "full"},
-	{fault: "refuse", n: int(protocol.CodeNoSpace), types: puts, at: 3, commands: writing, codes: []int{15}, says: "full"},
-	{fault: "refuse", n: int(protocol.CodeNoSpace), types: swaps, commands: writing, codes: []int{15}, says: "full"},
+	{fault: "refuse", n: int(protocol.CodeFull), types: puts, at: 1, commands: writing, codes: []int{15}, says: "full"},
+	{fault: "refuse", n: int(protocol.CodeFull), types: puts, at: 2, commands: writing, codes: []int{15}, says: "full"},
+	{fault: "refuse", n: int(protocol.CodeFull), types: puts, at: 3, commands: writing, codes: []int{15}, says: "full"},
+	{fault: "refuse", n: int(protocol.CodeFull), types: swaps, commands: writing, codes: []int{15}, says: "full"},
 	{fault: "refuse", n: int(protocol.CodeConflict), types: swaps, commands: writing, codes: []int{11}},
 	{fault: "refuse", n: int(protocol.CodeReadOnly), types: puts, commands: writing, codes: []int{1}},
 	{fault: "refuse", n: int(protocol.CodeExists), types: puts, commands: writing, codes: []int{1}},
-	{fault: "refuse", n: int(protocol.CodeIO), types: puts, commands: writing, codes: []int{1}},
-	{fault: "refuse", n: int(protocol.CodeNotFound), types: []protocol.Type{protocol.TypeGet, protocol.TypeGetWhole}, commands: reading, codes: []int{13}},
-	{fault: "refuse", n: int(protocol.CodeIO), types: gets, commands: reading, codes: []int{13}},
+	{fault: "refuse", n: int(protocol.CodeFailed), types: puts, commands: writing, codes: []int{1}},
+	{fault: "refuse", n: int(protocol.CodeMissing), types: []protocol.Type{protocol.TypeGet, protocol.TypeGetWhole}, commands: reading, codes: []int{13}},
+	{fault: "refuse", n: int(protocol.CodeFailed), types: gets, commands: reading, codes: []int{13}},
 	{fault: "refuse", n: int(protocol.CodeTooLarge), types: wholes, commands: listing, codes: []int{13}},
 	{fault: "refuse", n: 200, types: answered[1:], commands: listing, codes: []int{1}, says: "unknown code 200"},
-	{fault: "refuse-mute", n: int(protocol.CodeIO), types: answered[1:], commands: restores, codes: []int{1, 13}},
-	{fault: "refuse-rude", n: int(protocol.CodeIO), types: answered[1:], commands: restores, codes: []int{1, 13}},
-	{fault: "refuse-rude", n: int(protocol.CodeNoSpace), types: puts, commands: writing, codes: []int{15}},
+	{fault: "refuse-mute", n: int(protocol.CodeFailed), types: answered[1:], commands: restores, codes: []int{1, 13}},
+	{fault: "refuse-rude", n: int(protocol.CodeFailed), types: answered[1:], commands: restores, codes: []int{1, 13}},
+	{fault: "refuse-rude", n: int(protocol.CodeFull), types: puts, commands: writing, codes: []int{15}},
 	{fault: "refuse-long", types: answered[1:], commands: listing, codes: []int{1}, says: broke},
 
 	// Notes, which are nothing that a backup needs.
-	{fault: "refuse", n: int(protocol.CodeNoSpace), types: notes, commands: writing, codes: []int{0}},
-	{fault: "refuse-rude", n: int(protocol.CodeIO), types: notes, commands: writing, codes: []int{0}},
+	{fault: "refuse", n: int(protocol.CodeFull), types: notes, commands: writing, codes: []int{0}},
+	{fault: "refuse-rude", n: int(protocol.CodeFailed), types: notes, commands: writing, codes: []int{0}},
 	{fault: "refuse", n: 200, types: notes, commands: writing, codes: []int{0}},
 	{fault: "garbage", types: notes, commands: writing, codes: []int{1}, says: broke},
 	{fault: "huge-ok", types: notes, commands: writing, codes: []int{1}, says: broke},
@@ -229,7 +229,7 @@ func TestHostileHelperThatOnlyPretends(t *testing.T) {
 		v.verifies(killedState{"v", "#2", v.v2})
 	}
 	v.rewind(v.whole)
-	proxied.planned(proxyPlan{Fault: "pretend", Type: protocol.TypeSwap}).ok("backup", "v=file:"+changed)
+	proxied.planned(proxyPlan{Fault: "pretend", Type: protocol.TypeCommit}).ok("backup", "v=file:"+changed)
 	v.attack(v.world, "swap", "list", 14).says("generation")
 }
 
@@ -249,7 +249,7 @@ func TestHostileEndlessList(t *testing.T) {
 // was asked for.
 func TestHostileErrorsAreJSON(t *testing.T) {
 	v := newVictim(t, build{})
-	rude := v.proxied(proxyPlan{Fault: "refuse-rude", N: int(protocol.CodeIO), Type: protocol.TypeGet})
+	rude := v.proxied(proxyPlan{Fault: "refuse-rude", N: int(protocol.CodeFailed), Type: protocol.TypeGet})
 	r := rude.exits(13, "restore", "v", "--to", filepath.Join(t.TempDir(), "v"), "--json")
 	if doc := document[restoreDoc](r); doc.Error == nil || doc.Error.Code != 13 || !strings.Contains(doc.Error.Message, "packs/") {
 		t.Errorf("%s\nhas no error document", r)

@@ -15,7 +15,7 @@ var recoveryText = regexp.MustCompile(`(?m)^([0-9A-HJKMNP-TV-Z]{4}-){13}[0-9A-HJ
 func TestRecoveryKey(t *testing.T) {
 	w := newWorldOf(t, build{static: true})
 	w.ok("init")
-	w.exits(2, "key", "recovery").oneLine().says("no terminal")
+	w.exits(2, "key", "recovery").oneLine().says("not a terminal")
 	w.exits(2, "key", "recovery", "--json")
 	toFile := w.command("key", "recovery")
 	out, err := os.Create(w.path("out"))
@@ -28,7 +28,7 @@ func TestRecoveryKey(t *testing.T) {
 		t.Errorf("into a file: %v", err)
 	}
 	if n := len(w.slotObjects()); n != 1 {
-		t.Fatalf("the store has %d slots", n)
+		t.Fatalf("the archive has %d key slots", n)
 	}
 	code, shown := onTerminal(t, w.command("key", "recovery", "--json"))
 	if code != 2 || recoveryText.MatchString(shown) {
@@ -36,7 +36,7 @@ func TestRecoveryKey(t *testing.T) {
 	}
 	code, shown = onTerminal(t, w.command("key", "recovery"))
 	texts := recoveryText.FindAllString(shown, -1)
-	if code != 0 || len(texts) != 1 || !strings.Contains(shown, "write it down now") {
+	if code != 0 || len(texts) != 1 || !strings.Contains(shown, "Write it down") {
 		t.Fatalf("exit status %d\n%s", code, shown)
 	}
 	for _, line := range strings.Split(shown, "\n") {
@@ -85,6 +85,21 @@ func TestRecoveryKey(t *testing.T) {
 	w.exits(12, "list", "--passfile", pass)
 }
 
+// The key that the command was given is removed after a question.
+func TestKeyRemoveOnATerminal(t *testing.T) {
+	w := archive(t)
+	w.ok("key", "add", "--new-keyfile", w.keyFile("second", 2))
+	id := w.keys(w.key)[0].ID
+	code, shown := onTerminal(t, w.command("key", "remove", id), "n\n")
+	if code != 1 || !strings.Contains(shown, "the one you used just now?") || len(w.slotObjects()) != 2 {
+		t.Errorf("exit status %d\n%s", code, shown)
+	}
+	if code, shown = onTerminal(t, w.command("key", "remove", id), "y\n"); code != 0 || len(w.slotObjects()) != 1 {
+		t.Errorf("exit status %d\n%s", code, shown)
+	}
+	w.exits(12, "list").oneLine()
+}
+
 // On the terminal a new passphrase is asked for twice, after the old one.
 func TestKeyChangeOnATerminal(t *testing.T) {
 	w := newWorldOf(t, build{static: true})
@@ -95,7 +110,7 @@ func TestKeyChangeOnATerminal(t *testing.T) {
 	w.ok("init", "--passfile", old)
 	code, shown := onTerminal(t, w.command("key", "change"), "secret one\n", "secret two\n", "secret tow\n", "secret two\n", "secret two\n")
 	if code != 0 || !strings.Contains(shown, "differ") || strings.Contains(shown, "secret") ||
-		!strings.Contains(shown, "New passphrase of") || !strings.Contains(shown, "took the place of") {
+		!strings.Contains(shown, "New passphrase for") || !strings.Contains(shown, "Replaced key") {
 		t.Fatalf("exit status %d\n%s", code, shown)
 	}
 	w.exits(12, "list", "--passfile", old)
@@ -107,6 +122,6 @@ func TestKeyChangeOnATerminal(t *testing.T) {
 	}
 	w.ok("list", "--passcmd", "echo secret two")
 	if n := len(w.slotObjects()); n != 1 {
-		t.Errorf("the store has %d slots", n)
+		t.Errorf("the archive has %d key slots", n)
 	}
 }

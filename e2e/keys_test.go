@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -17,20 +18,19 @@ import (
 // The JSON documents of the key commands.
 type (
 	keyDoc struct {
-		ID, Kind, Created, State string
-		Opened                   bool
+		ID, Kind, Label, Created, State string
+		Opened                          bool
 	}
-	keysDoc struct {
-		Keys         []keyDoc
-		MoreUnlisted int `json:"more_unlisted"`
-	}
+	keysDoc      struct{ Keys []keyDoc }
 	keyChangeDoc struct {
 		Key     keyDoc
 		Removed struct {
-			ID              string
-			Opened, Deleted bool
+			ID     string
+			Opened bool
 		}
-		Error *errorDoc
+		KeptRoots int    `json:"kept_roots"`
+		KeptUntil string `json:"kept_until"`
+		Error     *errorDoc
 	}
 )
 
@@ -48,35 +48,79 @@ func (w *world) keyFile(name string, seed int) string {
 	return path
 }
 
-// slotObjects are the names of all key slots in the store.
-func (w *world) slotObjects() []string {
-	var names []string
-	for _, path := range w.under("keys/") {
-		names = append(names, filepath.Base(path))
-	}
-	slices.Sort(names)
-	return names
+// passFile makes a file with a passphrase.
+func (w *world) passFile(name, pass string) string {
+	w.t.Helper()
+	path := w.path(name)
+	writeFile(w.t, path, []byte(pass+"\n"))
+	return path
 }
 
-// junkSlots puts whole key slots into the store that no secret opens. kind is 1
-// for passphrases, at the least cost that there is, and 2 for key files. Their
-// ids come before all others.
-func (w *world) junkSlots(n int, kind byte) {
+// newestHead is the highest generation in head/, and the path of its root.
+func (w *world) newestHead() (generation uint64, path string) {
 	w.t.Helper()
-	slot := readFile(w.t, w.under("keys/")[0])
-	copy(slot[8:20], make([]byte, 12))
-	if slot[8] = kind; kind == 1 {
-		slot[9] = 1
-		binary.BigEndian.PutUint32(slot[12:], 64<<10)
-		binary.BigEndian.PutUint32(slot[16:], 1)
+	for _, p := range w.under(protocol.PrefixHead) {
+		n, ok := protocol.ParseHead(protocol.PrefixHead + filepath.Base(p))
+		if !ok {
+			w.t.Fatalf("%s is not the name of a head", p)
+		}
+		if n > generation {
+			generation, path = n, p
+		}
 	}
-	copy(slot[36:68], content("random:32:99")) // the salt
-	for i := range n {
-		binary.BigEndian.PutUint64(slot[20:], 0)
-		binary.BigEndian.PutUint64(slot[28:], uint64(i+1))
-		sum := sha256.Sum256(slot[:188])
-		copy(slot[188:], sum[:])
-		writeFile(w.t, filepath.Join(w.store, protocol.KeyName([16]byte(slot[20:36]))), slot)
+	return generation, path
+}
+
+// The clear part of a root, as docs/format.md has it.
+const (
+	clearAt      = 16 // behind the header, which ends with its length
+	clearSlotsAt = 40 // in it: behind archive, branch and generation
+)
+
+// slotObjects are the key slots of the newest root.
+func (w *world) slotObjects() (slots [][]byte) {
+	w.t.Helper()
+	_, path := w.newestHead()
+	return slotsIn(readFile(w.t, path))
+}
+
+// slotsIn are the key slots in the clear part of a root.
+func slotsIn(root []byte) (slots [][]byte) {
+	b := root[clearAt+clearSlotsAt:]
+	n := int(b[0])
+	b = b[1:]
+	for range n {
+		size := int(binary.BigEndian.Uint16(b))
+		slots, b = append(slots, b[2:2+size]), b[2+size:]
+	}
+	return slots
+}
+
+// junkRoot puts a root into the store that says that it is of this archive, with
+// key slots for passphrases that no secret opens. Memory is in KiB.
+func (w *world) junkRoot(generation uint64, slots int, memory, passes uint32) {
+	w.t.Helper()
+	_, path := w.newestHead()
+	root := readFile(w.t, path)
+	b := slices.Clone(root[:clearAt+clearSlotsAt])
+	binary.BigEndian.PutUint64(b[clearAt+32:], generation)
+	b = append(b, byte(slots))
+	for i := range slots {
+		slot := []byte{1, 0, 41, 1} // derivation, length of its parameters, lanes
+		slot = binary.BigEndian.AppendUint32(slot, memory)
+		slot = binary.BigEndian.AppendUint32(slot, passes)
+		slot = append(slot, content(fmt.Sprintf("random:136:%d", 1000*generation+uint64(i)))...) // salt, nonce, key, commitment
+		slot = append(slot, 0, 0)                                                                // no extensions
+		sum := sha256.Sum256(slot)
+		slot = append(slot, sum[:]...)
+		b = binary.BigEndian.AppendUint16(b, uint16(len(slot)))
+		b = append(b, slot...)
+	}
+	binary.BigEndian.PutUint32(b[clearAt-4:], uint32(len(b)-clearAt))
+	b = append(b, content(fmt.Sprintf("random:4136:%d", generation))...)
+	sum := sha256.Sum256(b)
+	for _, name := range []string{protocol.HeadName(generation), protocol.RootName(generation, [16]byte(sum[:16]))} {
+		writeFile(w.t, filepath.Join(w.store, name), b)
 	}
 }
 
@@ -87,8 +131,8 @@ func TestKeys(t *testing.T) {
 	w.backup("file:" + v)
 	second, third := w.keyFile("second", 2), w.keyFile("third", 3)
 
-	added := document[keyChangeDoc](w.ok("key", "add", "--json", "--new-keyfile", second))
-	if added.Key.State != "live" || added.Key.Opened || added.Key.Kind != "key file" {
+	added := document[keyChangeDoc](w.ok("key", "add", "--json", "--label", "the laptop's", "--new-keyfile", second))
+	if added.Key.State != "live" || added.Key.Opened || added.Key.Kind != "key file" || added.Key.Label != "the laptop's" {
 		t.Errorf("added %+v", added)
 	}
 	keys := w.keys(second)
@@ -96,7 +140,7 @@ func TestKeys(t *testing.T) {
 		t.Errorf("the keys are %+v", keys)
 	}
 	r := w.ok("key", "list", "--keyfile", second)
-	r.prints("ID ", "KIND ", "CREATED ", "STATE", keys[0].ID[:8], "key file", "used just now", "live")
+	r.prints("ID ", "KIND ", "LABEL ", "CREATED ", "STATE", keys[0].ID, "key file", "used just now", "the laptop's")
 	for _, line := range lines(r.stdout) {
 		if len(line) > 80 {
 			t.Errorf("a line has %d columns: %s", len(line), line)
@@ -104,10 +148,11 @@ func TestKeys(t *testing.T) {
 	}
 
 	changed := document[keyChangeDoc](w.ok("key", "change", "--json", "--keyfile", second, "--new-keyfile", third))
-	if changed.Removed.ID != added.Key.ID || !changed.Removed.Opened || !changed.Removed.Deleted || changed.Key.ID == added.Key.ID {
+	if changed.Removed.ID != added.Key.ID || !changed.Removed.Opened || changed.Key.ID == added.Key.ID || changed.Key.Label != "the laptop's" ||
+		changed.KeptRoots != 1 || !strings.HasPrefix(changed.KeptUntil, "20") {
 		t.Errorf("changed %+v", changed)
 	}
-	w.exits(12, "list", "--keyfile", second).oneLine()
+	w.exits(12, "list", "--keyfile", second).oneLine().says("was removed")
 	w.ok("list", "--keyfile", third)
 	w.ok("list")
 
@@ -115,31 +160,29 @@ func TestKeys(t *testing.T) {
 	w.exits(2, "key", "remove", "xyz").oneLine()
 	w.exits(2, "key", "remove").oneLine()
 	first := keys[0].ID
-	w.ok("key", "remove", first[:8]).says("used just now").prints("Removed key " + first[:8])
+	w.exits(1, "key", "remove", first[:8]).oneLine().says(first, "confirmation", "--yes")
+	w.exits(1, "key", "remove", first[:8], "--unattended").oneLine().says("was not removed")
+	w.ok("key", "remove", first[:4], "--yes").says("you removed the key you used").prints("Removed key "+first, "1 key left")
 	w.exits(12, "list").oneLine()
-	if got := w.slotObjects(); len(got) != 1 || got[0] != changed.Key.ID {
-		t.Errorf("the store has the slots %v", got)
-	}
-	copies, err := filepath.Glob(w.state + "/archives/*/keys/*")
-	if err != nil || len(copies) != 1 || filepath.Base(copies[0]) != changed.Key.ID {
-		t.Errorf("this host has copies of %v: %v", copies, err)
+	if got := w.keys(third); len(got) != 1 || got[0].ID != changed.Key.ID || len(w.slotObjects()) != 1 {
+		t.Errorf("the archive has the keys %v", got)
 	}
 	w.exits(2, "key", "add", "--new-keyfile", "a", "--new-passfile", "b").oneLine().says("--new-passfile and --new-keyfile exclude each other")
 	w.exits(1, "key", "add", "--keyfile", third, "--new-keyfile", w.path("gone")).oneLine()
 	w.exits(1, "key", "add", "--keyfile", third, "--unattended").oneLine().says("--new-passfile")
 	w.exits(1, "key", "add", "--keyfile", third, "--new-passcmd", "echo short").oneLine().says("at least 8 characters")
+	w.exits(1, "key", "add", "--keyfile", third, "--new-passcmd", "head -c 1025 /dev/zero | tr '\\0' x").oneLine().says("1025 bytes")
 	if got := w.slotObjects(); len(got) != 1 {
-		t.Errorf("the store has the slots %v", got)
+		t.Errorf("the archive has %d slots", len(got))
 	}
 	w.ok("verify", "--keyfile", third)
 	w.ok("check", "--keyfile", third)
 	w.exits(2, "key").oneLine().says("which of its commands?")
 }
 
-// The last key is the last one that the root lists, whatever the store has.
+// The last key can't be removed.
 func TestLastKeyCannotBeRemoved(t *testing.T) {
 	w := archive(t)
-	w.junkSlots(3, 2)
 	id := w.keys(w.key)[0].ID
 	for _, digits := range []string{id, id[:4], strings.ToUpper(id[:8])} {
 		w.exits(1, "key", "remove", digits).oneLine().says("only key", "pinion key add")
@@ -147,193 +190,208 @@ func TestLastKeyCannotBeRemoved(t *testing.T) {
 	w.ok("list")
 	second := w.keyFile("second", 2)
 	added := document[keyChangeDoc](w.ok("key", "add", "--json", "--new-keyfile", second))
-	// The other one can't be read: then this one is as good as the last.
-	path := filepath.Join(w.store, "keys", added.Key.ID)
-	was := readFile(t, path)
-	flip(t, path, 150)
-	w.exits(13, "key", "remove", id).says("no other key slot is whole")
-	for _, k := range w.keys(w.key) {
-		if k.ID == added.Key.ID && (k.State != "damaged" || k.Kind != "key file") {
-			t.Errorf("the damaged key is %+v", k)
-		}
-	}
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
-	}
-	if keys := w.keys(w.key); keys[1].State != "missing" {
-		t.Errorf("the missing key is %+v", keys[1])
-	}
-	writeFile(t, path, was)
-	w.ok("key", "remove", id)
-	w.exits(1, "key", "remove", added.Key.ID, "--keyfile", second).says("only key")
-	w.exits(1, "key", "remove", "00000000000000000000000000000001", "--keyfile", second).oneLine().says("none of the archive's keys")
+	w.ok("key", "remove", id, "--keyfile", second)
+	w.exits(1, "key", "remove", added.Key.ID, "--keyfile", second, "--yes").oneLine().says("only key")
+	w.exits(1, "key", "remove", id, "--keyfile", second).oneLine().says("not found")
 }
 
-// A removed key stays removed, although the store puts its slot back.
-func TestRemovedSlotReplayed(t *testing.T) {
+// An archive has at most sixteen keys, and nobody is asked for a seventeenth.
+func TestSixteenKeys(t *testing.T) {
 	w := archive(t)
-	name := w.under("keys/")[0]
-	kept := readFile(t, name)
-	second := w.keyFile("second", 2)
-	w.ok("key", "change", "--new-keyfile", second)
-	if _, err := os.Stat(name); err == nil {
-		t.Fatal("the old slot is still there")
+	for i := range 15 {
+		w.ok("key", "add", "-q", "--new-keyfile", w.keyFile(fmt.Sprint("key-", i), 10+i))
 	}
-	writeFile(t, name, kept)
+	w.exits(1, "key", "add", "--new-passcmd", "touch asked; echo correct horse").oneLine().says("at most 16 keys", "pinion key remove")
+	if _, err := os.Stat(w.path("asked")); err == nil {
+		t.Error("a secret was asked for")
+	}
+	w.ok("list", "--keyfile", w.path("key-14"))
+	w.ok("key", "change", "--keyfile", w.path("key-14"), "--new-keyfile", w.keyFile("other", 99))
+	if n := len(w.keys(w.key)); n != 16 {
+		t.Errorf("%d keys", n)
+	}
+}
+
+// A removed key stays removed, although older roots in the store still have its
+// slot, and it opens none of these.
+func TestRemovedKeyInOlderRoots(t *testing.T) {
+	w := archive(t)
+	w.backup("file:" + w.image("v", "random:1M:1"))
+	second := w.keyFile("second", 2)
+	w.ok("key", "change", "--new-keyfile", second).says("2 older roots", "old secret", "prunes remove them by 20")
 	for _, host := range []*world{w, w.other("fresh")} {
 		host.exits(12, "list").oneLine().says("was removed")
+		host.exits(12, "list", "--root", "2").oneLine().says("was removed")
 		host.exits(12, "key", "list").oneLine()
+		host.exits(12, "check", "--repair").oneLine()
 		host.ok("list", "--keyfile", second)
+		host.ok("list", "--root", "2", "--keyfile", second)
 	}
-	id := filepath.Base(name)
-	keys := w.keys(second)
-	if len(keys) != 2 || keys[1].ID != id || keys[1].State != "unlisted" || keys[1].Opened {
-		t.Errorf("the keys are %+v", keys)
+	// A store that withholds what came after can't make this host believe it.
+	_, newest := w.newestHead()
+	root := readFile(t, newest)
+	sum := sha256.Sum256(root)
+	for _, path := range []string{newest, filepath.Join(w.store, protocol.RootName(3, [16]byte(sum[:16])))} {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
 	}
-	w.ok("check", "--keyfile", second).says("root doesn't list", id[:8])
-	w.ok("check", "--repair", "--keyfile", second).says("removed 1 key slot")
-	if got := w.slotObjects(); slices.Contains(got, id) || len(got) != 1 {
-		t.Errorf("the store has the slots %v", got)
-	}
+	w.exits(14, "list").oneLine().says("generation 2, and 3 was seen")
 }
 
-// A slot that the root doesn't list is named, does no harm, and goes with the
-// next repair; a repair of an older state leaves it, since a newer one may list
-// it.
-func TestUnlistedSlot(t *testing.T) {
-	w := archive(t)
-	v := w.image("v", "random:1M:1")
-	w.backup("file:" + v)
-	w.junkSlots(5, 2)
-	w.ok("list")
-	w.other("fresh").ok("list")
-	r := w.ok("key", "list").says("--repair")
-	if n := strings.Count(r.stdout, "not listed"); n != 5 {
-		t.Errorf("%s\nwas to name 5 slots", r)
-	}
-	w.ok("check").says("00000000")
-	a := w.storeWith("--append-only")
-	a.ok("check", "--repair").says("root doesn't list")
-	w.ok("check", "--repair", "--allow-rollback").says("root doesn't list")
-	if got := w.slotObjects(); len(got) != 6 {
-		t.Errorf("the store has the slots %v", got)
-	}
-	w.ok("check", "--repair").says("removed 5 key slots")
-	if r := w.ok("check"); strings.Contains(r.stderr, "root doesn't list") {
-		t.Errorf("%s\nand nothing is left", r)
-	}
-	w.restores("v", "latest", v)
-}
-
-// A store with ten thousand key slots can't make a command try them all: a host
-// that knows the archive opens it as ever, and one that doesn't says that it has
-// tried sixteen.
-func TestTenThousandSlots(t *testing.T) {
+// Which slots are tried: those of the two newest roots, of the oldest, and of the
+// one that --root names. A secret that none of them has is wrong.
+func TestSlotsThatAreTried(t *testing.T) {
 	w := newWorldOf(t, build{static: true})
-	pass := w.path("pass")
-	writeFile(t, pass, []byte("correct horse\n"))
-	w.ok("init", "--passfile", pass)
-	w.junkSlots(10_000, 1)
-	begin := time.Now()
-	w.ok("list", "--passfile", pass)
-	if took := time.Since(begin); took > 30*time.Second {
-		t.Errorf("opening took %v", took)
+	first, second, third := w.passFile("first", "secret one"), w.passFile("second", "secret two"), w.passFile("third", "secret three")
+	v := w.image("v", "random:100K:1")
+	w.ok("init", "--passfile", first)                                      // 1
+	w.ok("key", "change", "--passfile", first, "--new-passfile", second)   // 2
+	w.ok("key", "change", "--passfile", second, "--new-passfile", third)   // 3
+	w.ok("backup", "--passfile", third, "file:"+v)                         // 4
+	w.exits(12, "list", "--passfile", first).oneLine().says("was removed") // the oldest
+	r := w.exits(12, "list", "--passfile", second).oneLine()               // none of them
+	if strings.Contains(r.stderr, "removed") {
+		t.Errorf("%s\nknows a key that nothing was tried on", r)
 	}
-	// Sixteen tries, and not one more.
-	fresh := w.other("fresh")
-	fresh.exits(13, "list", "--passfile", pass).oneLine().says("16", "were tried", "pinion key import")
-	r := w.ok("key", "list", "--passfile", pass)
-	r.prints("used just now", "9900 more")
-	w.ok("check", "--passfile", pass).says("9992 others")
-	w.ok("check", "--repair", "--passfile", pass).says("removed 10000 key slots")
-	fresh.ok("list", "--passfile", pass)
+	w.exits(12, "list", "--passfile", second, "--root", "2").oneLine().says("was removed")
+	w.ok("list", "--passfile", third, "--root", "2")
+	// A key file costs nothing, so it is tried on all.
+	key := w.keyFile("key", 5)
+	w.ok("key", "add", "--passfile", third, "--new-keyfile", key)
+	w.ok("key", "remove", w.keys(key)[1].ID, "--passfile", third)
+	for range 3 {
+		w.ok("backup", "--passfile", third, "file:"+v)
+	}
+	w.exits(12, "list", "--keyfile", key).oneLine().says("was removed")
 }
 
-// On a store that only appends a removed key's slot stays, and that is said;
-// the key opens nothing all the same. However often a key is changed there, a
-// host that knows the archive opens it, and another one can with a slot that was
-// exported.
+// A passphrase that is wrong costs one derivation on an honest archive, whatever
+// its history is. What a store makes up costs nothing unless it was asked for, and
+// then no more than a command may spend.
+func TestJunkRootsWithExpensiveSlots(t *testing.T) {
+	w := newWorldOf(t, build{static: true})
+	pass, wrong := w.passFile("pass", "correct horse"), w.passFile("wrong", "incorrect horse")
+	w.ok("init", "--passfile", pass)
+	v := w.image("v", "random:100K:1")
+	w.ok("backup", "--passfile", pass, "file:"+v)
+	w.ok("backup", "--passfile", pass, "file:"+v)
+	tried := func(r *result) int { return strings.Count(r.stderr, "trying key slot") }
+	if r := w.exits(12, "list", "--passfile", wrong).oneLine(); tried(r) != 0 {
+		t.Errorf("%s\ntried more than one slot", r)
+	}
+	exported := w.path("exported")
+	w.ok("key", "export", exported, "--passfile", pass)
+
+	generation, _ := w.newestHead()
+	for i := range uint64(3) {
+		w.junkRoot(generation+1+i, 16, 2<<20, 2) // 4 GiB·passes each
+	}
+	for _, host := range []*world{w, w.other("fresh")} {
+		if r := host.ok("list", "--passfile", pass).says("generation", "is used"); tried(r) != 0 || r.took > time.Minute {
+			t.Errorf("%s\ntried what nobody asked for", r)
+		}
+		if r := host.exits(12, "list", "--passfile", wrong).oneLine().says("--slow-key"); tried(r) != 0 {
+			t.Errorf("%s\ntried what nobody asked for", r)
+		}
+	}
+	if r := w.ok("list", "--passfile", pass, "--key-export", exported); tried(r) != 0 {
+		t.Errorf("%s\ntried other slots than the export's", r)
+	}
+	// Usual ones are tried, within the bound of a command: then the export helps.
+	for i := range uint64(2) {
+		w.junkRoot(generation+4+i, 16, 64<<10, 1)
+	}
+	if r := w.exits(12, "list", "--passfile", wrong); tried(r) < 30 || tried(r) > 40 {
+		t.Errorf("%s\ntried %d slots", r, tried(r))
+	}
+	w.ok("list", "--passfile", pass)
+	w.ok("list", "--passfile", pass, "--key-export", exported)
+	w.ok("backup", "--passfile", pass, "file:"+v)
+	w.exits(13, "check", "--passfile", pass).says("does not authenticate")
+}
+
+// A store that only appends keeps the slots of removed keys, and that is said; the
+// keys open nothing all the same.
 func TestKeysOfAnAppendOnlyStore(t *testing.T) {
 	w := archive(t)
 	a := w.storeWith("--append-only")
 	key := w.key
-	for i := range 20 {
+	for i := range 8 {
 		next := w.keyFile(fmt.Sprintf("key-%d", i), 100+i)
-		r := a.ok("key", "change", "--json", "--keyfile", key, "--new-keyfile", next)
-		if doc := document[keyChangeDoc](r); doc.Removed.Deleted {
-			t.Fatalf("%s\nsays that the slot was deleted", r)
+		r := a.ok("key", "change", "--json", "--keyfile", key, "--new-keyfile", next).says("for ever")
+		if doc := document[keyChangeDoc](r); doc.KeptRoots != 1 || doc.KeptUntil != "" {
+			t.Fatalf("%s\nwas to say that one root keeps the slot for ever", r)
 		}
-		r.says("only appends")
 		a.exits(12, "list", "--keyfile", key)
 		key = next
 	}
-	if n := len(w.slotObjects()); n != 21 {
-		t.Errorf("the store has %d slots", n)
+	for _, host := range []*world{a, a.other("fresh")} {
+		host.ok("list", "--keyfile", key)
+		host.exits(12, "list", "--keyfile", w.path("key-3")).says("was removed")
 	}
-	a.ok("list", "--keyfile", key)
 	a.ok("check", "--keyfile", key)
-	exported := w.path("exported")
-	a.ok("key", "export", exported, "--keyfile", key)
-	fresh := a.other("fresh")
-	fresh.ok("key", "import", exported, "--keyfile", key).prints("The store has the slot")
-	fresh.ok("list", "--keyfile", key)
 }
 
-// An exported slot opens an archive whose store lost all of them, with its
-// secret only, and on a host that never saw it.
+// An export opens the archive with its slots alone, and gives keys back that the
+// archive no longer has.
 func TestKeyExportAndImport(t *testing.T) {
 	w := archive(t)
 	v := w.image("v", "random:1M:1")
 	w.backup("file:" + v)
 	second := w.keyFile("second", 2)
 	w.ok("key", "add", "--new-keyfile", second)
-	exported, other := w.path("exported"), w.path("other")
-	w.ok("key", "export", exported).prints("Wrote the slot").says("it opens nothing")
-	w.ok("key", "export", other, "--keyfile", second)
+	keys := w.keys(w.key)
+	exported := w.path("exported")
+	w.ok("key", "export", exported, "--keyfile", second).prints("Wrote 2 key slots").says("opens nothing without")
+	was := readFile(t, exported)
 	info, err := os.Stat(exported)
-	if err != nil || info.Mode().Perm() != 0o600 || info.Size() != 220 {
+	if err != nil || info.Mode().Perm() != 0o600 || len(slotsIn(was)) != 2 || !bytes.Equal(slotsIn(was)[1], w.slotObjects()[1]) {
 		t.Errorf("the file is %v, %v", info, err)
 	}
-	if !slices.ContainsFunc(w.under("keys/"), func(path string) bool { return string(readFile(t, path)) == string(readFile(t, exported)) }) {
-		t.Error("the file is no slot of the store's")
-	}
-	was := readFile(t, other)
-	w.exits(1, "key", "export", other).oneLine().says("is there already")
-	if string(readFile(t, other)) != string(was) {
+	w.exits(1, "key", "export", exported).oneLine().says("exists already")
+	if string(readFile(t, exported)) != string(was) {
 		t.Error("a file was overwritten")
 	}
 	w.exits(1, "key", "export", w.path("no/such/dir")).oneLine()
 	w.exits(2, "key", "export").oneLine()
 
-	w.removeAll("keys/")
 	fresh := w.other("fresh")
-	fresh.exits(13, "list").oneLine()
-	fresh.exits(12, "key", "import", exported, "--keyfile", second).oneLine().says("the key slot in", exported)
-	fresh.ok("key", "import", exported).prints("back into the store")
-	fresh.ok("key", "import", exported).prints("The store has the slot")
-	fresh.restores("v", "latest", v)
-	fresh.exits(12, "list", "--keyfile", second)
-	fresh.ok("key", "import", other, "--keyfile", second)
+	for _, key := range []string{w.key, second} {
+		fresh.ok("list", "--key-export", exported, "--keyfile", key)
+	}
+	fresh.exits(12, "list", "--key-export", exported, "--keyfile", w.keyFile("wrong", 9)).oneLine()
+
+	w.ok("key", "import", exported).prints("nothing to do")
+	w.ok("key", "remove", keys[1].ID)
+	w.exits(12, "list", "--key-export", exported, "--keyfile", second).oneLine().says("was removed", "key import")
+	w.ok("list", "--key-export", exported)
+	w.exits(12, "key", "import", exported, "--keyfile", second)
+	doc := document[struct{ Keys []keyDoc }](w.ok("key", "import", exported, "--json"))
+	if len(doc.Keys) != 1 || doc.Keys[0].ID != keys[1].ID || doc.Keys[0].State != "live" {
+		t.Errorf("imported %+v", doc)
+	}
 	fresh.ok("list", "--keyfile", second)
-	fresh.ok("check")
+	w.ok("check")
 
-	// By hand: the name is in the file.
-	w.removeAll("keys/")
-	b := readFile(t, exported)
-	writeFile(t, filepath.Join(w.store, protocol.KeyName([16]byte(b[20:36]))), b)
-	w.other("third").restores("v", "latest", v)
-	w.ok("check", "--repair") // this host has a copy of the other one
-	w.ok("list", "--keyfile", second)
-
-	for name, bad := range map[string][]byte{"empty": nil, "cut": b[:200], "long": append(slices.Clone(b), 0), "text": []byte("hello"), "huge": make([]byte, 1<<20)} {
+	stranger := archive(t)
+	theirs := stranger.path("exported")
+	stranger.ok("key", "export", theirs)
+	changed := slices.Clone(was)
+	changed[len(changed)-1] ^= 1
+	for name, bad := range map[string][]byte{
+		"empty": nil, "cut": was[:200], "long": append(slices.Clone(was), 0), "text": []byte("hello"), "huge": make([]byte, 1<<20), "changed": changed,
+		"another archive's": readFile(t, theirs),
+	} {
 		path := w.path(name)
 		writeFile(t, path, bad)
-		w.exits(1, "key", "import", path).oneLine().says("holds no key slot")
+		w.exits(1, "key", "import", path).oneLine().says("is not a key export of this archive")
+		if r := w.run("list", "--key-export", path); name == "empty" || name == "cut" || name == "text" || name == "huge" {
+			r.expect(1).oneLine().says("is not a key export")
+		}
 	}
 	w.exits(1, "key", "import", w.path("gone")).oneLine()
-	// A slot that was removed doesn't come back.
-	w.ok("key", "change", "--keyfile", second, "--new-keyfile", w.keyFile("third", 3))
-	w.exits(12, "key", "import", other, "--keyfile", second).oneLine().says("was removed")
+	w.exits(1, "list", "--key-export", w.path("gone")).oneLine().says("--key-export")
 }
 
 // A full store refuses a new key, with 15, and every key is as before.
@@ -345,17 +403,12 @@ func TestKeysInAFullStore(t *testing.T) {
 	second := w.keyFile("second", 2)
 	fill := filepath.Join(fs, "fill")
 	run(t, "sh", "-c", "dd if=/dev/zero of="+fill+" bs=4k 2>/dev/null || true")
-	before := w.slotObjects()
 	for _, command := range []string{"add", "change"} {
-		w.exits(15, "key", command, "--new-keyfile", second).oneLine().says("store keys/", "make room")
+		w.exits(15, "key", command, "--new-keyfile", second).oneLine().says("commit generation 2", "make room")
 		w.ok("list")
 		w.exits(12, "list", "--keyfile", second)
-		if got := w.slotObjects(); !slices.Equal(got, before) {
-			t.Errorf("after key %s the store has the slots %v", command, got)
-		}
 	}
-	// Room for the slot, and none for the root that lists it.
-	w.proxied(proxyPlan{}).planned(proxyPlan{Fault: "refuse", Type: protocol.TypeSwap, N: int(protocol.CodeNoSpace)}).
+	w.proxied(proxyPlan{}).planned(proxyPlan{Fault: "refuse", Type: protocol.TypeCommit, N: int(protocol.CodeFull)}).
 		exits(15, "key", "change", "--new-keyfile", second).oneLine()
 	w.ok("list")
 	w.exits(12, "list", "--keyfile", second)
@@ -381,7 +434,6 @@ func TestKeysOfACopy(t *testing.T) {
 	w.exits(12, "list", "--keyfile", second)
 	w.storeWith("--read-only").exits(1, "key", "add", "--new-keyfile", second).oneLine().says("read-only")
 	held, mark := w.holding("file:" + w.image("v", "random:1M:1"))
-	w.exits(11, "key", "remove", w.keys(w.key)[0].ID).oneLine()
 	w.exits(11, "key", "add", "--new-keyfile", second).oneLine()
 	_ = os.Remove(mark)
 	w.wait(held).expect(0)

@@ -102,7 +102,7 @@ func TestKillEveryRequestOfARepair(t *testing.T) {
 					w.rewind(damaged)
 					r := proxied.planned(plan).run("check", "--repair")
 					log := events(t, plan.Log)
-					if count(log, "fault", 0) > 0 && r.code == 0 && count(log, "fault", protocol.TypeSwap) == 0 {
+					if count(log, "fault", 0) > 0 && r.code == 0 && count(log, "fault", protocol.TypeCommit) == 0 {
 						t.Errorf("%s\nwas to fail", r)
 					}
 					w.ok("check", "--repair", "-q")
@@ -124,11 +124,11 @@ func TestLostAnswerToSwapIsNoLostSession(t *testing.T) {
 		plan proxyPlan
 		code int
 	}{
-		{"connection lost", proxyPlan{Fault: "end", Type: protocol.TypeSwap}, 0},
-		{"helper killed", proxyPlan{Fault: "kill-helper-after", Type: protocol.TypeSwap}, 0},
-		{"no answer", proxyPlan{Fault: "drop", Type: protocol.TypeSwap}, 0},
-		{"pinion killed", proxyPlan{Fault: "kill-pinion-after", Type: protocol.TypeSwap}, 137},
-		{"an answer that is none", proxyPlan{Fault: "garbage", Type: protocol.TypeSwap}, 0},
+		{"connection lost", proxyPlan{Fault: "end", Type: protocol.TypeCommit}, 0},
+		{"helper killed", proxyPlan{Fault: "kill-helper-after", Type: protocol.TypeCommit}, 0},
+		{"no answer", proxyPlan{Fault: "drop", Type: protocol.TypeCommit}, 0},
+		{"pinion killed", proxyPlan{Fault: "kill-pinion-after", Type: protocol.TypeCommit}, 137},
+		{"an answer that is none", proxyPlan{Fault: "garbage", Type: protocol.TypeCommit}, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorldOf(t, build{timeout: time.Second})

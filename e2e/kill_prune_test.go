@@ -10,7 +10,7 @@ import (
 )
 
 // changeTypes are the requests that change a store.
-var changeTypes = []protocol.Type{protocol.TypePut, protocol.TypeSwap, protocol.TypeCompose, protocol.TypeDelete, protocol.TypePunch}
+var changeTypes = []protocol.Type{protocol.TypePut, protocol.TypeCommit, protocol.TypeCompose, protocol.TypeDelete, protocol.TypePunch}
 
 // pruneSessions is how many sessions a pruneWorld has: enough small packs for
 // them to be composed.
@@ -165,16 +165,16 @@ func TestPruneOnAFullStore(t *testing.T) {
 	proxied := w.proxied(proxyPlan{})
 	// Every put of a run, and of the run again with all that room.
 	w.rewindApart(before)
-	proxied.planned(proxyPlan{Fault: "refuse", N: int(protocol.CodeNoSpace), Type: protocol.TypePut}).exits(15, "prune", "--session", "#1,#2")
+	proxied.planned(proxyPlan{Fault: "refuse", N: int(protocol.CodeFull), Type: protocol.TypePut}).exits(15, "prune", "--session", "#1,#2")
 	if n := len(w.seqs()); n != pruneSessions {
 		t.Errorf("%d sessions are left", n)
 	}
 	w.ok("verify", "-q", "--all-sessions")
-	for _, kind := range []protocol.Type{protocol.TypePut, protocol.TypeSwap, protocol.TypeCompose, protocol.TypeDelete, protocol.TypePunch} {
+	for _, kind := range []protocol.Type{protocol.TypePut, protocol.TypeCommit, protocol.TypeCompose, protocol.TypeDelete, protocol.TypePunch} {
 		for at := 1; ; at++ {
 			w.rewindApart(before)
 			log := filepath.Join(t.TempDir(), "log")
-			r := proxied.planned(proxyPlan{Fault: "refuse", N: int(protocol.CodeNoSpace), Type: kind, At: at, Log: log}).run("prune", "--session", "#1,#2")
+			r := proxied.planned(proxyPlan{Fault: "refuse", N: int(protocol.CodeFull), Type: kind, At: at, Log: log}).run("prune", "--session", "#1,#2")
 			if count(events(t, log), "fault", 0) == 0 {
 				if at == 1 {
 					t.Errorf("a prune makes no request of type %v", kind)
@@ -184,7 +184,7 @@ func TestPruneOnAFullStore(t *testing.T) {
 			what := fmt.Sprintf("%v %d: ", kind, at)
 			w.ok("verify", "-q", "--all-sessions")
 			switch kind {
-			case protocol.TypePut, protocol.TypeSwap:
+			case protocol.TypePut, protocol.TypeCommit:
 				if r.code == 0 { // with room that was made, by what was no longer needed
 					r.says("the store is full: ")
 					break
@@ -268,7 +268,7 @@ func TestPruneFreesWhatAnotherHostLeft(t *testing.T) {
 // says so, as the run then does it.
 func TestDryRunAfterAKilledPrune(t *testing.T) {
 	w, _ := pruneWorld(t)
-	w.proxied(proxyPlan{Fault: "kill-pinion-before", Type: protocol.TypeSwap, At: 1}).run("prune", "--session", "#1,#2").expect(137)
+	w.proxied(proxyPlan{Fault: "kill-pinion-before", Type: protocol.TypeCommit, At: 1}).run("prune", "--session", "#1,#2").expect(137)
 	before := w.disk("packs")
 	said := w.prune("--session", "#1,#2", "--dry-run")
 	did := w.prune("--session", "#1,#2")

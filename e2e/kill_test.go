@@ -23,7 +23,7 @@ var killRows = []struct{ victim, when string }{
 // Requests to be killed at: all, and those that have a body to be killed in.
 var (
 	allTypes  = []protocol.Type{0}
-	bodyTypes = []protocol.Type{protocol.TypePut, protocol.TypeSwap}
+	bodyTypes = []protocol.Type{protocol.TypePut, protocol.TypeCommit}
 )
 
 // killAtEach calls try for every request of some types that a command makes,
@@ -141,7 +141,7 @@ func (m *killMatrix) killed(what string, r *result, first []proxyEvent) {
 			m.t.Errorf("%s: %s\nwas to die", what, r)
 		}
 	case r.code == 0:
-		if count(first, "fault", protocol.TypeSwap) == 0 {
+		if count(first, "fault", protocol.TypeCommit) == 0 {
 			m.t.Errorf("%s: %s\nwas to fail", what, r)
 		}
 	default:
@@ -157,7 +157,7 @@ func (m *killMatrix) survives(what string, first []proxyEvent, old []killedState
 	w.ok("check", "-q")
 	sessions := w.list().Sessions
 	swapped := len(sessions) - len(old)/2
-	if swapped < 0 || swapped > 1 || swapped == 1 && count(first, "request", protocol.TypeSwap) == 0 {
+	if swapped < 0 || swapped > 1 || swapped == 1 && count(first, "request", protocol.TypeCommit) == 0 {
 		t.Fatalf("%s: there are %d sessions", what, len(sessions))
 	}
 	for _, s := range old {

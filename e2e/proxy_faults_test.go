@@ -191,7 +191,7 @@ var proxyFaults = map[string]proxyFault{
 		p.mu.Lock()
 		r.answered = true
 		p.mu.Unlock()
-		long := append([]byte{byte(protocol.CodeIO), 0xff, 0xff}, make([]byte, 0xffff-3)...)
+		long := append([]byte{byte(protocol.CodeFailed), 0xff, 0xff}, make([]byte, 0xffff-3)...)
 		p.send(protocol.Header{Type: protocol.TypeError, ID: r.h.ID}, long[:protocol.MaxPayload])
 		return false
 	}},
@@ -269,7 +269,7 @@ var oddHolders = []struct {
 	{payload: protocol.Holder{Held: protocol.HeldByWriter, Seconds: 1<<64 - 1, Note: []byte("\x1b[2J host \"dom0\"")}.Append(nil)},
 	{payload: protocol.Holder{Held: protocol.HeldByWriter, Seconds: 5, Note: bytes.Repeat([]byte{0xff}, protocol.MaxNote)}.Append(nil)},
 	{payload: protocol.Holder{Held: protocol.HeldByWriter, Note: append([]byte("PINIONL\x01"), make([]byte, protocol.MaxNote-8)...)}.Append(nil)},
-	{payload: protocol.ErrorReply{Code: protocol.CodeIO, Text: "\x1b[2J\xff"}.Append(nil), refused: true},
+	{payload: protocol.ErrorReply{Code: protocol.CodeFailed, Text: "\x1b[2J\xff"}.Append(nil), refused: true},
 	{payload: protocol.ErrorReply{Code: 200}.Append(nil), refused: true},
 	{payload: nil, refused: true, broken: true},
 }

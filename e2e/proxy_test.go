@@ -218,9 +218,9 @@ func (p *proxy) newRequest(h protocol.Header, payload []byte) *proxyRequest {
 		if m, err := protocol.ParsePut(payload); err == nil {
 			r.name, r.size = m.Name, int64(m.Size)
 		}
-	case protocol.TypeSwap:
-		if m, err := protocol.ParseSwap(payload); err == nil {
-			r.name, r.size = protocol.RootName, int64(m.Size)
+	case protocol.TypeCommit:
+		if m, err := protocol.ParseCommit(payload); err == nil {
+			r.name, r.size = protocol.HeadName(m.Generation), int64(m.Size)
 		}
 	case protocol.TypeGet:
 		if m, err := protocol.ParseGet(payload); err == nil {

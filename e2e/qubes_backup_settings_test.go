@@ -90,7 +90,7 @@ func TestQubesBackupNotStamped(t *testing.T) {
 	time.Sleep(1100 * time.Millisecond) // the time is in seconds
 	// The helper dies before it replaces the root.
 	q.write(t, "work", "private", 0, "random:64K:99")
-	if r := q.proxied(proxyPlan{Fault: "kill-helper-before", Type: protocol.TypeSwap, At: 1}).run("backup", "work"); r.code == 0 {
+	if r := q.proxied(proxyPlan{Fault: "kill-helper-before", Type: protocol.TypeCommit, At: 1}).run("backup", "work"); r.code == 0 {
 		t.Fatalf("%s\nwas to fail", r)
 	}
 	if at := q.property(t, "work", "backup_timestamp"); at != was {

@@ -76,7 +76,12 @@ func (r *recoverer) command(args ...string) *exec.Cmd {
 // run runs the script on the archive.
 func (r *recoverer) run(options []string, args ...string) *result {
 	r.t.Helper()
-	all := append(append(slices.Clone(r.secret), options...), append([]string{r.store}, args...)...)
+	return r.script(append(append(slices.Clone(r.secret), options...), append([]string{r.store}, args...)...))
+}
+
+// script runs the script with these arguments alone.
+func (r *recoverer) script(all []string) *result {
+	r.t.Helper()
 	cmd := r.command(all...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr

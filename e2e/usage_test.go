@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"pinion/protocol"
 )
 
 // A passphrase opens an archive, from a file, a command or the terminal, and no
@@ -27,10 +29,10 @@ func TestPassphrases(t *testing.T) {
 	w.exits(1, "init", "--passcmd", "exit 3").oneLine().says("--passcmd failed")
 	// With nobody to ask.
 	w.exits(1, "init", "--unattended").oneLine()
-	if _, err := os.Stat(w.store + "/root"); err == nil {
+	if _, err := os.Stat(w.store + "/" + protocol.HeadName(1)); err == nil {
 		t.Fatal("an archive was made without a passphrase")
 	}
-	r := w.ok("init", "--passfile", right).says("A lost passphrase is a lost archive")
+	r := w.ok("init", "--passfile", right).says("Without the passphrase nobody can open this archive")
 	if strings.Contains(r.stdout+r.stderr, "horse") {
 		t.Errorf("%s\nshows the passphrase", r)
 	}

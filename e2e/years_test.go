@@ -246,8 +246,8 @@ func (y *years) perform(host int, a *yearsArchive, args []string, next yearsStat
 			plan.Type, plan.At = protocol.TypePut, 1+y.random.IntN(3)
 		}
 	case n == 2:
-		kinds := []protocol.Type{protocol.TypePut, protocol.TypeSwap, protocol.TypeCompose, protocol.TypeDelete, protocol.TypePunch}
-		plan = proxyPlan{Fault: "refuse", N: int(protocol.CodeNoSpace), Type: kinds[y.random.IntN(len(kinds))], At: 1 + y.random.IntN(3)}
+		kinds := []protocol.Type{protocol.TypePut, protocol.TypeCommit, protocol.TypeCompose, protocol.TypeDelete, protocol.TypePunch}
+		plan = proxyPlan{Fault: "refuse", N: int(protocol.CodeFull), Type: kinds[y.random.IntN(len(kinds))], At: 1 + y.random.IntN(3)}
 	}
 	var r *result
 	if plan.Fault == "" {

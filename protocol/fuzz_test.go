@@ -84,8 +84,8 @@ func FuzzParts(f *testing.F) {
 // FuzzNames: a name that is taken stays inside the archive's directory.
 func FuzzNames(f *testing.F) {
 	for _, n := range []string{
-		headA, rootA, packA, index, "head/9223372036854775807", "head/9223372036854775808", "roots/1-", "../../etc/passwd", "packs/../head/1",
-		"trash/2026-01-01/head/1", "parity/00/" + packA, "sums/x", "lease/x", "policy", "README.txt",
+		headA, rootA, packA, index, "head/999999999999", "head/9223372036854775808", "roots/000000000001-", "../../etc/passwd", "packs/../head/000000000001",
+		"trash/2026-01-01/head/000000000001", "parity/00/" + packA, "sums/x", "lease/x", "policy", "README.txt",
 	} {
 		f.Add(n)
 	}

@@ -42,8 +42,8 @@ func parser[M any](parse func([]byte) (M, error)) func([]byte) (any, error) {
 const (
 	packA = "packs/a0/a0a1a2a3a4a5a6a7a8a9aaabacadaeaf"
 	packB = "packs/b0/b0b1b2b3b4b5b6b7b8b9babbbcbdbebf"
-	headA = "head/1742"
-	rootA = "roots/1742-000102030405060708090a0b0c0d0e0f"
+	headA = "head/000000001742"
+	rootA = "roots/000000001742-000102030405060708090a0b0c0d0e0f"
 	index = "index/f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff"
 )
 

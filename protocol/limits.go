@@ -27,7 +27,7 @@ const (
 const (
 	// MaxName is the length of the longest name that the grammar has, that of
 	// a root's second copy.
-	MaxName = len("roots/9223372036854775807-") + 32
+	MaxName = len("roots/999999999999-") + 32
 
 	// MaxObject is the largest object. Packs are at most 32 MiB; the rest is
 	// room for other stores and later formats. Offsets therefore fit 32 bits.

@@ -4,7 +4,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 )
 
@@ -18,8 +17,12 @@ const (
 )
 
 // MaxGeneration is the highest generation that a root can have; the lowest
-// is 1.
-const MaxGeneration = 1<<63 - 1
+// is 1. Names have all 12 digits, so that their order is that of generations, and
+// a list can begin at one.
+const MaxGeneration = 999_999_999_999
+
+// generationDigits is how many digits a generation has in a name.
+const generationDigits = 12
 
 // ErrName says that a name is not in the grammar.
 var ErrName = errors.New("is not a name of the protocol")
@@ -27,7 +30,7 @@ var ErrName = errors.New("is not a name of the protocol")
 // HeadName is the name that commit gives to the root of a generation, which is
 // 1 to MaxGeneration.
 func HeadName(generation uint64) string {
-	return PrefixHead + strconv.FormatUint(generation, 10)
+	return fmt.Sprintf("%s%0*d", PrefixHead, generationDigits, generation)
 }
 
 // ParseHead returns the generation in the name of a head. Ok says whether it
@@ -44,7 +47,7 @@ func ParseHead(untrusted string) (generation uint64, ok bool) {
 // is 1 to MaxGeneration. Sum is the first half of the SHA-256 of its bytes: so
 // the name proves itself.
 func RootName(generation uint64, sum [16]byte) string {
-	return PrefixRoots + strconv.FormatUint(generation, 10) + "-" + hex.EncodeToString(sum[:])
+	return fmt.Sprintf("%s%0*d-%x", PrefixRoots, generationDigits, generation, sum)
 }
 
 // ParseRootName returns what the name of a root's second copy is made of. Ok
@@ -65,9 +68,9 @@ func ParseRootName(untrusted string) (generation uint64, sum [16]byte, ok bool) 
 	return generation, sum, err == nil
 }
 
-// parseGeneration parses a generation, which has no zero in front.
+// parseGeneration parses a generation as names have it.
 func parseGeneration(untrusted string) (uint64, bool) {
-	if len(untrusted) < 1 || len(untrusted) > maxGenerationDigits || untrusted[0] == '0' {
+	if len(untrusted) != generationDigits {
 		return 0, false
 	}
 	n := uint64(0)
@@ -76,13 +79,10 @@ func parseGeneration(untrusted string) (uint64, bool) {
 		if c < '0' || c > '9' {
 			return 0, false
 		}
-		n = 10*n + uint64(c-'0') // 19 digits fit
+		n = 10*n + uint64(c-'0')
 	}
-	return n, n <= MaxGeneration
+	return n, n > 0
 }
-
-// maxGenerationDigits is how many digits MaxGeneration has.
-const maxGenerationDigits = 19
 
 // PackName is the name of the pack with the given id.
 func PackName(id [16]byte) string {
@@ -116,8 +116,8 @@ func ParseID(untrusted string) (id [16]byte, ok bool) {
 //	packs/<2 hex>/<32 hex that begin with the same two>
 //	index/<32 hex>
 //
-// A generation is decimal, 1 to MaxGeneration, without a zero in front. Hex
-// digits are lower-case.
+// A generation has 12 decimal digits and is at least 1. Hex digits are
+// lower-case.
 func CheckName(untrusted string) error {
 	if len(untrusted) <= MaxName && inGrammar(untrusted) {
 		return nil

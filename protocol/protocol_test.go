@@ -15,7 +15,7 @@ import (
 func TestNames(t *testing.T) {
 	hex32 := "0123456789abcdef0123456789abcdef"
 	good := []string{
-		"head/1", "head/10", "head/9223372036854775807", "roots/1-" + hex32, "roots/9223372036854775807-" + hex32,
+		"head/000000000001", "head/000000000010", "head/999999999999", "roots/000000000001-" + hex32, "roots/999999999999-" + hex32,
 		"index/" + hex32, "packs/01/" + hex32,
 	}
 	for _, n := range good {
@@ -24,14 +24,14 @@ func TestNames(t *testing.T) {
 		}
 	}
 	bad := []string{
-		"", ".", "..", "/", "head", "head/", "head/0", "head/01", "head/-1", "head/+1", "head/1x", "head/1/", "head/ 1", "Head/1",
-		"head/9223372036854775808", "head/18446744073709551617", "head/10000000000000000000", "head/99999999999999999999999", "./head/1",
-		"roots/", "roots/1", "roots/1-", "roots/0-" + hex32, "roots/01-" + hex32, "roots/-" + hex32, "roots/1-" + hex32[1:], "roots/1-" + hex32 + "0",
-		"roots/1--" + hex32[1:], "roots/1-" + strings.ToUpper(hex32), "roots/9223372036854775808-" + hex32, "roots/1_" + hex32,
+		"", ".", "..", "/", "head", "head/", "head/000000000000", "head/1", "head/00000000001", "head/0000000000001", "head/-00000000001", "head/+00000000001", "head/00000000001x", "head/000000000001/", "head/ 00000000001", "Head/000000000001",
+		"head/1000000000000", "head/18446744073709551617", "head/10000000000000000000", "head/99999999999999999999999", "./head/000000000001",
+		"roots/", "roots/000000000001", "roots/000000000001-", "roots/000000000000-" + hex32, "roots/1-" + hex32, "roots/-" + hex32, "roots/000000000001-" + hex32[1:], "roots/000000000001-" + hex32 + "0",
+		"roots/000000000001--" + hex32[1:], "roots/000000000001-" + strings.ToUpper(hex32), "roots/1000000000000-" + hex32, "roots/000000000001_" + hex32,
 		"index", "index/", "index/" + hex32[1:], "index/" + hex32 + "0", "index/" + strings.ToUpper(hex32), "index//" + hex32[1:],
 		"index/../" + hex32[:29], "index/" + hex32 + "/", "index/" + hex32[:31] + "g", "packs/" + hex32, "packs/02/" + hex32,
 		"packs/01//" + hex32[1:], "packs/0/" + hex32, "packs/01/" + hex32[:31], "tmp/" + hex32, "lock.use", "index/" + hex32[:31] + "\x00",
-		"index/" + hex32[:31] + "\n", "../head/1", strings.Repeat("a", 100000),
+		"index/" + hex32[:31] + "\n", "../head/000000000001", strings.Repeat("a", 100000),
 		"root", "root.1", "keys/" + hex32, "trash/2026-11-30/packs/01/" + hex32, "parity/01/" + hex32, "sums/" + hex32, "lease/" + hex32,
 		"policy", "README.txt",
 	}
@@ -50,7 +50,7 @@ func TestNames(t *testing.T) {
 	if !reflect.DeepEqual(got, good) {
 		t.Errorf("names are %q, want %q", got, good)
 	}
-	for _, n := range []string{"head/1", good[3], "index", "packs/01/"} {
+	for _, n := range []string{"head/000000000001", good[3], "index", "packs/01/"} {
 		if id, ok := protocol.ParseID(n); ok {
 			t.Errorf("%q has the id %x", n, id)
 		}

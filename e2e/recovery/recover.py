@@ -37,8 +37,9 @@ CHUNK, NODE, RECORD, NAMES, SESSION, LEAF, CONFIG, REMOVED = range(1, 9)  # type
 ZEROS = bytes(32)  # the id of what isn't there
 METADATA = 2 << 20  # bytes of a blob that is no chunk, at most
 BATCH = 16 << 20  # bytes of chunks that are held in memory at once
-MOST_ROOT, MOST_INDEX, MOST_TABLE = 1 << 18, 8 << 20, 4 << 20  # bytes, sealed
+MOST_ROOT, MOST_INDEX, MOST_TABLE, MOST_PACK = 1 << 18, 8 << 20, 675880, 32 << 20  # bytes
 MOST_BAD_ROOTS = 64  # roots that don't open and are passed over
+TOP = (1 << 63) - 1  # the highest generation, and number of bytes
 NO_PACK = 0xFFFFFFFF  # the position that makes an index entry a tombstone
 DIGITS = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # of recovery keys
 STRUCTURES = {1: "root", 2: "session", 3: "session entry", 4: "volume record", 5: "volume table",
@@ -145,6 +146,16 @@ def ascending(values, what, key=lambda v: v):
 def distinct(values, what):
     check(len(set(values)) == len(values), f"{what}: has something twice")
     return values
+
+
+def known(ids, what):
+    check(all(any(i) for i in ids), f"{what}: has an id of zeros")
+    return ids
+
+
+def distinct_pairs(names, what):
+    """Objects and their twins are all different."""
+    distinct(names + [twin(name) for name in names], what)
 
 
 # Files.
@@ -363,7 +374,7 @@ def unzstd(packed):
 
 def parse_clear(f):
     """The clear part of a root or a key export."""
-    c = Record(archive=f.take(16), branch=f.take(16), generation=f.number(8, 1, (1 << 63) - 1))
+    c = Record(archive=f.take(16), branch=f.take(16), generation=f.number(8, 1, TOP))
     c.slots = [f.take(f.number(2, 64, 4096)) for _ in range(f.number(1, 1, 16))]
     f.end()
     return c
@@ -396,14 +407,17 @@ def parse_root(f, clear):
     r = Record(chunk_size=f.number(4), **vars(clear))
     check(r.chunk_size in [1 << n for n in range(16, 23)], f"{f.what}: has a wrong chunk size")
     parse_compression(f)
-    r.next, r.sessions = f.number(8, 1), f.number(8)
+    r.next, r.sessions = f.number(8, 1, 1 << 48), f.number(8)
+    check(r.sessions < r.next, f"{f.what}: has more sessions than numbers for them")
     r.session_top, r.names_id, r.removed_id = f.take(32), f.take(32), f.take(32)
     check((r.sessions == 0) == (r.session_top == ZEROS), f"{f.what}: has a top of no sessions, or sessions and no top")
-    _, r.pruned, r.heal, r.host_id = f.number(8), f.number(8), f.number(8), f.take(16)
+    _, r.pruned, r.heal, r.host_id = f.number(8, 0, TOP), f.number(8, 0, TOP), f.number(8, 0, TOP), f.take(16)
     r.host, r.written = f.text(0, 64), f.time()
     r.labels = [(f.text(0, 64, controls=False), f.time()) for _ in clear.slots]
     r.runs = [parse_run(f) for _ in range(f.number(1, 0, 128))]
-    needed = [(f.number(1), f.number(2, 0x8000)) for _ in range(f.number(2, 0, 1024))]
+    distinct_pairs([run.name for run in r.runs], f.what)
+    check(sum(run.entries for run in r.runs) <= 1 << 32, f"{f.what}: has too many entries")
+    needed = [(f.number(1, 1), f.number(2, 0x8000)) for _ in range(f.number(2, 0, 1024))]
     ascending(needed, f"{f.what}: list of tags")
     r.predecessors = [f.take(16) for _ in range(f.number(4, 0, 1024))]
     f.own_extensions(1)
@@ -461,15 +475,15 @@ def parse_index(f):
 def parse_index_list(f):
     """A list of index objects: name, entries and size of each."""
     objects = [(f.take(16), f.number(4, 1), f.number(4)) for _ in range(f.number(4, 2))]
-    distinct([n for n, _, _ in objects], f.what)
+    distinct_pairs([n for n, _, _ in objects], f.what)
     f.end_padded()
     return objects
 
 
 def parse_table(f):
     """A table of contents: type, blob id, offset and length of each blob."""
-    t = Record(generation=f.number(8), kind=f.number(1, 1, 3), blobs=[], end=16)
-    for _ in range(f.number(4, 1)):
+    t = Record(generation=f.number(8, 0, TOP), kind=f.number(1, 1, 3), blobs=[], end=16)
+    for _ in range(f.number(4, 1, 16384)):
         kind, blob_id, length = f.number(1, 1), f.take(32), f.number(4, 51)
         t.blobs.append((kind, blob_id, t.end, length))
         t.end += length
@@ -490,7 +504,7 @@ def parse_node(f):
 
 def parse_record(f):
     f.version()
-    r = Record(volume=f.take(16), domain=f.number(2), size=f.number(8, 0, (1 << 63) - 1))
+    r = Record(volume=f.take(16), domain=f.number(2), size=f.number(8, 0, TOP))
     r.bytes, r.source, r.top = f.number(8, 0, r.size), f.number(1), f.take(32)
     check((r.top == ZEROS) == (r.bytes == 0), f"{f.what}: has a tree of holes, or no tree and no holes")
     f.own_extensions(4)
@@ -507,10 +521,11 @@ def is_qube(name):
 def parse_names(f):
     """The volume table: the names of volumes, by id."""
     f.version()
-    t = Record(generation=f.number(8), edits=f.number(4), names={})
-    volumes, qubes, domains = [], [], []
+    t = Record(generation=f.number(8, 0, TOP), edits=f.number(4), names={})
+    volumes, qubes, used = [], [], {0}
     for _ in range(f.number(4, 0, 4096)):
-        volume, _, name = f.take(16), f.number(2), f.text(1, 128, controls=False)
+        volume, domain, name = f.take(16), f.number(2), f.text(1, 128, controls=False)
+        used.add(domain)
         volumes.append((volume, name))
         if f.entry_extensions(6):
             t.names[volume] = name
@@ -520,12 +535,13 @@ def parse_names(f):
         f.entry_extensions(7)
     for named in (volumes, qubes):
         ascending([name for _, name in named], f"{f.what}: list of names")
-        check(bytes(16) not in distinct([i for i, _ in named], f.what), f"{f.what}: has an id of zeros")
-    distinct([f.take(16) for _ in range(f.number(4, 0, 8192))], f.what)
+        known(distinct([i for i, _ in named], f.what), f.what)
+    known(distinct([f.take(16) for _ in range(f.number(4, 0, 8192))], f.what), f.what)
     next_domain = f.number(2, 1)
-    domains = [(f.number(2, 1, next_domain - 1), f.text(1, 128, controls=False)) for _ in range(f.number(2))]
+    domains = [(f.number(2, 1, next_domain - 1), f.text(1, 128, controls=False)) for _ in range(f.number(2, 0, 4096))]
     ascending([number for number, _ in domains], f"{f.what}: list of domains")
     distinct([name for _, name in domains], f.what)
+    check(used <= {0} | {number for number, _ in domains}, f"{f.what}: has a volume of a domain without a name")
     f.own_extensions(5)
     f.end()
     return t
@@ -536,18 +552,19 @@ MARKS = {1: "live", 2: "changed while it was read", 8: "salvaged"}  # those that
 
 def parse_session(f):
     f.version()
-    s = Record(generation=f.number(8), edits=f.number(4), id=f.take(16), number=f.number(8, 1, 1 << 48), volumes={})
+    s = Record(generation=f.number(8, 0, TOP), edits=f.number(4), id=f.take(16), number=f.number(8, 1, 1 << 48), volumes={})
     s.time, s.east = f.time(), f.number(4, -86400, 86400, signed=True)
     s.zone, s.host = f.text(0, 16), f.text(0, 64)
-    for _ in range(f.number(4)):
-        volume, record, size = f.take(16), f.take(32), f.number(8, 0, (1 << 63) - 1)
-        _, _, _, marks, imported = f.number(8), f.number(8), f.number(1), f.number(2), f.time()
+    for _ in range(f.number(4, 0, 4096)):
+        volume, record, size = f.take(16), f.take(32), f.number(8, 0, TOP)
+        _, _, _, marks, imported = f.number(8, 0, TOP), f.number(8), f.number(1), f.number(2), f.time()
         check(marks & 32 or imported == 0, f"{f.what}: has a time of an import that was none")
         check(volume not in s.volumes, f"{f.what}: has a volume twice")
         s.volumes[volume] = Record(id=record, size=size, marks=marks)
-    qubes = [(f.take(16), f.take(32), f.number(1, 0, 1), f.time())[0] for _ in range(f.number(4))]
-    distinct(qubes, f.what)
-    ascending([f.take(16) for _ in range(f.number(4, 0, 8192))], f"{f.what}: list of what was removed")
+    qubes = [(f.take(16), f.take(32), f.number(1, 0, 1), f.time()) for _ in range(f.number(4, 0, 4096))]
+    known(distinct([q[0] for q in qubes], f.what) + [q[1] for q in qubes], f.what)
+    check(all(ran or time == 0 for _, _, ran, time in qubes), f"{f.what}: has a time of a qube that didn't run")
+    known(ascending([f.take(16) for _ in range(f.number(4, 0, 8192))], f"{f.what}: list of what was removed"), f.what)
     f.own_extensions(2)
     f.end()
     return s
@@ -556,12 +573,13 @@ def parse_session(f):
 def parse_leaf(f):
     """A leaf of the session list, with the entries that can be read."""
     f.version()
-    leaf = Record(generation=f.number(8), edits=f.number(4), entries=[])
+    leaf = Record(generation=f.number(8, 0, TOP), edits=f.number(4), entries=[])
     numbers = []
     for _ in range(f.number(1, 1, 32)):
-        e = Record(id=f.take(16), blob=f.take(32), number=f.number(8, 1, 1 << 48), time=f.time(), new=f.number(8))
-        e.state, e.reason, e.noted = f.number(1, 0, 2), f.number(1, 0, 4), f.number(8)
-        check(e.state != 0 or e.reason == e.noted == 0, f"{f.what}: has a whole session that was lost")
+        e = Record(id=f.take(16), blob=f.take(32), number=f.number(8, 1, 1 << 48), time=f.time(), new=f.number(8, 0, TOP))
+        e.state, e.reason, e.noted = f.number(1, 0, 2), f.number(1), f.number(8, 0, TOP)
+        noted = e.reason != 0 and e.noted != 0 if e.state else e.reason == e.noted == 0
+        check(noted, f"{f.what}: has a session whose state doesn't fit its reason")
         check(e.state == 1 or e.id != bytes(16) and e.blob != ZEROS, f"{f.what}: has a session that isn't known")
         tags = range(f.number(1, 0, 5))
         e.tags = [(f.text(1, 64, controls=False, without=","), f.text(0, 64, controls=False))[0] for _ in tags]
@@ -577,8 +595,8 @@ def parse_leaf(f):
 
 def parse_removed(f):
     f.version()
-    r = Record(generation=f.number(8), edits=0)
-    r.ranges = [(f.number(8, 1), f.number(8, 1)) for _ in range(f.number(4, 1))]
+    r = Record(generation=f.number(8, 0, TOP), edits=0)
+    r.ranges = [(f.number(8, 1), f.number(8, 1)) for _ in range(f.number(4, 1, 131071))]
     check(all(a <= b for a, b in r.ranges), f"{f.what}: has a range that ends before it begins")
     apart = all(a[1] + 1 < b[0] for a, b in zip(r.ranges, r.ranges[1:]))
     check(apart, f"{f.what}: has ranges that touch or don't ascend")
@@ -586,48 +604,59 @@ def parse_removed(f):
     return r
 
 
-def parse_list(f, parts, key=1, controls=True):
-    """A list of the qube configuration: so many texts in each entry, ascending by the first of them."""
-    entries = []
-    for _ in range(f.number(4)):
-        named = [f.text(controls=False) for _ in range(min(key, parts))]
-        entries.append(tuple(named + [f.text(controls=controls) for _ in range(parts - len(named))]))
-    return ascending(entries, f"{f.what}: a list", lambda e: e[:key])
+def key_text(f, low=0):
+    """A name or a line in a configuration."""
+    return f.text(low, 4096, controls=False)
+
+
+def parse_items(f, parse):
+    return [parse(f) for _ in range(f.number(4, 0, 8192))]
+
+
+def parse_pairs(f):
+    """Names and values, ascending by name."""
+    pairs = parse_items(f, lambda f: (key_text(f, 1), f.text(0, 64000)))
+    return {name for name, _ in ascending(pairs, f"{f.what}: a list", lambda p: p[0])}
 
 
 def parse_device(f):
-    device = tuple(f.text(controls=False) for _ in range(5))
-    parse_list(f, 2)
+    device = key_text(f, 1), key_text(f, 1), key_text(f, 0), key_text(f, 0)
+    key_text(f), parse_pairs(f)
     return device
 
 
 def parse_config_volume(f):
-    name = [f.text(controls=False) for _ in range(4)][0]
-    f.number(8, 0, (1 << 63) - 1), f.number(4, -1, (1 << 31) - 1, signed=True), f.number(1, 0, 15)
+    name = key_text(f, 1)
+    key_text(f), key_text(f), key_text(f)
+    f.number(8, 0, TOP), f.number(4, -1, (1 << 31) - 1, signed=True), f.number(1, 0, 15)
     return name
 
 
 def parse_config(f):
     """The configuration of a qube, which no volume needs."""
     f.version()
-    name, _, _, colour, _ = (f.text(controls=False) for _ in range(5))
-    check(is_qube(name), f"{f.what}: has a name that no qube has")
-    check(colour == "" or re.fullmatch("0x[0-9a-fA-F]{6}", colour), f"{f.what}: has a colour that is none")
-    properties = parse_list(f, 2)
-    parse_list(f, 2), parse_list(f, 1)
-    ascending([parse_device(f) for _ in range(f.number(4))], f"{f.what}: list of devices", lambda d: d[:4])
-    _ = [f.text(controls=False) for _ in range(f.number(4))], f.text()
-    ascending([parse_config_volume(f) for _ in range(f.number(4))], f"{f.what}: list of volumes")
-    parse_list(f, 2)
-    defaults = parse_list(f, 2)
-    check(not {p[0] for p in properties} & {d[0] for d in defaults}, f"{f.what}: has a property twice")
+    check(is_qube(key_text(f)), f"{f.what}: has a name that no qube has")
+    key_text(f, 1), key_text(f)
+    check(re.fullmatch("(0x[0-9a-fA-F]{6})?", key_text(f)), f"{f.what}: has a colour that is none")
+    key_text(f)
+    properties = parse_pairs(f)
+    parse_pairs(f)
+    ascending(parse_items(f, lambda f: key_text(f, 1)), f"{f.what}: list of tags")
+    ascending(parse_items(f, parse_device), f"{f.what}: list of devices")
+    parse_items(f, lambda f: key_text(f, 1))
+    f.text(0, 64000)
+    ascending(parse_items(f, parse_config_volume), f"{f.what}: list of volumes")
+    parse_pairs(f)
+    check(not properties & parse_pairs(f), f"{f.what}: has a property twice")
     f.own_extensions(8)
     f.end()
 
 
 def parse_note(f):
     """The body of a lock note, which is no part of the archive."""
-    f.take(16), f.text(0, 64), f.text(1, 32), f.number(4), f.time()
+    f.take(16), f.text(0, 64)
+    check(re.fullmatch("[a-z0-9 -]{1,32}", f.text(1, 32)), f"{f.what}: has a command that is none")
+    f.number(4), f.time()
     check(len(f.data) == 200 and not any(f.data[f.at :]), f"{f.what}: isn't 200 bytes with zeros at their end")
 
 
@@ -765,8 +794,8 @@ class Roots:
 
     def __init__(self, directory, wanted):
         self.directory, self.wanted, self.said = directory, wanted, set()
-        heads = [(int(n), f"head/{n}") for n in names_in(os.path.join(directory, "head"), "[1-9][0-9]{0,18}")]
-        copies = names_in(os.path.join(directory, "roots"), "[1-9][0-9]{0,18}-[0-9a-f]{32}")
+        heads = [(int(n), f"head/{n}") for n in names_in(os.path.join(directory, "head"), "[0-9]{12}")]
+        copies = names_in(os.path.join(directory, "roots"), "[0-9]{12}-[0-9a-f]{32}")
         found = heads + [(int(n.partition("-")[0]), f"roots/{n}") for n in copies]
         self.all = [name for _, name in sorted(found, key=lambda r: (-r[0], r[1]))]
 
@@ -1247,7 +1276,7 @@ def plainly(name, keep=""):
 
 def state_of(entry):
     words = [STATES[entry.state]] if entry.state else []
-    words += [REASONS[entry.reason]] if entry.reason else []
+    words += [REASONS[entry.reason] if entry.reason < len(REASONS) else f"reason {entry.reason}"] if entry.reason else []
     words += [f"noted in generation {entry.noted}"] if entry.noted else []
     words += ["removed on purpose"] if getattr(entry, "removed", False) else []
     return f" ({', '.join(words)})" if words else ""
@@ -1433,7 +1462,7 @@ def vector_pack(v, data, what):
     """A whole pack: its table, and every blob in it."""
     keys, path = vector_keys(v), pack_path(bytes.fromhex(v["object"]))
     split(data[:16], b"P", what)
-    check(len(data) >= 20, f"{what}: is too short")
+    check(20 <= len(data) <= MOST_PACK, f"{what}: has a wrong length")
     length = int.from_bytes(data[-4:], "big")
     check(length <= len(data) - 20, f"{what}: has no table of contents")
     sealed = data[len(data) - 4 - length : -4]

@@ -175,7 +175,7 @@ func TestNothingOutside(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "archive")
 	s := create(t, dir)
 	os.Mkdir(filepath.Join(dir, "packs/01"), 0o700)
-	for _, name := range []string{packName(1), "head/1", rootName(1, "secret"), protocol.IndexName([16]byte{1})} {
+	for _, name := range []string{packName(1), "head/000000000001", rootName(1, "secret"), protocol.IndexName([16]byte{1})} {
 		if err := os.Symlink(secret, filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}
@@ -186,7 +186,7 @@ func TestNothingOutside(t *testing.T) {
 			wantCode(t, "delete "+name, s.Delete([]string{name}, false), protocol.CodeNotAFile)
 			wantCode(t, "keep "+name, s.Delete([]string{name}, true), protocol.CodeNotAFile)
 		}
-		if name != "head/1" {
+		if name != "head/000000000001" {
 			wantCode(t, "put "+name, put(s, name, []byte("secret")), protocol.CodeExists)
 		}
 	}
@@ -298,7 +298,7 @@ func TestLookingLeavesNothing(t *testing.T) {
 	if _, err := s.Inventory(); err != nil {
 		t.Error(err)
 	}
-	_, err := read(s, "head/1")
+	_, err := read(s, "head/000000000001")
 	wantCode(t, "read a root", err, protocol.CodeMissing)
 	s.Close()
 	if entries, _ := os.ReadDir(dir); len(entries) > 0 {

@@ -41,7 +41,7 @@ func FuzzCompose(f *testing.F) {
 	f.Add(uint64(6), append(piece(nil, 1, 0, 5), 1, 0)) // cut
 	f.Add(uint64(1<<40), lit(nil, "x"))
 	f.Add(uint64(0), []byte{})
-	f.Add(uint64(4), protocol.AppendCopy(nil, "head/1", protocol.Range{Len: 4}))
+	f.Add(uint64(4), protocol.AppendCopy(nil, "head/000000000001", protocol.Range{Len: 4}))
 	f.Fuzz(func(t *testing.T, size uint64, untrustedList []byte) {
 		if len(untrustedList) > 4096 {
 			return

@@ -107,19 +107,19 @@ func TestHeadsGo(t *testing.T) {
 		}
 	}
 	// One that can't be read stays, and is in nobody's way.
-	if err := os.WriteFile(filepath.Join(dir, "head/2"), nil, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "head/000000000002"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Mkdir(filepath.Join(dir, "head/1"), 0o700); err != nil {
+	if err := os.Mkdir(filepath.Join(dir, "head/000000000001"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	setAge(t, dir, "head/2", old)
+	setAge(t, dir, "head/000000000002", old)
 	s = relock(t, s, dir, Options{})
 	wantHeads(t, "what is no root", s, 10, 9, 8, 7, 6, 4, 3, 2, 1)
 	_, err := s.Commit(1, []byte("x"))
 	wantCode(t, "commit where a directory is", err, protocol.CodeConflict)
 	s = relock(t, s, dir, Options{AppendOnly: true})
-	setAge(t, dir, "head/4", old)
+	setAge(t, dir, "head/000000000004", old)
 	s = relock(t, s, dir, Options{AppendOnly: true})
 	wantHeads(t, "append-only", s, 10, 9, 8, 7, 6, 4, 3, 2, 1)
 }
@@ -132,13 +132,13 @@ func TestSecondCopyIsNoLink(t *testing.T) {
 	commit(t, s, never, 1)
 	for _, o := range []Options{{AppendOnly: true}, {}} {
 		s = relock(t, s, dir, o)
-		if s.sameFile("head/1", rootName(1, numbered(1))) {
+		if s.sameFile("head/000000000001", rootName(1, numbered(1))) {
 			t.Error("they are one file")
 		}
 		if b, err := read(s, rootName(1, numbered(1))); string(b) != numbered(1) {
 			t.Errorf("the second copy is %q, %v", b, err)
 		}
-		for _, name := range []string{"head/1", rootName(1, numbered(1))} {
+		for _, name := range []string{"head/000000000001", rootName(1, numbered(1))} {
 			var st unix.Stat_t
 			if err := unix.Stat(filepath.Join(dir, name), &st); err != nil || st.Nlink != 1 {
 				t.Errorf("%s has %d names, %v", name, st.Nlink, err)
@@ -225,7 +225,7 @@ func TestTrash(t *testing.T) {
 		}
 	}
 	commit(t, s, never, 7)
-	if err := s.Delete([]string{"head/7"}, true); err != nil {
+	if err := s.Delete([]string{"head/000000000007"}, true); err != nil {
 		t.Error(err)
 	}
 	if day() != before {
@@ -233,7 +233,7 @@ func TestTrash(t *testing.T) {
 	}
 	base := filepath.Join(dir, "trash", before)
 	for name, want := range map[string]string{
-		packName(1): "first", packName(1) + ".1": "second", packName(1) + ".2": "third", "head/7": numbered(7),
+		packName(1): "first", packName(1) + ".1": "second", packName(1) + ".2": "third", "head/000000000007": numbered(7),
 	} {
 		if b, err := os.ReadFile(filepath.Join(base, name)); string(b) != want {
 			t.Errorf("%s is %q, %v", name, b, err)
@@ -307,26 +307,29 @@ func TestOneWinner(t *testing.T) {
 	}
 }
 
-// TestWithoutLinks: where there are no links, the other ways make a head just
-// as exclusively.
+// TestWithoutLinks: where there are no links, a rename makes a head just as
+// exclusively.
 func TestWithoutLinks(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "archive")
 	s := create(t, dir)
-	if err := s.createHead("head/1", []byte("one")); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.createHead("head/1", []byte("two")); !errors.Is(err, os.ErrExist) {
-		t.Errorf("a second one gave %v", err)
-	}
-	u, err := s.writeTemp("head/1", []byte("three"))
+	one, err := s.writeTemp("head/000000000001", []byte("one"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.renameNoReplace(u.temp, "head/1"); !errors.Is(err, os.ErrExist) {
+	if err := s.renameNoReplace(one.temp, "head/000000000001"); err != nil {
+		t.Fatal(err)
+	}
+	s.forget(one.temp)
+	one.Discard()
+	u, err := s.writeTemp("head/000000000001", []byte("three"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.renameNoReplace(u.temp, "head/000000000001"); !errors.Is(err, os.ErrExist) {
 		t.Errorf("a rename gave %v", err)
 	}
 	u.Discard()
-	if b, err := read(s, "head/1"); string(b) != "one" {
+	if b, err := read(s, "head/000000000001"); string(b) != "one" {
 		t.Errorf("the head is %q, %v", b, err)
 	}
 	for err, want := range map[error]bool{
@@ -363,11 +366,7 @@ func dieInCommit(at, dir string) {
 			select {}
 		}
 	}
-	if at == "created" {
-		err = s.createHead("head/2", []byte("the new root"))
-	} else {
-		_, err = s.Commit(2, []byte("the new root"))
-	}
+	_, err = s.Commit(2, []byte("the new root"))
 	panic(fmt.Sprint("nobody died: ", err))
 }
 
@@ -381,7 +380,7 @@ func TestKilledInCommit(t *testing.T) {
 	for _, tt := range []struct {
 		at    string
 		there bool
-	}{{"written", false}, {"linked", true}, {"named", true}, {"durable", true}, {"created", true}} {
+	}{{"written", false}, {"linked", true}, {"named", true}, {"durable", true}} {
 		t.Run(tt.at, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "archive")
 			s := create(t, dir)
@@ -394,9 +393,8 @@ func TestKilledInCommit(t *testing.T) {
 				t.Fatalf("it was not killed: %v: %s", err, out)
 			}
 			s = open(t, dir, Options{})
-			b, err := read(s, "head/2")
+			b, err := read(s, "head/000000000002")
 			switch {
-			case tt.at == "created": // half of one may be there, and is damaged
 			case tt.there && string(b) != "the new root":
 				t.Errorf("the head is %q, %v", b, err)
 			case !tt.there:
@@ -415,10 +413,10 @@ func TestKilledInCommit(t *testing.T) {
 				t.Error(err)
 			}
 			second, err := read(s, rootName(2, "the new root"))
-			if tt.there && tt.at != "created" && string(second) != "the new root" {
+			if tt.there && string(second) != "the new root" {
 				t.Errorf("the second copy is %q, %v", second, err)
 			}
-			if b, err := read(s, "head/1"); string(b) != numbered(1) {
+			if b, err := read(s, "head/000000000001"); string(b) != numbered(1) {
 				t.Errorf("the head before is %q, %v", b, err)
 			}
 			if _, err := s.Commit(3, []byte("after")); err != nil {

@@ -1,14 +1,14 @@
 // Package dirstore keeps the objects of one archive in one directory.
 //
-// It owns that directory: the objects under their names, the directory tmp
-// for what is being written, the two lock files and the
-// note beside them. It promises that nothing
-// outside is ever opened, read or changed, whatever names or links there are
+// It owns that directory: the objects under their names, the directory tmp for
+// what is being written, the directory trash for what was put aside, README.txt,
+// the two lock files and the note beside them. It promises that nothing outside
+// is ever opened, read or changed, whatever names or links there are
 // (os.Root confines it, and only regular files count as objects); that an
 // object appears under its name whole and durable or not at all, and is never
 // overwritten; that a head is there whole or not at all whatever happens, where
-// the file system knows links; that no call holds more than a few pieces of 64 KiB and
-// one listing's page in memory. It never looks into an object, and never
+// the file system knows links; that no call holds more in memory than a few
+// pieces of 64 KiB, a root, and one page of a listing. It never looks into an object, and never
 // removes a file that it doesn't know.
 //
 // Errors are of type *Error. A Store may be used by many goroutines.

@@ -114,7 +114,7 @@ func FuzzConnection(f *testing.F) {
 		withBody(protocol.TypeCommit, 5, protocol.Commit{Generation: 2, Size: uint32(len(root))}, root),
 		frame(protocol.TypeAlive, 0, nil),
 		frame(protocol.TypeGet, 6, protocol.Get{Name: packName(1), Ranges: ranges}),
-		frame(protocol.TypeGetWhole, 7, protocol.GetWhole{Name: "head/1", Max: 100}),
+		frame(protocol.TypeGetWhole, 7, protocol.GetWhole{Name: "head/000000000001", Max: 100}),
 		frame(protocol.TypeList, 8, protocol.List{Prefix: protocol.PrefixHead, Max: 10}),
 		frame(protocol.TypeUsage, 10, nil),
 		frame(protocol.TypeInventory, 11, nil),
@@ -122,7 +122,7 @@ func FuzzConnection(f *testing.F) {
 		frame(protocol.TypeHolder, 13, nil),
 		withBody(protocol.TypeCompose, 14, protocol.Compose{Name: packName(2), Size: 3, ListLen: uint32(len(list))}, list),
 		frame(protocol.TypePunch, 15, protocol.Punch{Name: packName(1), Ranges: ranges[:1]}),
-		frame(protocol.TypeDelete, 16, protocol.Delete{Keep: true, Names: []string{packName(1), "head/2", "head/1"}}),
+		frame(protocol.TypeDelete, 16, protocol.Delete{Keep: true, Names: []string{packName(1), "head/000000000002", "head/000000000001"}}),
 		frame(protocol.TypeDelete, 17, protocol.Delete{Names: []string{packName(2)}}),
 	)
 	for i := range openings() {

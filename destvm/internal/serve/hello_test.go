@@ -28,7 +28,7 @@ func TestHelloInTime(t *testing.T) {
 	go func() { _, _ = client.Write(make([]byte, 3)) }()
 	err := serve.Serve(serve.Config{Path: t.TempDir(), In: in, Out: io.Discard, HelloTimeout: limit})
 	// The bytes are no frame, which three of them don't show.
-	if !errors.Is(err, serve.ErrNoHello) || !strings.Contains(err.Error(), "no more than 3 of its bytes") {
+	if !errors.Is(err, serve.ErrNoHello) || !strings.Contains(err.Error(), "no more than 3 bytes of it") {
 		t.Errorf("error is %v", err)
 	}
 
@@ -61,7 +61,7 @@ func TestIdleClient(t *testing.T) {
 	hello := frame(protocol.TypeHello, 0, protocol.Hello{Min: 1, Max: protocol.Version, Create: true})
 	lock := frame(protocol.TypeLock, 1, protocol.Lock{Mode: protocol.LockAppend})
 	half := withBody(protocol.TypePut, 2, protocol.Put{Name: packName(1), Size: 10}, []byte("12345"))
-	refused := withBody(protocol.TypePut, 2, protocol.Put{Name: "head/1", Size: 10}, []byte("12345"))
+	refused := withBody(protocol.TypePut, 2, protocol.Put{Name: "head/000000000001", Size: 10}, []byte("12345"))
 	for what, in := range map[string][]byte{
 		"after hello": hello, "with a lock": slices.Concat(hello, lock),
 		"in a body": slices.Concat(hello, lock, half), "in a refused body": slices.Concat(hello, lock, refused),

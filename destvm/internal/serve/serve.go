@@ -66,8 +66,8 @@ var ErrIdle = errors.New("the client is silent")
 // Serve speaks to the client until it is gone. It returns nil if the client
 // ended the connection, or was refused by an answer to its hello, and an
 // error if it broke the protocol, ErrNoHello if it did so at once, or ErrIdle.
-// When Serve returns, nothing is written to the directory any more; a goroutine that reads In, or waits in a write to
-// Out, may be left.
+// When Serve returns, nothing is written to the directory any more; a goroutine
+// that reads In, or waits in a write to Out, may be left.
 func Serve(cfg Config) error {
 	s := &session{
 		out:     cfg.Out,
@@ -87,7 +87,7 @@ func Serve(cfg Config) error {
 	case <-cfg.Stop:
 	case <-s.outDead:
 	case <-s.late:
-		err = fmt.Errorf("%w: no more than %d of its bytes came in time", ErrNoHello, s.early.Load())
+		err = fmt.Errorf("%w: no more than %d bytes of it came in time", ErrNoHello, s.early.Load())
 	case <-s.idle:
 		err = fmt.Errorf("%w: nothing came from it for %v", ErrIdle, cfg.idleTimeout())
 	}

@@ -63,12 +63,12 @@ func testCommit(t *testing.T, command []string) {
 	if got := c.Commit(1, one); !slices.Equal(got, []uint64{1}) {
 		t.Errorf("heads are %d", got)
 	}
-	same(t, "head/1", c.Whole(protocol.HeadName(1)), one)
+	same(t, "head/000000000001", c.Whole(protocol.HeadName(1)), one)
 	// One that is there stays, whatever comes.
 	for _, root := range [][]byte{one, two, big} {
 		c.Fail(protocol.CodeConflict, protocol.TypeCommit, protocol.Commit{Generation: 1, Size: uint32(len(root))}, root...)
 	}
-	same(t, "head/1", c.Whole(protocol.HeadName(1)), one)
+	same(t, "head/000000000001", c.Whole(protocol.HeadName(1)), one)
 	// The helper takes any number; the client knows better.
 	c.Commit(protocol.MaxGeneration, big)
 	c.Commit(10, two)
@@ -81,7 +81,7 @@ func testCommit(t *testing.T, command []string) {
 		t.Errorf("the hello's heads are %d", r.Heads)
 	}
 	same(t, "the longest root", c.Whole(protocol.HeadName(protocol.MaxGeneration)), big)
-	if got := c.Names(protocol.PrefixHead, 2); !slices.Equal(got, []string{"head/1", "head/10", "head/9", "head/9223372036854775807"}) {
+	if got := c.Names(protocol.PrefixHead, 2); !slices.Equal(got, []string{"head/000000000001", "head/000000000010", "head/000000000009", "head/999999999999"}) {
 		t.Errorf("heads are %q", got)
 	}
 	c.Close()
@@ -209,19 +209,19 @@ func testOwnHead(t *testing.T, command []string) {
 	c.Put(pack(1), []byte("x"))
 	c.Commit(2, []byte("two"))
 	remove := func(names ...string) protocol.Delete { return protocol.Delete{Names: names} }
-	c.Fail(protocol.CodeBadRequest, protocol.TypeDelete, remove("head/1"))
-	c.Fail(protocol.CodeBadRequest, protocol.TypeDelete, remove("head/2", pack(1)))
+	c.Fail(protocol.CodeBadRequest, protocol.TypeDelete, remove("head/000000000001"))
+	c.Fail(protocol.CodeBadRequest, protocol.TypeDelete, remove("head/000000000002", pack(1)))
 	c.Fail(protocol.CodeConflict, protocol.TypeCommit, protocol.Commit{Generation: 1, Size: 1}, 'x')
-	c.OK(protocol.TypeDelete, remove("head/2"))
-	c.OK(protocol.TypeDelete, remove("head/2"))
+	c.OK(protocol.TypeDelete, remove("head/000000000002"))
+	c.OK(protocol.TypeDelete, remove("head/000000000002"))
 	if got := c.Commit(2, []byte("again")); !slices.Equal(got, []uint64{2, 1}) {
 		t.Errorf("heads are %d", got)
 	}
 	c.OK(protocol.TypeLock, protocol.Lock{Mode: protocol.LockExclusive})
-	c.Fail(protocol.CodeRefused, protocol.TypeDelete, remove("head/2", "head/1"))
-	c.Fail(protocol.CodeRefused, protocol.TypeDelete, remove(pack(1), "head/3"))
-	c.OK(protocol.TypeDelete, remove(pack(1), "head/2"))
-	if got := c.Names(protocol.PrefixHead, 10); !slices.Equal(got, []string{"head/1"}) {
+	c.Fail(protocol.CodeRefused, protocol.TypeDelete, remove("head/000000000002", "head/000000000001"))
+	c.Fail(protocol.CodeRefused, protocol.TypeDelete, remove(pack(1), "head/000000000003"))
+	c.OK(protocol.TypeDelete, remove(pack(1), "head/000000000002"))
+	if got := c.Names(protocol.PrefixHead, 10); !slices.Equal(got, []string{"head/000000000001"}) {
 		t.Errorf("heads are %q", got)
 	}
 	c.Close()
@@ -233,7 +233,7 @@ func testReservedNames(t *testing.T, command []string) {
 	hex32 := strings.Repeat("a", 32)
 	for _, name := range []string{
 		"README.txt", "policy", "root", "root.1", "keys/" + hex32, "parity/aa/" + hex32, "sums/" + hex32, "lease/" + hex32,
-		"trash/2026-01-01/packs/aa/" + hex32, "trash/2026-01-01/head/1", "tmp/" + hex32, "lock.write",
+		"trash/2026-01-01/packs/aa/" + hex32, "trash/2026-01-01/head/000000000001", "tmp/" + hex32, "lock.write",
 	} {
 		c := OpenLocked(t, command, protocol.LockExclusive)
 		c.Send(protocol.TypeGetWhole, raw(append(wire.AppendText(nil, name), 0, 0, 1, 0)))

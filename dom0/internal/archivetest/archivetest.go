@@ -71,13 +71,13 @@ type Place struct {
 // memory, the store is on it, and nothing waits for a disk.
 func New(t testing.TB) *Place {
 	t.Helper()
-	return newIn(t, memoryDir(t))
+	return NewIn(t, memoryDir(t))
 }
 
 // NewOnDisk is New for tests of what file systems in memory can't do.
 func NewOnDisk(t testing.TB) *Place {
 	t.Helper()
-	return newIn(t, t.TempDir())
+	return NewIn(t, t.TempDir())
 }
 
 // memoryDir is a temporary directory, in memory where the system has that.
@@ -95,7 +95,8 @@ func memoryDir(t testing.TB) string {
 	return dir
 }
 
-func newIn(t testing.TB, base string) *Place {
+// NewIn is New with everything below a directory.
+func NewIn(t testing.TB, base string) *Place {
 	t.Helper()
 	p := &Place{Dir: filepath.Join(base, "store"), Cache: filepath.Join(base, "cache"), Key: bytes.Repeat([]byte("key!"), 16)}
 	var err error

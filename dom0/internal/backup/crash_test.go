@@ -20,12 +20,12 @@ import (
 // These make the test binary something else.
 const (
 	killedEnv = "PINION_TEST_KILLED" // directory: run a backup that is killed
-	proxyEnv  = "PINION_TEST_PROXY"  // file: pass on what the helper says until this changes
+	proxyEnv  = "PINION_TEST_PROXY"  // directory: pass on what the helper says until another file is in it
 )
 
 func TestMain(m *testing.M) {
-	if root := os.Getenv(proxyEnv); root != "" {
-		os.Exit(proxy(root))
+	if heads := os.Getenv(proxyEnv); heads != "" {
+		os.Exit(proxy(heads))
 	}
 	if os.Getenv(killedEnv) != "" {
 		os.Exit(m.Run()) // with the helper of the process that will find it dead
@@ -33,10 +33,10 @@ func TestMain(m *testing.M) {
 	os.Exit(archivetest.Main(m))
 }
 
-// proxy is a helper that kills its client as soon as the root has changed,
-// before the answer gets there.
-func proxy(root string) int {
-	before, err := os.ReadFile(root)
+// proxy is a helper that kills its client as soon as there is another head, before
+// the answer gets there.
+func proxy(heads string) int {
+	before, err := os.ReadDir(heads)
 	if err != nil {
 		return 1
 	}
@@ -49,7 +49,7 @@ func proxy(root string) int {
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := out.Read(buf)
-		if now, _ := os.ReadFile(root); !bytes.Equal(now, before) {
+		if now, _ := os.ReadDir(heads); len(now) != len(before) {
 			syscall.Kill(os.Getppid(), syscall.SIGKILL)
 			return 0
 		}
@@ -67,7 +67,7 @@ func killedRun(t *testing.T, base string) {
 	} else {
 		t.Setenv("PINION_TEST_REAL_HELPER", os.Getenv("PINION_TEST_HELPER"))
 		t.Setenv("PINION_TEST_HELPER", os.Args[0])
-		t.Setenv(proxyEnv, filepath.Join(base, "store", protocol.RootName))
+		t.Setenv(proxyEnv, filepath.Join(base, "store", filepath.FromSlash(protocol.PrefixHead)))
 	}
 	t.Fatal(run(t, s.place, s.o, s.src))
 }
@@ -101,7 +101,7 @@ func TestKilled(t *testing.T) {
 	if base := os.Getenv(killedEnv); base != "" {
 		killedRun(t, base)
 	}
-	for when, sessions := range map[string]uint64{"reading": 1, "the root is swapped": 2} {
+	for when, sessions := range map[string]uint64{"reading": 1, "the root is committed": 2} {
 		t.Run(when, func(t *testing.T) {
 			base := t.TempDir()
 			if err := errors.Join(os.Mkdir(filepath.Join(base, "pool"), 0o700), os.WriteFile(filepath.Join(base, "when"), []byte(when), 0o600)); err != nil {

@@ -20,6 +20,7 @@ import (
 	"pinion/dom0/internal/exit"
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/when"
+	"pinion/protocol"
 )
 
 // alone keeps the machine's own settings out of a test, and returns the path of a configuration with this text.
@@ -240,7 +241,7 @@ func TestVersion(t *testing.T) {
 		t.Errorf("status %d, %q, %q", status, out, errs)
 	}
 	if status, out, errs := runMain("version", "--json"); status != 0 || errs != "" ||
-		out != fmt.Sprintf(`{"program":"1.2.3","protocol":1,"format":%d}`+"\n", format.Version) {
+		out != fmt.Sprintf(`{"program":"1.2.3","protocol":%d,"format":%d}`+"\n", protocol.Version, format.Version) {
 		t.Errorf("status %d, %q, %q", status, out, errs)
 	}
 	var stderr bytes.Buffer

@@ -70,7 +70,11 @@ func runKeyList(ctx context.Context, env *Env) error {
 		if k.Created != 0 {
 			created = env.showRFC(d.Created)
 		}
-		rows = append(rows, []string{d.ID, showKind(k.KDF), ui.Quote(d.Label), created, d.showState()})
+		label := ""
+		if d.Label != "" {
+			label = ui.Quote(d.Label)
+		}
+		rows = append(rows, []string{d.ID, showKind(k.KDF), label, created, d.showState()})
 	}
 	env.UI.Table([]string{"ID", "KIND", "LABEL", "CREATED", "STATE"}, rows)
 	return env.UI.Result(doc)

@@ -44,10 +44,16 @@ func (s Secret) forms() [][]byte {
 	if s.KeyFile != nil {
 		return [][]byte{s.KeyFile}
 	}
-	if composed := norm.NFC.Append(nil, s.Passphrase...); !bytes.Equal(composed, s.Passphrase) {
+	if composed := compose(s.Passphrase); !bytes.Equal(composed, s.Passphrase) {
 		return [][]byte{composed, s.Passphrase}
 	}
 	return [][]byte{s.Passphrase}
+}
+
+// compose is normalisation form C, in memory that the caller clears. It has room
+// for the most that the form can grow to, so that none is left behind.
+func compose(passphrase []byte) []byte {
+	return norm.NFC.Append(make([]byte, 0, 3*len(passphrase)), passphrase...)
 }
 
 // CheckPassphrase refuses what no key slot is made for: more than
@@ -60,7 +66,7 @@ func CheckPassphrase(passphrase []byte) error {
 	case bytes.ContainsAny(passphrase, "\r\n"):
 		return errors.New("a passphrase can't have a line end in it")
 	}
-	composed := norm.NFC.Append(nil, passphrase...)
+	composed := compose(passphrase)
 	defer clear(composed)
 	if len(composed) > format.MaxPassphrase {
 		return fmt.Errorf("a passphrase of %d bytes is too long, at most %d bytes are allowed", len(composed), format.MaxPassphrase)

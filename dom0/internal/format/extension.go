@@ -70,6 +70,7 @@ type NeededTag struct {
 // Class is the tag's class.
 func (t NeededTag) Class() wire.ExtensionClass { return wire.Extension{Tag: t.Tag}.Class() }
 
+// String names the tag in messages.
 func (t NeededTag) String() string { return fmt.Sprintf("%#04x of a %s", t.Tag, t.Structure) }
 
 // CheckReadable refuses the extension area of a structure with an extension

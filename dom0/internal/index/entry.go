@@ -23,7 +23,7 @@ func (e *Entry) Gone() bool { return e.Pack.IsZero() }
 
 // check refuses what no pack can hold.
 func (e *Entry) check() error {
-	if e.Type == 0 || e.Type > maxBlobType {
+	if e.Type == 0 {
 		return fmt.Errorf("blob %s has type %d", e.ID, uint8(e.Type))
 	}
 	if e.Gone() {

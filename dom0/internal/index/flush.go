@@ -17,11 +17,11 @@ type Sink interface {
 }
 
 // Flush makes a run of the additions, merged with others as the package's
-// documentation says, and gives to each new object, in ascending order of blob
-// ids, and after several their list. It returns what the next root has to list,
-// and the objects and lists so far that are not needed for that any more; those,
-// and their files in the cache, stay until that root is in place. Without
-// additions nothing changes and to gets nothing.
+// documentation says, and puts its objects, in ascending order of blob ids, and
+// then the list of them if there are several. It returns what the next root has
+// to list, and the objects and lists so far that are not needed for that any
+// more; those, and their files in the cache, stay until that root is in place.
+// Without additions nothing changes and nothing is put.
 //
 // After an error the Table is as it was before; what was put is named by
 // nothing.

@@ -15,10 +15,6 @@ const (
 	// MaxLevel bounds the level of a run.
 	MaxLevel = format.MaxRunLevel
 
-	// maxBlobType bounds the type of a blob. Types are few; the rest of the
-	// byte stays free for the format.
-	maxBlobType = 15
-
 	// runsPerLevel is how many runs a level holds before they are merged:
 	// more would make look-ups of unknown ids slower, fewer would send
 	// entries more often.

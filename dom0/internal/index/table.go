@@ -103,9 +103,8 @@ func (t *Table) lookup(ctx context.Context, id *format.BlobID) (e Entry, known b
 // Add makes e known. It takes the place of what was known of its blob; a
 // tombstone makes the blob unknown. The length of its pack is told to
 // SetPackLength, before or after. An entry that no pack can hold is an error
-// and not added. After any other error
-// (the spill file can't be written) e is known, but nothing more should be
-// added.
+// and not added. After any other error (the spill file can't be written) e is
+// known, but nothing more should be added.
 func (t *Table) Add(e Entry) error {
 	if err := e.check(); err != nil {
 		return fmt.Errorf("add to index: %w", err)
@@ -197,9 +196,9 @@ func (t *Table) List() []format.IndexRun {
 	return list
 }
 
-// Refs gives all objects of the listed runs that are not left out, of the
-// oldest run first, and the lists, each in front of its objects: with their
-// twins, what the root needs in index/.
+// Refs gives the lists of the listed runs and all objects that were not left
+// out, those of the oldest run first and each list in front of its objects: with
+// their twins, what the root needs in index/.
 func (t *Table) Refs() []Ref {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -210,8 +209,8 @@ func (t *Table) Refs() []Ref {
 	return refs
 }
 
-// Stats says how many objects and lists were fetched since Open, and how many of their files
-// were found damaged (and were replaced).
+// Stats says how many objects and lists were fetched since Open, and how many of
+// their files were found damaged (and were replaced).
 func (t *Table) Stats() (fetched, damaged int64) {
 	return t.stats.fetched.Load(), t.stats.damaged.Load()
 }

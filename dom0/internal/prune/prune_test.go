@@ -9,8 +9,10 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"syscall"
 	"testing"
 
@@ -27,7 +29,40 @@ import (
 	"pinion/protocol"
 )
 
-func TestMain(m *testing.M) { os.Exit(archivetest.Main(m)) }
+// diesEnv makes the test binary a helper that dies after so many answers;
+// helperEnv is where the real one is.
+const (
+	diesEnv   = "PINION_TEST_DIES"
+	helperEnv = "PINION_TEST_HELPER"
+	realEnv   = "PINION_TEST_REAL_HELPER"
+)
+
+func TestMain(m *testing.M) {
+	if n, err := strconv.Atoi(os.Getenv(diesEnv)); err == nil {
+		os.Exit(dies(n))
+	}
+	os.Exit(archivetest.Main(m))
+}
+
+// dies is a helper that is killed after about so many answers.
+func dies(answers int) int {
+	cmd := exec.Command(os.Getenv(realEnv), os.Args[1:]...)
+	cmd.Stdin, cmd.Stderr = os.Stdin, os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil || cmd.Start() != nil {
+		return 1
+	}
+	defer cmd.Wait()
+	buf := make([]byte, 64<<10)
+	for ; answers > 0; answers-- {
+		n, err := out.Read(buf)
+		if _, writeErr := os.Stdout.Write(buf[:n]); err != nil || writeErr != nil {
+			return 0
+		}
+	}
+	cmd.Process.Kill()
+	return 1
+}
 
 var ctx = context.Background()
 
@@ -171,6 +206,21 @@ func expect(t testing.TB, p *archivetest.Place, want map[uint64]map[string]strin
 	if !maps.EqualFunc(got, want, maps.Equal[map[string]string, map[string]string]) {
 		t.Errorf("the archive has %v, want %v", got, want)
 	}
+	numbers, err := a.RemovedNumbers(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	removed := map[uint64]bool{}
+	for _, r := range numbers.Ranges {
+		for n := r.First; n <= r.Last; n++ {
+			removed[n] = true
+		}
+	}
+	for n := uint64(1); n < a.Root().NextSeq; n++ {
+		if _, there := want[n]; there == removed[n] {
+			t.Errorf("session #%d is there: %v, and removed on purpose: %v", n, there, removed[n])
+		}
+	}
 	// Every name is one that a session needs.
 	needed := map[string]bool{}
 	for _, volumes := range want {
@@ -192,7 +242,7 @@ func readVolume(t testing.TB, a *archive.Archive, id format.BlobID) []byte {
 	b := make([]byte, r.Size)
 	w := a.Walker()
 	w.Entries = func(items []tree.Item) error {
-		return a.FetchChunks(ctx, items, func(it tree.Item, plain []byte, err error) error {
+		return a.FetchChunks(ctx, r.Domain, items, func(it tree.Item, plain []byte, err error) error {
 			copy(b[int64(it.Index)*chunkSize:], plain)
 			return err
 		})
@@ -217,6 +267,41 @@ func check(t testing.TB, p *archivetest.Place) {
 	}
 	if found, _ := list.Ranges(); len(found) > 0 {
 		t.Errorf("check finds %+v", found)
+	}
+	pairs(t, p)
+}
+
+// pairs finds of each metadata pack its twin, with the same blobs at the same
+// places, and no other pack that isn't named.
+func pairs(t testing.TB, p *archivetest.Place) {
+	t.Helper()
+	a := p.Open(t, protocol.LockRead)
+	defer a.Close()
+	data, metadata := archivetest.Packs(t, a)
+	blobs := func(name string) []byte {
+		b, err := os.ReadFile(p.Path(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		toc := binary.BigEndian.Uint32(b[len(b)-format.TrailerSize:])
+		return b[format.HeaderSize : len(b)-format.TrailerSize-int(toc)]
+	}
+	for _, name := range metadata {
+		if twin := archivetest.Twin(t, name); !bytes.Equal(blobs(name), blobs(twin)) {
+			t.Errorf("%s and its twin %s differ", name, twin)
+		}
+	}
+	if n := len(p.Objects(t, protocol.PrefixPacks)); n != len(data)+2*len(metadata) {
+		t.Errorf("%d files of packs, of which the index names %d and %d", n, len(data), len(metadata))
+	}
+	index, twins := p.Objects(t, protocol.PrefixIndex), 0
+	for _, name := range index {
+		if slices.Contains(index, archivetest.Twin(t, name)) {
+			twins++
+		}
+	}
+	if twins != len(index) {
+		t.Errorf("%d of %d index objects have twins", twins, len(index))
 	}
 }
 
@@ -309,6 +394,91 @@ func TestModel(t *testing.T) {
 	})
 }
 
+// TestKilledModel: prunes that end anywhere, and backups and prunes after them.
+// Either all that was to go is gone or nothing, and when one gets to its end,
+// both of all that is there twice are, and nothing else.
+func TestKilledModel(t *testing.T) {
+	for seed := range uint64(8) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			random := rand.New(rand.NewPCG(seed, 1))
+			p := archivetest.New(t).Init(t)
+			want := map[uint64]map[string]string{}
+			letters := func() string {
+				b := make([]byte, 1+random.IntN(40))
+				for i := range b {
+					b[i] = "abcdefghij.."[random.IntN(12)]
+				}
+				return string(b)
+			}
+			for range 4 {
+				for range 1 + random.IntN(3) {
+					v := map[string]string{"disk": letters(), "home": letters()}
+					want[session(t, p, v)] = v
+				}
+				want = killed(t, p, want, random)
+				expect(t, p, want)
+			}
+			prunes(t, p, nil, Options{noPunch: random.IntN(2) == 0})
+			expect(t, p, want)
+			check(t, p)
+		})
+	}
+}
+
+// killed runs a prune whose helper dies somewhere, and returns what is there
+// then: all of want, or all that the prune leaves of it.
+func killed(t *testing.T, p *archivetest.Place, want map[uint64]map[string]string, random *rand.Rand) map[uint64]map[string]string {
+	t.Helper()
+	real := os.Getenv(helperEnv)
+	t.Setenv(realEnv, real)
+	t.Setenv(helperEnv, os.Args[0])
+	t.Setenv(diesEnv, strconv.Itoa(20+random.IntN(45)))
+	a, err := p.Try(t, protocol.LockExclusive, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(helperEnv, real)
+	c := content(t, a)
+	cuts, left := Cuts{}, map[uint64]map[string]string{}
+	for _, s := range c.Sessions {
+		left[s.Seq] = maps.Clone(want[s.Seq])
+		switch random.IntN(3) {
+		case 0:
+			cuts[s.Seq] = &Cut{Whole: true}
+			delete(left, s.Seq)
+		case 1:
+			v := c.Table.Volumes[random.IntN(len(c.Table.Volumes))]
+			cuts[s.Seq] = &Cut{Volumes: map[format.ObjectID]bool{v.ID: true}}
+			if delete(left[s.Seq], v.Name); len(left[s.Seq]) == 0 {
+				delete(left, s.Seq)
+			}
+		}
+	}
+	o := Options{noPunch: random.IntN(2) == 0, noCompose: random.IntN(2) == 0, Phase: func(string) {}, Warn: func(string) {}}
+	_, err = Run(ctx, a, c, cuts, o)
+	t.Logf("ended with %v", err)
+	a.Close()
+	now := p.Open(t, protocol.LockRead)
+	defer now.Close()
+	entries, err := now.Sessions(ctx, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Sessions alone don't tell whether one has lost a volume.
+	if now.Root().Generation == a.Root().Generation && len(entries) == len(want) {
+		if table, err := now.Volumes(ctx); err != nil || len(table.Volumes) < len(c.Table.Volumes) {
+			return left
+		}
+		for i, s := range content(t, now).Sessions {
+			if len(s.Volumes) < len(c.Sessions[i].Volumes) {
+				return left
+			}
+		}
+		return want
+	}
+	return left
+}
+
 // randomCuts removes some of what there is, and from want.
 func randomCuts(t testing.TB, rt *rapid.T, p *archivetest.Place, want map[uint64]map[string]string) Cuts {
 	a := p.Open(t, protocol.LockRead)
@@ -343,8 +513,9 @@ func TestSmallPacks(t *testing.T) {
 	_, before := used(t, p)
 	res := prunes(t, p, nil, Options{})
 	_, after := used(t, p)
-	if res.Made != 2 || res.Composed != before || after != 2 {
-		t.Errorf("%d packs became %d: %+v", before, after, *res)
+	// Of each three files two are twins.
+	if res.Made != 2 || res.Composed != before*2/3 || after != 3 {
+		t.Errorf("%d files of packs became %d: %+v", before, after, *res)
 	}
 	expect(t, p, want)
 	check(t, p)
@@ -374,7 +545,7 @@ func TestSameBlobInTwoPacks(t *testing.T) {
 		renewed[id] = true
 	}
 	edit := archive.Edit{Entries: c.Entries, Table: c.Table}
-	next, err := edit.Apply(a.Root(), w.PutMetadata(ctx))
+	next, err := edit.Apply(ctx, a, w.PutMetadata(ctx))
 	if err == nil {
 		err = w.CommitEdit(ctx, next)
 	}

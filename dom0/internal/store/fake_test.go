@@ -363,7 +363,7 @@ func addLists(all map[string]func(*fake)) {
 	all["list upside down"] = lists([]string{packName(4), packName(3)}, 2, false)
 	all["list twice"] = lists([]string{packName(3), packName(3)}, 2, false)
 	all["list from before"] = lists([]string{packName(2)}, 1, false)
-	all["list of another prefix"] = lists([]string{"head/1"}, 1, false)
+	all["list of another prefix"] = lists([]string{"head/000000000001"}, 1, false)
 	all["list of a bad name"] = lists([]string{"packs/../../etc/passwd"}, 1, false)
 	all["list too many"] = lists([]string{packName(3), packName(4), packName(5), packName(6)}, 4, false)
 	all["list miscounted"] = lists([]string{packName(3)}, 2, false)

@@ -16,6 +16,15 @@ import (
 // short is a time-out for helpers that never answer.
 const short = 300 * time.Millisecond
 
+// patienceFor is a time-out that is short where it is waited for, and else so
+// long that a busy machine doesn't reach it.
+func patienceFor(want error) time.Duration {
+	if want == ErrTimeout {
+		return 2 * time.Second
+	}
+	return time.Minute
+}
+
 // printable fails the test unless s is safe on a terminal, and short.
 func printable(t *testing.T, s string) {
 	t.Helper()
@@ -57,7 +66,7 @@ func TestOpen(t *testing.T) {
 		t.Run(tt.fake, func(t *testing.T) {
 			t.Parallel()
 			d := destination(t)
-			c, err := Open(context.Background(), d, Options{Command: command(t, tt.fake), Timeout: 2 * time.Second})
+			c, err := Open(context.Background(), d, Options{Command: command(t, tt.fake), Timeout: patienceFor(tt.want)})
 			if err == nil {
 				c.Close()
 				t.Fatal("it opened")
@@ -226,7 +235,7 @@ func TestBadReplies(t *testing.T) {
 			if name == "silent after hello" {
 				name = "good"
 			}
-			c := openFake(t, name, 2*time.Second)
+			c := openFake(t, name, patienceFor(tt.want))
 			err := tt.do(c)
 			if !errors.Is(err, tt.want) {
 				t.Errorf("error is %v, want %v", err, tt.want)
@@ -301,67 +310,6 @@ func TestGoodReplies(t *testing.T) {
 	<-c.dead
 	if !errors.Is(c.sticky(), ErrProtocol) {
 		t.Errorf("a second reply gave %v", c.sticky())
-	}
-}
-
-// TestErrorReply: an error of one request leaves the connection alone.
-func TestErrorReply(t *testing.T) {
-	ctx := context.Background()
-	c := openFake(t, "late error", 0)
-	for range 3 {
-		err := c.Get(ctx, packName(1), tenBytes, make([]byte, 10)).Wait()
-		var e *Error
-		if !errors.Is(err, ErrUnreadable) || errors.Is(err, ErrFailed) || !errors.As(err, &e) || e.Object != packName(1) {
-			t.Errorf("error is %v", err)
-		}
-	}
-}
-
-// TestErrorsOfGets: whatever a helper answers to a get is the object's own, and
-// no state of the store that ends a command.
-func TestErrorsOfGets(t *testing.T) {
-	ctx := context.Background()
-	kinds := []error{
-		ErrMissing, ErrExists, ErrConflict, ErrLocked, ErrNoSpace, ErrReadOnly, ErrAppendOnly, ErrBadRequest, ErrRefused, ErrFailed,
-		ErrTooLarge, ErrNotAFile, ErrVersion, ErrUnreadable,
-	}
-	own := []error{ErrMissing, ErrBadRequest, ErrTooLarge, ErrNotAFile, ErrUnreadable}
-	only := func(what string, err, want error) {
-		t.Helper()
-		printable(t, err.Error())
-		for _, kind := range kinds {
-			if errors.Is(err, kind) != (kind == want) {
-				t.Errorf("%s: %v is, or isn't, %q", what, err, kind)
-			}
-		}
-	}
-	for code := protocol.CodeMissing; code <= protocol.CodeUnreadable+1; code++ {
-		c := openFake(t, "fails, "+code.String(), 0)
-		want, forGet := error(nil), ErrUnreadable
-		if int(code) <= len(kinds) {
-			want = kinds[code-1]
-		}
-		if slices.Contains(own, want) {
-			forGet = want
-		}
-		_, whole := c.GetWhole(ctx, packName(1), 10)
-		for _, err := range []error{whole, c.Get(ctx, packName(1), tenBytes, make([]byte, 10)).Wait()} {
-			only(code.String(), err, forGet)
-			if e := (*Error)(nil); !IsObjectError(err) || !errors.As(err, &e) || (e.Class != protocol.ClassNone) != (forGet == ErrUnreadable) {
-				t.Errorf("%s: %+v", code, err)
-			}
-			if forGet != want && !strings.Contains(err.Error(), code.String()) {
-				t.Errorf("%v doesn't say %s", err, code)
-			}
-		}
-		only(code.String(), c.Lock(ctx, protocol.LockRead), want)
-		e := (*Error)(nil)
-		if err := c.Put(ctx, packName(1), []byte("x")).Wait(); !errors.As(err, &e) || e.Code != code {
-			t.Errorf("%s: %v", code, err)
-		}
-		if (e.Class == protocol.ClassDisconnected) != (code == protocol.CodeUnreadable) {
-			t.Errorf("%s: the class is %s", code, e.Class)
-		}
 	}
 }
 
@@ -526,7 +474,7 @@ func TestOwnMistakes(t *testing.T) {
 		many[i] = protocol.Range{Off: 0, Len: 1}
 	}
 	_, err1 := c.GetWhole(ctx, "x", 1)
-	_, err2 := c.GetWhole(ctx, "head/1", protocol.MaxObject+1)
+	_, err2 := c.GetWhole(ctx, "head/000000000001", protocol.MaxObject+1)
 	_, _, err3 := c.List(ctx, "packs/00", "", 1)
 	_, _, err4 := c.List(ctx, protocol.PrefixPacks, strings.Repeat("x", 70000), 1)
 	_, _, err5 := c.List(ctx, protocol.PrefixPacks, "", protocol.MaxListed+1)
