@@ -135,7 +135,7 @@ func TestRootsKeptCanBeRead(t *testing.T) {
 				continue
 			}
 			to := w.path("to")
-			w.ok("restore", "v", "--root", root, "--to", to).says("generation "+root+", written 20")
+			w.ok("restore", "v", "--root", root, "--to", to).says("generation " + root + ", written 20")
 			same(t, to, images[n-1])
 			w.exits(1, "restore", "v", "--root", root, "--session", fmt.Sprint("#", n), "--to", to)
 			w.ok("verify", "--all-sessions", "--root", root)
