@@ -95,6 +95,7 @@ type Archive struct {
 	copyBefore *state.Copy     // what was copied there before the root was read; nil: nothing
 	oldCopy    bool            // a copy, older than what is known of the original
 	highest    uint64          // the highest generation ever seen of this branch
+	seenSeq    uint64          // the highest next sequence number ever seen of it
 	branch     format.ObjectID // that writes go to; zero: not decided yet
 	index      *index.Table
 	spare      bool  // the cache of the index isn't the usual one: what that has may be of use yet

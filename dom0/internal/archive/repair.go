@@ -24,8 +24,9 @@ import (
 //     twice again, are sent again in new packs, as far as the old index still
 //     finds them and they open
 //  3. the session list and the volume table, if they are damaged, are made
-//     anew from the sessions themselves; tags of what is found that way are
-//     lost, and names that no older table has
+//     anew from this host's lists and from the sessions themselves; tags of what
+//     is found the second way are lost, and names that no older table has. Every
+//     session that had an entry keeps one: see purpose.go
 //  4. index objects over those and every pack whose table of contents opens
 //  5. the root that lists them, with Heal raised if blobs were lost
 //
@@ -80,8 +81,8 @@ func (a *Archive) Repair(ctx context.Context, r Repair, c format.Compression) er
 	if err == nil {
 		err = w.relist(ctx, &next, r.Warn)
 	}
-	if err == nil && next.Sessions == 0 && a.root.Sessions > 0 {
-		err = &DamageError{Object: "session list", Reason: errors.New("no session at all can be found any more; nothing was changed")}
+	if err == nil && next.Sessions < a.root.Sessions {
+		err = &DamageError{Object: "session list", Reason: errors.New("fewer sessions than before would be listed; nothing was changed")}
 	}
 	if err != nil {
 		fresh.Close()
