@@ -173,6 +173,8 @@ func (c *check) roots(ctx context.Context) error {
 		switch {
 		case mended:
 			c.restored(b.Name)
+		case b.Unmade:
+			c.o.Warn(fmt.Sprintf("%v: a command that is committing, or was killed, didn't make it; the next one that writes does", b.Err))
 		case c.o.Repair && c.below(b.Name):
 			c.o.Warn(fmt.Sprintf("%v; an older state of the archive may not be there any more", b.Err))
 			c.excused[b.Name] = true
