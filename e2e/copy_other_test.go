@@ -19,7 +19,7 @@ func TestCopiesByOtherPrograms(t *testing.T) {
 	tools := map[string]string{
 		"cp":   `cp -a "$1" "$2"`,
 		"tar":  `mkdir "$2" && tar -C "$1" -cf - . | tar -C "$2" -xf -`,
-		"bare": `mkdir "$2" && cp -r "$1/root" "$1/keys" "$1/packs" "$1/index" "$2"`,
+		"bare": `mkdir "$2" && cp -r "$1/head" "$1/roots" "$1/packs" "$1/index" "$2"`,
 	}
 	if _, err := exec.LookPath("rsync"); err == nil {
 		tools["rsync"] = `rsync -a "$1/" "$2"`
@@ -52,8 +52,8 @@ func TestCopiesByOtherPrograms(t *testing.T) {
 	}
 }
 
-// A copy made by another program while a backup commits: with the root first it
-// is the older state, whole. With the root last, packs may be missing, which
+// A copy made by another program while a backup commits: with the roots first it
+// is the older state, whole. With the roots last, packs may be missing, which
 // check tells, and copying once more mends.
 func TestCopiesByOtherProgramsWhileABackupRuns(t *testing.T) {
 	w := archive(t)
@@ -61,18 +61,19 @@ func TestCopiesByOtherProgramsWhileABackupRuns(t *testing.T) {
 	w.backup("file:" + v)
 	was := copyFile(t, v, w.path("was"))
 	first, last := w.path("root-first"), w.path("root-last")
-	rest := func(to string) { run(t, "cp", "-a", w.store+"/keys", w.store+"/packs", w.store+"/index", to) }
+	rest := func(to string) { run(t, "cp", "-a", w.store+"/packs", w.store+"/index", to) }
+	roots := func(to string) { run(t, "cp", "-a", w.store+"/head", w.store+"/roots", to) }
 	for _, dir := range []string{first, last} {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
-	run(t, "cp", "-a", w.store+"/root", first)
+	roots(first)
 	rest(last)
 	overwrite(t, v, 0, "random:512K:2")
 	w.backup("file:" + v)
 	rest(first)
-	run(t, "cp", "-a", w.store+"/root", last)
+	roots(last)
 
 	c := w.other("first").at(first)
 	if n := len(c.list().Sessions); n != 1 {

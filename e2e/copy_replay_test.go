@@ -81,9 +81,8 @@ func TestCopyWhosePlaceWasInitialised(t *testing.T) {
 	c.ok("list").says("a copy, as the archive was on")
 }
 
-// On a store that only appends every key slot stays; an archive with more of
-// them than can count is copied all the same. The host that made the copy opens
-// it, whichever of them is the one.
+// A copy of an archive whose key was changed often opens with the key that it has
+// now, and the roots that have the others do no harm.
 func TestCopyOfAnArchiveWhoseKeyWasChangedOften(t *testing.T) {
 	w := archive(t)
 	v := w.image("v", "random:1M:1")
@@ -94,15 +93,12 @@ func TestCopyOfAnArchiveWhoseKeyWasChangedOften(t *testing.T) {
 		a.ok("key", "change", "--keyfile", key, "--new-keyfile", next)
 		key = next
 	}
-	w.junkSlots(100, 1) // they come first
-	w.ok("copy", "--to", "file:"+w.path("cp"))
-	c := w.at(w.path("cp"))
+	to := w.path("cp")
+	w.keyless().ok("copy", "--to", "file:"+to)
+	c := w.other("reader").at(to)
 	c.ok("verify", "-q", "--keyfile", key)
 	c.ok("check", "-q", "--keyfile", key)
-
-	w.junkSlots(1100, 1)
-	w.exits(1, "copy", "--to", "file:"+w.path("cp2")).oneLine().says("the archive", "more than 1024", "keys/", "check --repair")
-	w.ok("check", "-q", "--repair", "--keyfile", key)
-	w.ok("copy", "--to", "file:"+w.path("cp2"))
-	w.at(w.path("cp2")).ok("verify", "-q", "--keyfile", key)
+	c.exits(12, "list", "--keyfile", w.key)
+	w.ok("copy", "--keyfile", key, "--to", "file:"+to) // the other one isn't asked for
+	w.at(to).ok("verify", "-q", "--keyfile", key)
 }

@@ -218,6 +218,7 @@ proctype backup() {
   bool reuse, void_;
   state(b, n);
   g0 = gen[b];
+#ifndef NOPACKS
   atomic {
     if
     :: idx[b] & 1 -> reuse = true; mine = 1
@@ -241,6 +242,7 @@ put:
   newtwin(p);
 #endif
   atomic { mine = mine | bit(p); own = own | bit(p) }
+#endif
 commit:
   create(b, n, me, idx[b] | own, refs[b] | mine, pa[b]);
   if
@@ -275,7 +277,9 @@ commit:
 #else
     if :: g0 < pa[b] -> goto dead :: else fi;
 #endif
+#ifndef NOPACKS
     if :: reuse && !(idx[b] & 1) -> reuse = false; mine = mine & ~1; goto put :: else fi;
+#endif
 #else
     b = t; t = 0;
 #endif
@@ -367,7 +371,7 @@ proctype keeper() {
             do :: j_ < NC -> if :: (roots & bit(j_)) && gen[j_] == g -> v_ = 1 :: else fi; j_ = j_ + 1 :: else -> break od;
 #endif
             if :: v_ == 0 -> roots = roots | bit(head[g] - 1) :: else fi; j_ = 0; v_ = 0; verify() }
-#ifdef HALVES
+#if defined(HALVES) || defined(JUNK)
        :: d_step { head[g] == HALF -> rhalf = rhalf | bit(g); verify() }
 #endif
        :: d_step {
@@ -408,6 +412,13 @@ proctype pairloss() {
 }
 #endif
 
+#ifdef JUNK
+/* Two crashes in a row, or damage: two heads that don't open above all. */
+proctype junk() {
+  d_step { look(); head[h_ + 1] = HALF; head[h_ + 2] = HALF; cand_ = 0; h_ = 0; verify() }
+}
+#endif
+
 #ifdef SWEEPNOSWAP
 #ifdef SWEEPOLD
 #define STALE (pgen[i] < pa[b])
@@ -438,6 +449,9 @@ init {
     do :: k < PRUNES -> run prune(); k = k + 1 :: else -> break od;
     k = 0;
     run keeper();
+#ifdef JUNK
+    run junk();
+#endif
 #ifndef NOLOSS
     run loss();
 #endif

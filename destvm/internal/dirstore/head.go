@@ -66,9 +66,10 @@ func (s *Store) Commit(generation uint64, root []byte) ([]uint64, error) {
 	return s.Heads()
 }
 
-// makeHead makes a head by the best means that the file system has: a link; a
-// rename that doesn't replace; or a new file that a crash may leave half
-// written, which readers then find damaged.
+// makeHead makes a head whole and exclusively: by a link, or by a rename that
+// doesn't replace. A file system that has neither is refused. To create the file
+// and then write it would not do: another writer finds half of it, takes it for
+// damaged and goes on above it, and then this one is complete, and acknowledged.
 func (s *Store) makeHead(name string, root []byte) error {
 	u, err := s.writeTemp(name, root)
 	if err != nil {
@@ -93,28 +94,14 @@ func (s *Store) makeHead(name string, root []byte) error {
 	if err == nil {
 		s.forget(u.temp)
 	}
-	if !unknownFlag(err) {
-		return err
-	}
-	return s.createHead(name, root)
-}
-
-// createHead is the last resort of makeHead.
-func (s *Store) createHead(name string, root []byte) error {
-	f, err := s.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
-	if err != nil {
-		return err
-	}
-	s.at("created")
-	if _, err = f.Write(root); err == nil {
-		err = f.Sync()
-	}
-	err = errors.Join(err, f.Close())
-	if err != nil {
-		s.root.Remove(name)
+	if unknownFlag(err) {
+		return errNoExclusive
 	}
 	return err
 }
+
+// errNoExclusive says that a head can't be made.
+var errNoExclusive = errors.New("the file system has neither links nor renames that replace nothing: an archive needs one of them")
 
 // hasNoLinks says whether a link failed since there are none.
 func hasNoLinks(err error) bool {

@@ -95,6 +95,7 @@ type Upload struct {
 	f    *os.File
 	size int64
 	left int64 // bytes still to come
+	hole bool  // the last bytes were zeros, and not written
 	err  error // first failure; sticks
 
 	sum  hash.Hash // of what was written, if the name proves itself; else nil
@@ -175,7 +176,7 @@ func (u *Upload) Write(b []byte) (int, error) {
 	if int64(len(b)) > u.left {
 		return 0, u.fail(&Error{Code: protocol.CodeBadRequest, Text: u.name + " has more bytes than it was to have"})
 	}
-	n, err := u.f.Write(b)
+	n, err := u.write(b)
 	u.left -= int64(n)
 	if u.sum != nil {
 		u.sum.Write(b[:n])
@@ -221,14 +222,18 @@ func (u *Upload) Commit() error {
 	if u.sum != nil && [16]byte(u.sum.Sum(nil)[:16]) != u.want {
 		return u.fail(&Error{Code: protocol.CodeBadRequest, Text: u.name + " is not what its name says"})
 	}
-	if err := u.f.Sync(); err != nil {
+	err := u.end()
+	if err == nil {
+		err = u.f.Sync()
+	}
+	if err != nil {
 		return u.fail(fault(writing, "write out "+u.name, err))
 	}
 	dir := path.Dir(u.name)
 	if err := u.s.ensureDir(dir); err != nil {
 		return u.fail(err)
 	}
-	err := u.s.renameNew(u.temp, u.name)
+	err = u.s.renameNew(u.temp, u.name)
 	if errors.Is(err, fs.ErrExist) {
 		return u.fail(exists(u.name))
 	}

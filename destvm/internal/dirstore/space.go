@@ -186,7 +186,7 @@ func (u *Upload) copyFrom(f *os.File, source string, r protocol.Range) error {
 		return u.fail(fault(reading, "read "+source, err))
 	}
 	n, err := io.CopyN(u.f, f, int64(r.Len))
-	u.left -= n
+	u.left, u.hole = u.left-n, u.hole && n == 0
 	if errors.Is(err, io.EOF) {
 		return u.fail(Unreadable(source, errors.New("it ended early")))
 	}

@@ -179,7 +179,9 @@ func lostAnswer(err error) bool {
 
 // cameLate lists the roots after a head was created, and reports whether that
 // counts for nothing: there is another root of its number in roots/, or a higher
-// one that opens and doesn't have it among its predecessors.
+// one that doesn't have it among its predecessors, or that doesn't show it because
+// it doesn't open. Names so high that they didn't count for the number don't count
+// here either.
 func (a *Archive) cameLate(ctx context.Context, generation uint64, sealed []byte) (bool, error) {
 	r := newRoots(a.conn)
 	if err := r.listNew(ctx, false); err != nil {
@@ -194,12 +196,13 @@ func (a *Archive) cameLate(ctx context.Context, generation uint64, sealed []byte
 			if !n.Head && n.Sum != [16]byte(hash[:16]) {
 				return true, nil
 			}
+		case n.Generation > generation+numberGap:
 		default:
 			c, err := r.try(ctx, a.keys, n)
 			if err != nil {
 				return false, err
 			}
-			if c != nil && !c.buildsOn(hash) {
+			if c == nil || !c.buildsOn(hash) {
 				return true, nil
 			}
 		}

@@ -1,13 +1,13 @@
 package archive
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
-	"strings"
+	"slices"
 
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/state"
-	"pinion/protocol"
 )
 
 // What the command that copies archives asks of one that is open, and what is
@@ -30,24 +30,45 @@ func (a *Archive) Descends(hash [32]byte) bool {
 	return false
 }
 
-// Needs reports whether the root names an object: a live key slot, an index
-// object, or a pack that one of these names. The index has to be loaded.
-func (a *Archive) Needs(ctx context.Context, object string) (bool, error) {
-	id, err := format.ParseObjectID(object[strings.LastIndexByte(object, '/')+1:])
+// SealedRoot is the object of the root as it was opened or last committed. It must
+// not be changed.
+func (a *Archive) SealedRoot() []byte { return a.sealed }
+
+// OpenRoot opens the object of any root of the archive; name says in messages what
+// it is. What is wrong with it is a DamageError.
+func (a *Archive) OpenRoot(name string, untrusted []byte) (*format.Root, error) {
+	_, clearPart, _, err := format.SplitRoot(untrusted)
+	var c *format.Clear
+	if err == nil {
+		c, err = format.ParseClear(clearPart)
+	}
 	if err != nil {
-		return false, err
+		return nil, &DamageError{Object: name, Reason: rootReason(err)}
 	}
-	switch {
-	case strings.HasPrefix(object, protocol.PrefixPacks):
-		return a.index.PackKnown(ctx, id)
-	case strings.HasPrefix(object, protocol.PrefixIndex):
-		for _, ref := range a.root.Index {
-			if ref.Object == id {
-				return true, nil
-			}
-		}
+	s, err := parseSealedRoot(RootName{Name: name, Generation: c.Generation, Head: true}, untrusted)
+	if err != nil {
+		return nil, err
 	}
-	return false, nil
+	return s.open(a.keys)
+}
+
+// Needed is the packs and the index objects that the root needs, each ascending by
+// id; those of metadata have twins beside. The index has to be loaded. Where parts
+// of it are lost nobody knows, and whole is false.
+func (a *Archive) Needed(ctx context.Context) (packs, index []format.ObjectID, whole bool, err error) {
+	if a.tables != nil {
+		return nil, nil, false, nil
+	}
+	objects, err := a.indexObjects(ctx, a.root.Index)
+	if err != nil {
+		return nil, nil, false, err
+	}
+	for _, o := range objects {
+		index = append(index, o.id)
+	}
+	slices.SortFunc(index, func(x, y format.ObjectID) int { return bytes.Compare(x[:], y[:]) })
+	packs, err = a.index.Packs(ctx)
+	return packs, index, err == nil, err
 }
 
 // isCopy reports whether a root is a copy that this host made when it was the

@@ -290,8 +290,25 @@ func (a *Archive) OtherRoots(ctx context.Context) (bad []BadRoot, err error) {
 		r.spoil(name, &DamageError{Object: name, Reason: errors.New("is missing")})
 	}
 	head := protocol.HeadName(a.root.Generation)
-	if !slices.ContainsFunc(r.names, func(n RootName) bool { return n.Name == head }) {
+	if lost, err := a.lostHead(r, head); err != nil {
+		return nil, err
+	} else if lost {
 		r.spoil(head, &DamageError{Object: head, Reason: errors.New("is missing")})
 	}
 	return r.failed, nil
+}
+
+// lostHead reports whether the head of the newest root should be there and isn't.
+// Who copies without the key makes none: a store without any is such a copy, and
+// so may be one that this host has copied to.
+func (a *Archive) lostHead(r *roots, head string) (bool, error) {
+	heads := false
+	for _, n := range r.names {
+		if n.Name == head {
+			return false, nil
+		}
+		heads = heads || n.Head
+	}
+	_, isCopy, err := a.opts.State.Copy(a.dest.String())
+	return heads && !isCopy, err
 }

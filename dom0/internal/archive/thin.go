@@ -43,13 +43,42 @@ func (a *Archive) ThinRoots(ctx context.Context) (deleted int, err error) {
 	if a.Limited() != nil {
 		return 0, nil
 	}
-	old, err := a.thinnable(ctx)
+	return a.thinRoots(ctx, a.conn, nil)
+}
+
+// ThinCopy is ThinRoots for a copy of the archive, whose exclusive lock conn holds.
+// Of a copy, what doesn't open above the root that is used goes, too: whoever
+// copied without the key may have taken it there.
+func (a *Archive) ThinCopy(ctx context.Context, conn *store.Conn) (deleted int, err error) {
+	r, err := allRoots(ctx, conn)
+	if err != nil {
+		return 0, err
+	}
+	above := slices.DeleteFunc(r.names, func(n RootName) bool { return n.Head || n.Generation <= a.root.Generation })
+	var dead []string
+	for some := range slices.Chunk(above[:min(len(above), maxThinned)], thinnedAtOnce) {
+		roots, err := a.readOld(ctx, conn, some)
+		if err != nil {
+			return 0, err
+		}
+		for _, r := range roots {
+			if r.junk {
+				dead = append(dead, r.name)
+			}
+		}
+	}
+	return a.thinRoots(ctx, conn, dead)
+}
+
+// thinRoots deletes the old roots of a store, and those that are dead anyway.
+func (a *Archive) thinRoots(ctx context.Context, conn *store.Conn, dead []string) (deleted int, err error) {
+	old, err := a.thinnable(ctx, conn)
 	if err != nil {
 		return 0, err
 	}
 	t := thinning{now: a.opts.Now(), days: map[string]string{}}
 	for some := range slices.Chunk(old, thinnedAtOnce) {
-		roots, err := a.readOld(ctx, some)
+		roots, err := a.readOld(ctx, conn, some)
 		if err != nil {
 			return 0, err
 		}
@@ -57,16 +86,13 @@ func (a *Archive) ThinRoots(ctx context.Context) (deleted int, err error) {
 			break
 		}
 	}
-	return a.deleteRoots(ctx, t.dead)
+	return deleteRoots(ctx, conn, append(dead, t.dead...))
 }
 
 // thinnable are the roots that may be old enough to go, the oldest first.
-func (a *Archive) thinnable(ctx context.Context) ([]RootName, error) {
-	r := newRoots(a.conn)
-	if err := r.listNew(ctx, false); err != nil {
-		return nil, err
-	}
-	if err := r.listAll(ctx); err != nil {
+func (a *Archive) thinnable(ctx context.Context, conn *store.Conn) ([]RootName, error) {
+	r, err := allRoots(ctx, conn)
+	if err != nil {
 		return nil, err
 	}
 	// What is above the root that is used is not the past, and may be made up.
@@ -74,6 +100,15 @@ func (a *Archive) thinnable(ctx context.Context) ([]RootName, error) {
 	old = old[min(len(old), rootsKept-1):]
 	slices.Reverse(old)
 	return old[:min(len(old), maxThinned)], nil
+}
+
+// allRoots lists the roots of a store.
+func allRoots(ctx context.Context, conn *store.Conn) (*roots, error) {
+	r := newRoots(conn)
+	if err := r.listNew(ctx, false); err != nil {
+		return nil, err
+	}
+	return r, r.listAll(ctx)
 }
 
 // An oldRoot is what is known of a root that may go.
@@ -85,13 +120,13 @@ type oldRoot struct {
 }
 
 // readOld reads some roots.
-func (a *Archive) readOld(ctx context.Context, names []RootName) ([]oldRoot, error) {
+func (a *Archive) readOld(ctx context.Context, conn *store.Conn, names []RootName) ([]oldRoot, error) {
 	list := make([]oldRoot, len(names))
 	g, ctx := errgroup.WithContext(ctx)
 	for i, n := range names {
 		g.Go(func() error {
 			list[i].name = n.Name
-			object, err := a.conn.GetWhole(ctx, n.Name, format.MaxRoot)
+			object, err := conn.GetWhole(ctx, n.Name, format.MaxRoot)
 			if store.IsObjectError(err) {
 				list[i].keep = true
 				return nil
@@ -156,9 +191,9 @@ func (t *thinning) take(roots []oldRoot) (done bool) {
 }
 
 // deleteRoots deletes roots, but for those that the store refuses to.
-func (a *Archive) deleteRoots(ctx context.Context, names []string) (deleted int, err error) {
+func deleteRoots(ctx context.Context, conn *store.Conn, names []string) (deleted int, err error) {
 	for some := range slices.Chunk(names, protocol.MaxDeletes) {
-		err := a.conn.Delete(ctx, some)
+		err := conn.Delete(ctx, some)
 		if err == nil {
 			deleted += len(some)
 			continue
@@ -167,7 +202,7 @@ func (a *Archive) deleteRoots(ctx context.Context, names []string) (deleted int,
 			return deleted, fmt.Errorf("delete old roots: %w", err)
 		}
 		for _, name := range some { // one by one, since one was enough to refuse all
-			switch err := a.conn.Delete(ctx, []string{name}); {
+			switch err := conn.Delete(ctx, []string{name}); {
 			case err == nil:
 				deleted++
 			case !errors.Is(err, store.ErrRefused):

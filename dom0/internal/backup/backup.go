@@ -42,7 +42,9 @@ import (
 type Source struct {
 	Name   string // in the archive
 	Source *source.Source
-	Live   bool // something may be writing to it
+	Live   bool   // something may be writing to it
+	Domain string // of its chunks; empty: the shared one
+	Stored bool   // they aren't compressed
 }
 
 // A Qube is a qube to back up: its settings, and which of the sources are its
@@ -111,6 +113,7 @@ type Volume struct {
 	Mode      format.Mode
 	Why       string // everything was looked at: why, as a clause for people
 	Live      bool
+	Moved     bool  // to another domain: it was read in full, and stored anew
 	Read      int64 // from the source
 	Changed   int64 // of the ranges that could have changed
 	NewChunks uint64
@@ -120,6 +123,7 @@ type Volume struct {
 	isNew  bool
 	id     format.ObjectID
 	domain format.Domain // of its chunks
+	stored bool          // they aren't compressed
 	record format.BlobID
 }
 

@@ -110,10 +110,16 @@ func (b *backup) requests(ctx context.Context, sources []Source) ([]tracker.Requ
 	var volumes []Volume
 	for _, s := range sources {
 		v := Volume{Name: s.Name, Kind: s.Source.Kind, Live: s.Live, at: len(requests)}
-		v.id, v.domain = known[s.Name].ID, known[s.Name].Domain
+		v.id, v.stored = known[s.Name].ID, s.Stored
 		if v.id.IsZero() {
 			v.id, v.isNew = format.NewObjectID(), true
 		}
+		if v.domain, err = domainOf(b.table, s.Domain); err != nil {
+			b.failed = append(b.failed, Failed{s.Name, err})
+			continue
+		}
+		v.Moved = !v.isNew && known[s.Name].Domain != v.domain
+		moveTo(b.table, v.id, v.domain)
 		k := tracker.Key{Archive: b.a.Root().Archive, Branch: branch, Volume: v.id}
 		paired, err := b.o.Tracker.Paired(s.Source.Locator, k)
 		if err != nil { // such as that a newer version wrote it

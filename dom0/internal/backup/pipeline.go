@@ -31,12 +31,18 @@ import (
 
 // A job is a run of chunks on its way.
 type job struct {
-	domain format.Domain // of the volume's chunks
-	first  uint64        // index of the first chunk
-	plain  []byte        // whole chunks; only a volume's last may be short
-	chunks []outcome     // one for each chunk
-	err    error         // of the worker: ends the backup
+	how    storing
+	first  uint64    // index of the first chunk
+	plain  []byte    // whole chunks; only a volume's last may be short
+	chunks []outcome // one for each chunk
+	err    error     // of the worker: ends the backup
 	done   chan struct{}
+}
+
+// storing says how a volume's chunks are stored.
+type storing struct {
+	domain format.Domain
+	stored bool // not compressed
 }
 
 // An outcome is what became of a chunk.
@@ -125,10 +131,10 @@ type errSource struct{ error }
 // Unwrap gives the cause.
 func (e errSource) Unwrap() error { return e.error }
 
-// run reads a volume, whose chunks are of that domain, through the pipeline: of the ranges in only (nil: of all of
-// it), what may hold data. Every chunk there goes to sequence in ascending
-// order; progress counts the bytes read.
-func (p *pipeline) run(ctx context.Context, v source.Volume, domain format.Domain, only *dirty.Map, progress func(int64), sequence func(index uint64, c *outcome) error) error {
+// run reads a volume, whose chunks are stored so, through the pipeline: of the
+// ranges in only (nil: of all of it), what may hold data. Every chunk there goes to
+// sequence in ascending order; progress counts the bytes read.
+func (p *pipeline) run(ctx context.Context, v source.Volume, how storing, only *dirty.Map, progress func(int64), sequence func(index uint64, c *outcome) error) error {
 	start := time.Now()
 	defer func() { p.busy.wall += time.Since(start) }()
 	ctx, cancel := context.WithCancel(ctx)
@@ -137,7 +143,7 @@ func (p *pipeline) run(ctx context.Context, v source.Volume, domain format.Domai
 	var readErr error
 	go func() {
 		defer close(order)
-		readErr = p.read(ctx, v, domain, only, order)
+		readErr = p.read(ctx, v, how, only, order)
 	}()
 	var err error
 	for j := range order {
@@ -164,12 +170,12 @@ func (p *pipeline) run(ctx context.Context, v source.Volume, domain format.Domai
 
 // read is stage 1: it fills jobs from the parts of the volume that have to be
 // read and hands them on in order.
-func (p *pipeline) read(ctx context.Context, v source.Volume, domain format.Domain, only *dirty.Map, order chan<- *job) error {
+func (p *pipeline) read(ctx context.Context, v source.Volume, how storing, only *dirty.Map, order chan<- *job) error {
 	for s, err := range toRead(v, only, p.chunkSize) {
 		if err != nil {
 			return err
 		}
-		if err := p.readRun(ctx, v, domain, s, order); err != nil {
+		if err := p.readRun(ctx, v, how, s, order); err != nil {
 			return err
 		}
 	}
@@ -177,7 +183,7 @@ func (p *pipeline) read(ctx context.Context, v source.Volume, domain format.Doma
 }
 
 // readRun reads the chunks of a stretch.
-func (p *pipeline) readRun(ctx context.Context, v source.Volume, domain format.Domain, s stretch, order chan<- *job) error {
+func (p *pipeline) readRun(ctx context.Context, v source.Volume, how storing, s stretch, order chan<- *job) error {
 	for first, end := s.first, s.end; first < end; {
 		var j *job
 		select {
@@ -188,7 +194,7 @@ func (p *pipeline) readRun(ctx context.Context, v source.Volume, domain format.D
 		n := min(end-first, uint64(cap(j.chunks)))
 		off := int64(first) * int64(p.chunkSize)
 		length := min(v.Size()-off, int64(n)*int64(p.chunkSize))
-		j.domain, j.first, j.plain, j.chunks, j.err = domain, first, j.plain[:length], j.chunks[:n], nil
+		j.how, j.first, j.plain, j.chunks, j.err = how, first, j.plain[:length], j.chunks[:n], nil
 		err := timed(&p.busy.read, func() error {
 			_, err := v.ReadAt(j.plain, off)
 			return err
@@ -213,14 +219,18 @@ func (p *pipeline) seal(ctx context.Context, s *blob.Sealer, j *job) error {
 		if blob.IsZero(plain) {
 			continue
 		}
-		c.id = s.ID(format.BlobChunk, j.domain, plain)
+		c.id = s.ID(format.BlobChunk, j.how.domain, plain)
 		known, err := p.writer.Known(ctx, c.id)
 		if err != nil {
 			return fmt.Errorf("look up a chunk: %w", err)
 		}
 		if !known {
 			c.isNew = true
-			c.sealed = s.Seal(c.sealed, format.BlobChunk, j.domain, c.id, plain)
+			seal := s.Seal
+			if j.how.stored {
+				seal = s.SealStored
+			}
+			c.sealed = seal(c.sealed, format.BlobChunk, j.how.domain, c.id, plain)
 		}
 	}
 	return nil

@@ -122,7 +122,7 @@ func TestSettingsThatCantBeStored(t *testing.T) {
 	p := archivetest.New(t).Init(t)
 	options := archivetest.Options(t)
 	long := settings("work", "red")
-	for i := range 5 {
+	for i := range 40 {
 		long.Properties = append(long.Properties, format.QubePair{Name: fmt.Sprint(i), Value: string(bytes.Repeat([]byte("x"), format.MaxQubeValue))})
 	}
 	for _, c := range []*format.QubeConfig{settings("../x", "red"), long} {

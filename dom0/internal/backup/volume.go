@@ -76,7 +76,7 @@ func (p *pipeline) volume(ctx context.Context, v *Volume, data source.Volume, l 
 	t := tree.NewUpdater(u, func(plain []byte) (format.BlobID, error) {
 		return p.metadata(ctx, v, format.BlobNode, plain)
 	})
-	err := p.run(ctx, data, v.domain, l.only,
+	err := p.run(ctx, data, storing{v.domain, v.stored}, l.only,
 		func(n int64) { v.Read += n; progress(n) },
 		func(index uint64, c *outcome) error {
 			if !c.id.IsZero() {

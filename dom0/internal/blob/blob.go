@@ -104,11 +104,20 @@ func (s *Sealer) ID(t format.BlobType, domain format.Domain, plaintext []byte) f
 // Seal appends the sealed blob to buf[:0] and returns it. id must be the
 // plaintext's own.
 func (s *Sealer) Seal(buf []byte, t format.BlobType, domain format.Domain, id format.BlobID, plaintext []byte) []byte {
+	return s.seal(buf, t, domain, id, plaintext, s.zstd)
+}
+
+// SealStored is Seal without compression.
+func (s *Sealer) SealStored(buf []byte, t format.BlobType, domain format.Domain, id format.BlobID, plaintext []byte) []byte {
+	return s.seal(buf, t, domain, id, plaintext, nil)
+}
+
+func (s *Sealer) seal(buf []byte, t format.BlobType, domain format.Domain, id format.BlobID, plaintext []byte, compressor *zstd.Encoder) []byte {
 	const begin = crypt.NonceSize + format.BlobHead
 	buf = append(buf[:0], make([]byte, begin)...)
 	method, total := byte(methodStored), 0 // total: content and zeros
-	if s.zstd != nil {
-		buf = s.zstd.EncodeAll(plaintext, buf)
+	if compressor != nil {
+		buf = compressor.EncodeAll(plaintext, buf)
 		method, total = methodZstd, withPadding(s.keys, methodZstd, t, id, len(buf)-begin)
 		if !pays(t, len(buf)-begin, total, len(plaintext)) {
 			method, buf = methodStored, buf[:begin]

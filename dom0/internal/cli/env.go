@@ -40,6 +40,8 @@ type Env struct {
 	keyExportFile string
 	// keyExport is what is in it.
 	keyExport *format.KeyExport
+	// volumes says how volumes are stored.
+	volumes *config.Config
 	// secretGiven says that the command line names it, and not just the configuration.
 	secretGiven bool
 	// remember is how long the kernel is to keep a key that was given; 0: not at all.
@@ -67,6 +69,7 @@ func (a *app) newEnv(g *globalOptions, conf *config.Config, n need) (*Env, error
 		Now: a.now, Zone: a.zone, Version: a.version, Reserve: int(g.PoolReserve), archives: archiveNames(conf),
 	}
 	_, env.Command = a.tree.active()
+	env.volumes = conf
 	env.Secret.Prompt, env.Secret.Warn = a.ui.ReadSecret, a.ui.Warn
 	if n == needNothing {
 		return env, nil

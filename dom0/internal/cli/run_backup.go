@@ -189,6 +189,9 @@ func (b *backingUp) find(ctx context.Context, dir *tracker.Dir) error {
 
 // add enters a source. tracked says of which locators there is a base snapshot.
 func (b *backingUp) add(s backup.Source, tracked map[string]bool) {
+	if v, ok := b.env.volumes.VolumeOf(s.Name); ok {
+		s.Domain, s.Stored = v.Domain, v.Stored
+	}
 	b.sources = append(b.sources, s)
 	b.plain[s.Name] = !s.Source.Kind.Tracks() && !tracked[s.Source.Locator]
 }
@@ -261,6 +264,10 @@ func (b *backingUp) options(a *archive.Archive, dir *tracker.Dir, m *meter) back
 
 // explain says why all of a volume was read, where that was not to be expected.
 func (b *backingUp) explain(v *backup.Volume) {
+	if v.Moved {
+		b.env.UI.Notice("%s moved to another domain: all %s of it were read and stored anew; older sessions keep the old chunks until they are pruned",
+			ui.Quote(v.Name), ui.Bytes(v.Size))
+	}
 	if v.Mode != format.ModeScan || v.Why == "" {
 		return
 	}

@@ -11,8 +11,13 @@
 //	dest = file:/mnt/usb/backup
 //	keep-daily = 7
 //
+//	[volume banking:*]
+//	domain = banking
+//	compression = none
+//
 // [defaults] holds long option names without their dashes; a switch takes true or false. [archive NAME] gives a
-// destination a name, and says what is special about it. Values run to the end of the line, without the white space around them; there are no quotes, no
+// destination a name, and says what is special about it. [volume PATTERN] says how volumes are stored whose names match
+// the pattern; of several that match, the first counts. Values run to the end of the line, without the white space around them; there are no quotes, no
 // escapes, no comments after a value and no continued lines. Sections and keys stand once.
 //
 // Promises: whatever it doesn't know is an error that names file and line, so that a misspelt key is never silently
@@ -30,8 +35,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"regexp"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"pinion/dom0/internal/exit"
@@ -62,6 +69,18 @@ type Archive struct {
 	Settings []Setting
 }
 
+// Volume is one [volume PATTERN] section.
+type Volume struct {
+	// Pattern is of path.Match's form, and valid.
+	Pattern string
+	// Domain is the domain of the volumes' chunks; empty: the shared one.
+	Domain string
+	// Stored says that chunks aren't compressed.
+	Stored bool
+	// Line counts from 1.
+	Line int
+}
+
 // Config is what the file says. The zero value is an empty file.
 type Config struct {
 	// Path is the file's name, for error messages.
@@ -70,13 +89,25 @@ type Config struct {
 	Defaults []Setting
 	// Archives are the sections by name.
 	Archives map[string]Archive
+	// Volumes are the sections of volumes, in the order of the file.
+	Volumes []Volume
 }
 
-// Load reads the file at path. A file that isn't there is an empty one, unless required is set.
-func Load(path string, required bool) (*Config, error) {
-	f, err := os.Open(path)
+// VolumeOf is the section for a volume: the first whose pattern matches its name. Without one, ok is false.
+func (c *Config) VolumeOf(name string) (v Volume, ok bool) {
+	for _, v := range c.Volumes {
+		if ok, _ := path.Match(v.Pattern, name); ok {
+			return v, true
+		}
+	}
+	return Volume{}, false
+}
+
+// Load reads the file. A file that isn't there is an empty one, unless required is set.
+func Load(file string, required bool) (*Config, error) {
+	f, err := os.Open(file)
 	if errors.Is(err, fs.ErrNotExist) && !required {
-		return &Config{Path: path}, nil
+		return &Config{Path: file}, nil
 	}
 	if err != nil {
 		return nil, exit.Usagef("read the configuration: %w", err)
@@ -86,14 +117,14 @@ func Load(path string, required bool) (*Config, error) {
 	if err != nil {
 		return nil, exit.Usagef("read the configuration: %w", err)
 	}
-	return Parse(path, untrustedText)
+	return Parse(file, untrustedText)
 }
 
-// Parse reads the text of a configuration file; path serves the error messages.
-func Parse(path string, untrustedText []byte) (*Config, error) {
-	p := parser{config: &Config{Path: path, Archives: map[string]Archive{}}, seen: map[string]int{}}
+// Parse reads the text of a configuration file; its name serves the error messages.
+func Parse(file string, untrustedText []byte) (*Config, error) {
+	p := parser{config: &Config{Path: file, Archives: map[string]Archive{}}, seen: map[string]int{}}
 	if len(untrustedText) > maxFile {
-		return nil, exit.Usagef("%s: a configuration of more than %d bytes is refused", path, maxFile)
+		return nil, exit.Usagef("%s: a configuration of more than %d bytes is refused", file, maxFile)
 	}
 	lines := bufio.NewScanner(bytes.NewReader(untrustedText))
 	lines.Buffer(nil, maxFile+1)
@@ -104,7 +135,7 @@ func Parse(path string, untrustedText []byte) (*Config, error) {
 		}
 	}
 	if err := lines.Err(); err != nil {
-		return nil, exit.Usagef("read %s: %w", path, err)
+		return nil, exit.Usagef("read %s: %w", file, err)
 	}
 	if err := p.closeSection(); err != nil {
 		return nil, p.config.Errorf(p.line, "%w", err)
@@ -130,8 +161,9 @@ type parser struct {
 	line   int
 	// section is the text between the brackets, empty before the first.
 	section string
-	// archive is set inside of an archive's section.
+	// archive is set inside of an archive's section, volume inside of a volume's.
 	archive *Archive
+	volume  *Volume
 	// seen maps a section, or a section and a key, to the line where it stands.
 	seen map[string]int
 }
@@ -163,7 +195,7 @@ func (p *parser) openSection(line string) error {
 		return err
 	}
 	if !strings.HasSuffix(line, "]") {
-		return fmt.Errorf("%q is no section: [defaults] or [archive NAME], alone on the line", line)
+		return fmt.Errorf("%q is no section: [defaults], [archive NAME] or [volume PATTERN], alone on the line", line)
 	}
 	words := strings.Fields(line[1 : len(line)-1])
 	p.section = strings.Join(words, " ")
@@ -179,11 +211,22 @@ func (p *parser) openSection(line string) error {
 		}
 		p.archive = &Archive{Name: words[1]}
 		return nil
+	case len(words) == 2 && words[0] == "volume":
+		if _, err := path.Match(words[1], ""); err != nil {
+			return fmt.Errorf("%q is not a pattern for names of volumes", words[1])
+		}
+		p.volume = &Volume{Pattern: words[1], Line: p.line}
+		return nil
 	}
-	return fmt.Errorf("unknown section %q: [defaults] or [archive NAME]", line)
+	return fmt.Errorf("unknown section %q: [defaults], [archive NAME] or [volume PATTERN]", line)
 }
 
 func (p *parser) closeSection() error {
+	if v := p.volume; v != nil {
+		p.volume = nil
+		p.config.Volumes = append(p.config.Volumes, *v)
+		return nil
+	}
 	a := p.archive
 	p.archive = nil
 	if a == nil {
@@ -212,6 +255,9 @@ func (p *parser) setting(line string) error {
 	if err := p.once(s.Key, p.section+"\n"+s.Key); err != nil {
 		return err
 	}
+	if p.volume != nil {
+		return p.volume.set(s)
+	}
 	if p.archive == nil {
 		p.config.Defaults = append(p.config.Defaults, s)
 		return nil
@@ -223,3 +269,25 @@ func (p *parser) setting(line string) error {
 	}
 	return nil
 }
+
+// set takes a setting of the section.
+func (v *Volume) set(s Setting) error {
+	switch s.Key {
+	case "domain":
+		if len(s.Value) > maxDomain || strings.ContainsFunc(s.Value, unicode.IsControl) {
+			return fmt.Errorf("a domain's name has at most %d bytes and no control characters", maxDomain)
+		}
+		v.Domain = s.Value
+	case "compression":
+		if s.Value != "none" {
+			return fmt.Errorf("compression of single volumes can only be none, not %q", s.Value)
+		}
+		v.Stored = true
+	default:
+		return fmt.Errorf("unknown key %s in [volume %s]", s.Key, v.Pattern)
+	}
+	return nil
+}
+
+// maxDomain bounds the name of a domain, in bytes: as the archive does.
+const maxDomain = 128

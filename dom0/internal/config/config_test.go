@@ -141,3 +141,29 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestVolumes: the first section whose pattern matches counts.
+func TestVolumes(t *testing.T) {
+	c, err := Parse("f", []byte("[volume banking:*]\ndomain = banking\ncompression = none\n\n[volume *:root]\ncompression = none\n[defaults]\nquiet = true\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]Volume{
+		"banking:private": {Pattern: "banking:*", Domain: "banking", Stored: true, Line: 1},
+		"banking:root":    {Pattern: "banking:*", Domain: "banking", Stored: true, Line: 1},
+		"work:root":       {Pattern: "*:root", Stored: true, Line: 5},
+		"work:private":    {},
+	} {
+		if got, ok := c.VolumeOf(name); got != want || ok != (want.Line > 0) {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+	for _, text := range []string{
+		"[volume]\n", "[volume a b]\n", "[volume [a]\ndomain = x\n", "[volume a]\ndomain = a\ndomain = b\n", "[volume a]\ncompression = zstd:1\n",
+		"[volume a]\ncolour = red\n", "[volume a]\ndomain = a\tb\n", "[volume a]\n[volume a]\n", "[volume a]\ndomain =\n",
+	} {
+		if _, err := Parse("f", []byte(text)); err == nil {
+			t.Errorf("%q was taken", text)
+		}
+	}
+}

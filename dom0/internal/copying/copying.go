@@ -1,32 +1,34 @@
 // Package copying carries an archive from one store to another as it is:
-// sealed, without its key.
+// sealed, and without its key unless that is at hand.
 //
-// It owns the order in which objects arrive, and the rules by which a place is
-// taken for a copy of the source that may be brought up to date. It promises
-// that the destination shows no archive, the old state or the new one, whole,
-// whenever it is interrupted; that what arrived is not sent again; that a root
-// is replaced only by one that came after it; that nothing is removed on a
-// store's word alone; and that it holds a fixed amount of memory, whatever the
-// stores say. It never opens what it carries, so it can't tell forged objects
-// from true ones: who opens the copy does.
+// It owns the order in which objects arrive, the bounds of what a run takes, and
+// the rules by which a place is taken for a copy of the source. It promises that
+// what the destination shows is whole, or the older state beside it is, whenever
+// it is interrupted; that what arrived is not sent again; that nothing which is
+// there is replaced, and nothing removed on a store's word alone; and that it
+// holds a bounded amount of memory, whatever the stores say.
+//
+// Who can't judge keeps: without the key it adds objects, and roots whose names
+// are true, and never a head. Which of the roots counts is for the reader to say,
+// who opens them. So a source that shows its old roots again, or makes roots up,
+// can't unmake a copy, and what it can make it grow by is bounded.
 //
 // The order of a copy, in which each step is durable before the next:
 //
-//  1. the source's root is read, under the read lock: nothing that it names is
-//     taken away from then on; backups may add
+//  1. the roots of the source are listed, under the read lock: nothing that they
+//     lead to is taken away from then on; backups may add
 //  2. both stores are listed: what is missing, and whether anything is odd
-//  3. key slots, packs, index objects: what is missing of them
-//  4. the root of step 1 is swapped in
-//  5. if wanted, objects go that the source doesn't have and its root doesn't
-//     name
+//  3. packs, index objects: what is missing of them
+//  4. with the key, the newest root as a head; and those roots that are missing
+//  5. with the key, if wanted, objects go that the source doesn't have and its
+//     newest root doesn't need, and roots that are of no use any more
 //
 // Whatever a backup adds to the source meanwhile may be listed and copied too.
-// No root names it yet, so it does no harm.
+// No root that is copied leads to it, so it does no harm.
 package copying
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 
@@ -40,220 +42,277 @@ import (
 // source: it was written to, or it is something else, or the source went back.
 var ErrForeign = errors.New("is not an older state of the archive")
 
-// ErrDiffers says that source and destination have objects of one name and
-// different sizes.
-var ErrDiffers = errors.New("has another size there")
+const (
+	// maxNew is how many bytes a run takes beyond as many as the copy has: room
+	// for the first large backup after a small one.
+	maxNew = 1 << 30
 
-// maxSlots bounds the objects under keys/ that are copied. A root lists
-// format.MaxKeySlots of them at most, but it is sealed, so nobody can tell here
-// which count, and a store that only appends keeps every one that was removed.
-// They are 220 bytes each.
-const maxSlots = 1024
+	// maxNewRoots is how many roots a run takes, unless it is the first.
+	maxNewRoots = 64
 
-// ErrTooManySlots says that a store has more objects under keys/ than are copied,
-// or would have.
-var ErrTooManySlots = fmt.Errorf("there are more than %d key slots under keys/", maxSlots)
+	// maxRoots is how many roots there are in a copy before none is added without
+	// the key: those of ten years, one a day. With the key those that are of no
+	// use are removed.
+	maxRoots = 4096
+)
 
 // Options say how to copy. Every function may be called from one goroutine at
-// a time only; all but Descends and Last have to be set.
+// a time only, and has to be set.
 type Options struct {
-	// Seen says that this host has seen an archive at the destination: one
-	// that isn't there any more is not made anew.
+	// Seen says that this host has seen an archive at the destination: where
+	// there is nothing any more, nothing is made anew.
 	Seen bool
-	// Last is what is known of the last copy from this source to this
-	// destination; nil: nothing.
-	Last *Last
-	// Descends tells whether the source's root descends from the one with a
-	// SHA-256. It is nil where the root can't be opened.
-	Descends func(hash [32]byte) bool
-	// Removes says that the caller goes on with Remove.
-	Removes bool
-	// Again opens another connection to the destination.
-	Again func(ctx context.Context) (*store.Conn, error)
-	// Begin is told how many bytes will be copied, Bytes of each object's.
+	// Key is the archive as it was opened; nil: it wasn't.
+	Key *Key
+	// Known is the SHA-256 of the newest root that this host has seen of the
+	// archive; zero: none.
+	Known [32]byte
+	// MaxNew is how many bytes a run may take, if that is more than it may take
+	// anyway.
+	MaxNew int64
+	// Begin and Bytes are told how many bytes will be copied, Bytes of each
+	// object's. Where there is more than a run takes, Begin is told what it may
+	// take.
 	Begin, Bytes func(n int64)
-	// Failed is told of each object that the source has and can't give.
+	// Failed is told of each object that the source has and can't give, and of
+	// each that isn't the same in both stores.
 	Failed func(object string, err error)
 }
 
-// Last is what is known of a copy.
-type Last struct {
-	Root [32]byte // SHA-256 of the root that was copied
-	Kept uint64   // Source.Kept then
+// A Key is what an open archive knows.
+type Key struct {
+	Archive format.ArchiveID
+	// Root is the object of the newest root, and Generation its generation.
+	Root       []byte
+	Generation uint64
+	// Open opens any root of the archive; name is for messages. What is wrong
+	// with a root is an archive.DamageError.
+	Open func(name string, object []byte) (*format.Root, error)
+	// Needed is what the newest root needs; nil: nobody knows.
+	Needed *Needed
 }
 
-// A Result is what was done. Numbers are of objects without the root.
+// A Result is what was done. Objects are packs and index objects; roots count
+// apart.
 type Result struct {
 	Objects     int64 // that the source has
 	Copied      int64
 	CopiedBytes int64
 	Skipped     int64 // that were there already
-	Failed      int64 // that the source couldn't give
+	Failed      int64 // of which Options.Failed was told, roots too
 	Extra       int64 // that are there and not in the source
-	First       bool  // there was no root before
-	Current     bool  // the destination has the source's root
+	Roots       int64 // that were copied
+
+	// What was left for another run, as it was more than one takes.
+	Left      int64
+	LeftBytes int64
+	LeftRoots int64
+	TooMany   bool // roots were left since the copy has as many as it may have
+
+	First   bool     // there was no root before
+	Current bool     // the copy has what the source showed, but for what failed
+	Newer   uint64   // the highest generation in the copy, if it is above all that the source has
+	Root    [32]byte // SHA-256 of the highest root that both have; zero: none
+
+	extra []string // prefixes under which Extra are
 }
 
-// To makes dst, whose append lock is held, a copy of the source. An error
-// leaves what arrived for the next time.
-//
-// If objects can't be had from the source, the others are copied. A new copy is
-// then given its root all the same, and is as whole as the source is; one that
-// was there stays at its old state, which is.
+// bound is how many bytes a run takes where the copy has some already.
+func (o *Options) bound(there int64) int64 { return max(there+maxNew, o.MaxNew) }
+
+// To makes dst, whose append lock is held, a copy of the source, or brings one
+// there up to date. An error leaves what arrived for the next time. Objects that
+// can't be had from the source don't keep others from being copied, nor roots: a
+// copy is as whole as the source then, and its older roots are there as well.
 func (s *Source) To(ctx context.Context, dst *store.Conn, o Options) (*Result, error) {
-	old, err := readRoot(ctx, dst)
+	there, err := listRoots(ctx, dst)
 	if err != nil {
 		return nil, fmt.Errorf("look for an archive at the destination: %w", err)
 	}
-	p, err := s.plan(ctx, dst)
+	res := &Result{First: len(there.roots)+len(there.heads) == 0}
+	failed := o.Failed
+	o.Failed = func(object string, err error) { res.Failed++; failed(object, err) }
+	p, err := s.plan(ctx, dst, o)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.judge(ctx, dst, old, p, o); err != nil {
+	if err := s.judge(ctx, dst, there, p, o, res); err != nil {
 		return nil, err
 	}
-	if free := dst.Info().Free; p.bytes > free && dst.Info().Total > 0 {
-		return nil, fmt.Errorf("copy %d bytes to where %d are free: %w", p.bytes, free, store.ErrNoSpace)
+	budget := p.bytes
+	if !res.First {
+		budget = min(budget, o.bound(p.bytesThere))
 	}
-	res := &Result{Objects: p.objects, Skipped: p.common, Extra: p.extra, First: old == nil}
+	if free := dst.Info().Free; budget > free && dst.Info().Total > 0 {
+		return nil, fmt.Errorf("copy %d bytes to where %d are free: %w", budget, free, store.ErrNoSpace)
+	}
+	res.Objects, res.Skipped, res.Extra = p.objects, p.common, p.extra
+	for _, s := range p.sections {
+		if s.extra > 0 {
+			res.extra = append(res.extra, s.prefix)
+		}
+	}
 	if p.missing > 0 {
-		if err := s.transfer(ctx, dst, p, o, res); err != nil {
+		if err := s.transfer(ctx, dst, p, budget, o, res); err != nil {
 			return nil, err
 		}
 	}
-	same := old != nil && sha256.Sum256(old) == s.hash
-	if !same && (res.Failed == 0 || res.First) {
-		if err := s.swap(ctx, dst, old, o); err != nil {
+	p.sayMissing(o)
+	for _, b := range s.bad {
+		o.Failed(b.Name, b.Err)
+	}
+	// Without its objects a root would only hide the older ones. With the index
+	// at hand nothing of the newest is left for another run.
+	if res.Left == 0 || o.Key != nil && o.Key.Needed != nil {
+		if err := s.addRoots(ctx, dst, there, o, res); err != nil {
 			return nil, err
 		}
-		same = true
+	} else {
+		res.LeftRoots = s.missing(there)
 	}
-	res.Current = same
-	return res, nil
+	res.Current = res.Left == 0 && res.LeftRoots == 0
+	res.Root, err = s.inBoth(ctx, there, o)
+	return res, err
 }
 
 // judge decides whether the destination may become, or go on being, a copy of
-// the source; old is its root.
-func (s *Source) judge(ctx context.Context, dst *store.Conn, old []byte, p *plan, o Options) error {
-	if p.slots > maxSlots && !o.Removes {
-		return fmt.Errorf("the copy, with those of the archive: %w", ErrTooManySlots)
+// the source.
+func (s *Source) judge(ctx context.Context, dst *store.Conn, there *rootList, p *plan, o Options, res *Result) error {
+	if res.First {
+		return judgeEmpty(p, o)
 	}
-	if old == nil {
-		return s.judgeEmpty(ctx, dst, p, o)
-	}
-	hash := sha256.Sum256(old)
-	if hash == s.hash || o.Descends != nil && o.Descends(hash) {
-		return nil
-	}
-	replaced, err := s.Replaced(ctx, hash)
-	if err != nil || replaced {
-		return err
-	}
-	if o.Last != nil && o.Last.Root == hash && p.common > 0 {
-		followed, err := s.follows(ctx, o.Last)
-		if err != nil || followed {
-			return err
-		}
-	}
-	return fmt.Errorf("its root %w", ErrForeign)
-}
-
-// judgeEmpty is judge for a destination without a root: it is empty, or a copy
-// began there and didn't end. A root that was replaced, or that this host has
-// seen, had one before it was lost; that is not for a copy to mend.
-func (s *Source) judgeEmpty(ctx context.Context, dst *store.Conn, p *plan, o Options) error {
-	kept, err := listKept(ctx, dst)
+	ours, err := s.sameArchive(ctx, dst, there, o)
 	if err != nil {
 		return err
 	}
-	found := p.common + p.extra + int64(len(kept))
+	if !ours {
+		return fmt.Errorf("what is there is another archive, and %w", ErrForeign)
+	}
+	if err := s.judgeHeads(ctx, dst, there); err != nil {
+		return err
+	}
+	top := there.highest()
+	if top <= s.list.highest() {
+		return nil
+	}
+	if o.Key == nil {
+		res.Newer = top
+		return nil
+	}
+	return s.judgeNewer(ctx, dst, there, o.Key)
+}
+
+// judgeEmpty is judge for a destination without a root: it is empty, or a copy
+// began there and didn't end, or it has lost its roots and gets others.
+func judgeEmpty(p *plan, o Options) error {
+	found := p.common + p.extra
 	switch {
 	case o.Seen && found == 0:
 		return archive.ErrUnmounted
-	case o.Seen || len(kept) > 0:
-		return &archive.DamageError{Object: protocol.RootName, Reason: errors.New("is missing, and was there before")}
 	case found > 0 && p.common == 0:
 		return fmt.Errorf("what is there %w: %w", ErrForeign, archive.ErrNotEmpty)
 	}
 	return nil
 }
 
-// swap makes the source's root that of the destination. If the answer is lost,
-// the root is read again: the source's there is success.
-func (s *Source) swap(ctx context.Context, dst *store.Conn, old []byte, o Options) error {
-	var expect *[32]byte
-	if old != nil {
-		hash := sha256.Sum256(old)
-		expect = &hash
-	}
-	err := dst.Swap(ctx, expect, s.root)
-	if errors.Is(err, store.ErrGone) || errors.Is(err, store.ErrTimeout) || errors.Is(err, store.ErrProtocol) {
-		if conn, againErr := o.Again(ctx); againErr == nil {
-			defer conn.Close()
-			if now, readErr := readRoot(ctx, conn); readErr == nil && string(now) == string(s.root) {
-				return nil
-			}
+// sameArchive reports whether the roots of the destination can be of the
+// source's archive: they have one in common, or say that they are.
+func (s *Source) sameArchive(ctx context.Context, dst *store.Conn, there *rootList, o Options) (bool, error) {
+	for _, r := range s.list.roots {
+		if there.has(r) {
+			return true, nil
 		}
 	}
+	ids := map[format.ArchiveID]bool{}
+	if o.Key != nil {
+		ids[o.Key.Archive] = true
+	} else {
+		err := s.list.eachClear(ctx, s.conn, maxClear, func(c *format.Clear) bool { ids[c.Archive] = true; return true })
+		if err != nil {
+			return false, fmt.Errorf("the archive: %w", err)
+		}
+	}
+	found := false
+	err := there.eachClear(ctx, dst, maxClear, func(c *format.Clear) bool { found = ids[c.Archive]; return !found })
 	if err != nil {
-		return fmt.Errorf("put the root in place: %w", err)
+		return false, fmt.Errorf("the copy: %w", err)
+	}
+	return found, nil
+}
+
+// judgeHeads refuses a copy that was written to. Heads are made by who writes,
+// and by who copies with the key, of roots that the source has or had: those are
+// older than its newest, and of a branch that it has.
+func (s *Source) judgeHeads(ctx context.Context, dst *store.Conn, there *rootList) error {
+	for _, h := range there.newestHeads() {
+		r, clear, err := readHead(ctx, dst, h)
+		if isBad(err) {
+			continue // it is no head of anybody's
+		}
+		if err != nil {
+			return fmt.Errorf("the copy: %w", err)
+		}
+		if s.list.has(r) {
+			continue
+		}
+		if h > s.list.highest() {
+			return fmt.Errorf("it has a root of generation %d, above all of the archive's, and %w", h, ErrForeign)
+		}
+		known, err := s.hasBranch(ctx, clear.Branch)
+		if err != nil {
+			return fmt.Errorf("the archive: %w", err)
+		}
+		if !known {
+			return fmt.Errorf("its root of generation %d was written there, and it %w", h, ErrForeign)
+		}
 	}
 	return nil
 }
 
-// readRoot reads a store's root; nil means that there is none.
-func readRoot(ctx context.Context, conn *store.Conn) ([]byte, error) {
-	root, err := conn.GetWhole(ctx, protocol.RootName, format.MaxRoot)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, nil
-	}
-	if err == nil && len(root) == 0 {
-		root = []byte{} // there, and damaged
-	}
-	return root, err
-}
-
-// Remove removes what dst, which To has just made a copy, has and the source
-// hasn't, unless need says that the source's root names it: a store that hides
-// objects takes none away. The exclusive lock of dst is held. It returns how
-// many objects were removed.
-func (s *Source) Remove(ctx context.Context, dst *store.Conn, need func(ctx context.Context, object string) (bool, error)) (removed int64, err error) {
-	now, err := readRoot(ctx, dst)
-	if err != nil {
-		return 0, fmt.Errorf("read the copy's root again: %w", err)
-	}
-	if string(now) != string(s.root) {
-		return 0, fmt.Errorf("the copy's root: %w", store.ErrConflict)
-	}
-	var batch []string
-	flush := func() error {
-		err := dst.Delete(ctx, batch)
-		if err == nil {
-			removed += int64(len(batch))
-		}
-		batch = batch[:0]
-		return err
-	}
-	for _, prefix := range prefixes {
-		err := each(ctx, s.conn, dst, prefix, func(p pair) error {
-			if p.inSource {
-				return nil
-			}
-			needed, err := need(ctx, p.name)
-			if err != nil || needed {
-				return err
-			}
-			if batch = append(batch, p.name); len(batch) == protocol.MaxDeletes {
-				return flush()
-			}
+// judgeNewer refuses a copy that has a root above the archive's newest which
+// opens. Others were made up.
+func (s *Source) judgeNewer(ctx context.Context, dst *store.Conn, there *rootList, k *Key) error {
+	for _, r := range there.roots {
+		if r.generation <= k.Generation {
 			return nil
-		})
-		if err == nil && len(batch) > 0 {
-			err = flush()
+		}
+		object, _, err := r.read(ctx, dst)
+		if isBad(err) {
+			continue
 		}
 		if err != nil {
-			return removed, fmt.Errorf("remove what the archive no longer has: %w", err)
+			return fmt.Errorf("the copy: %w", err)
+		}
+		if _, err := k.Open(r.from, object); err == nil {
+			return fmt.Errorf("it has a root of generation %d, above all of the archive's, and %w", r.generation, ErrForeign)
+		} else if !isDamage(err) {
+			return err
 		}
 	}
-	return removed, nil
+	return nil
+}
+
+// commit makes the newest root a head of the copy.
+func (k *Key) commit(ctx context.Context, dst *store.Conn, o Options) error {
+	_, err := dst.Commit(ctx, k.Generation, k.Root)
+	if !errors.Is(err, store.ErrConflict) {
+		return err
+	}
+	name := protocol.HeadName(k.Generation)
+	now, err := dst.GetWhole(ctx, name, format.MaxRoot)
+	switch {
+	case store.IsObjectError(err):
+		o.Failed(name, fmt.Errorf("is damaged in the copy, which has that root in %s: %w", protocol.PrefixRoots, err))
+		return nil
+	case err != nil:
+		return err
+	case string(now) != string(k.Root):
+		o.Failed(name, fmt.Errorf("is another root in the copy, which has the archive's in %s", protocol.PrefixRoots))
+	}
+	return nil
+}
+
+func isDamage(err error) bool {
+	var d *archive.DamageError
+	return errors.As(err, &d)
 }

@@ -5,9 +5,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -25,6 +27,7 @@ func TestMain(m *testing.M) { os.Exit(archivetest.Main(m)) }
 type setting struct {
 	t        *testing.T
 	from, to *archivetest.Place
+	named    map[string]error // what the last copy said can't be copied
 }
 
 func newSetting(t *testing.T) *setting {
@@ -55,82 +58,150 @@ func connect(t *testing.T, p *archivetest.Place, lock protocol.LockMode) *store.
 func (s *setting) source() (*copying.Source, func()) {
 	s.t.Helper()
 	conn := connect(s.t, s.from, protocol.LockRead)
-	src, err := copying.ReadSource(context.Background(), conn, nil)
+	src, err := copying.ReadSource(context.Background(), conn)
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	return src, func() { conn.Close() }
 }
 
+// key opens the archive, and is what copying gets of it.
+func (s *setting) key() *copying.Key {
+	s.t.Helper()
+	a := s.from.Open(s.t, protocol.LockRead)
+	packs, index, whole, err := a.Needed(context.Background())
+	if err != nil || !whole {
+		s.t.Fatalf("the index is whole: %v, %v", whole, err)
+	}
+	return &copying.Key{
+		Archive: a.Root().Archive, Root: a.SealedRoot(), Generation: a.Root().Generation,
+		Open: a.OpenRoot, Needed: &copying.Needed{Packs: packs, Index: index},
+	}
+}
+
+func (s *setting) withKey() func(*copying.Options) {
+	k := s.key()
+	return func(o *copying.Options) { o.Key = k }
+}
+
 // copy copies; change, if set, changes the options.
-func (s *setting) copy(change func(*copying.Options)) (*copying.Result, *copying.Source, error) {
+func (s *setting) copy(change func(*copying.Options)) (*copying.Result, error) {
 	s.t.Helper()
 	src, closeSource := s.source()
 	defer closeSource()
 	dst := connect(s.t, s.to, protocol.LockAppend)
 	defer dst.Close()
-	var begun, bytes atomic.Int64
+	s.named = map[string]error{}
+	var begun, moved atomic.Int64
 	o := copying.Options{
-		Again:  func(context.Context) (*store.Conn, error) { return nil, errors.New("not again") },
 		Begin:  func(n int64) { begun.Store(n) },
-		Bytes:  func(n int64) { bytes.Add(n) },
-		Failed: func(string, error) {},
+		Bytes:  func(n int64) { moved.Add(n) },
+		Failed: func(name string, err error) { s.named[name] = err },
 	}
 	if change != nil {
 		change(&o)
 	}
 	res, err := src.To(context.Background(), dst, o)
-	if err == nil && res.Failed == 0 && (bytes.Load() != begun.Load() || bytes.Load() != res.CopiedBytes) {
-		s.t.Errorf("%d bytes were to be copied, %d were, and the result says %d", begun.Load(), bytes.Load(), res.CopiedBytes)
+	if err == nil && res.Failed == 0 && res.Left == 0 && (moved.Load() != begun.Load() || moved.Load() != res.CopiedBytes) {
+		s.t.Errorf("%d bytes were to be copied, %d were, and the result says %d", begun.Load(), moved.Load(), res.CopiedBytes)
 	}
-	return res, src, err
+	if err == nil && int(res.Failed) != len(s.named) {
+		s.t.Errorf("%d objects failed, and %v were named", res.Failed, s.named)
+	}
+	return res, err
 }
 
-func (s *setting) mustCopy(change func(*copying.Options)) (*copying.Result, *copying.Source) {
+func (s *setting) mustCopy(change func(*copying.Options)) *copying.Result {
 	s.t.Helper()
-	res, src, err := s.copy(change)
+	res, err := s.copy(change)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return res, src
+	return res
 }
 
 // fails expects that copying is refused, and changes nothing.
 func (s *setting) fails(want error, change func(*copying.Options)) {
 	s.t.Helper()
-	before := s.to.Objects(s.t, "")
-	root, _ := os.ReadFile(s.to.Path("root"))
-	if _, _, err := s.copy(change); !errors.Is(err, want) {
+	before := s.objects(s.to)
+	if _, err := s.copy(change); !errors.Is(err, want) {
 		s.t.Errorf("the error is %v, not %v", err, want)
 	}
-	after, _ := os.ReadFile(s.to.Path("root"))
-	if now := s.to.Objects(s.t, ""); !bytes.Equal(root, after) || !slices.Equal(withoutLocks(before), withoutLocks(now)) {
+	if now := s.objects(s.to); !slices.Equal(before, now) {
 		s.t.Errorf("the destination had %v, and has %v", before, now)
 	}
 }
 
-func withoutLocks(names []string) []string {
-	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return protocol.CheckName(n) != nil })
+// objects are the names of all objects of a place.
+func (s *setting) objects(p *archivetest.Place) []string {
+	s.t.Helper()
+	return slices.DeleteFunc(p.Objects(s.t, ""), func(n string) bool { return protocol.CheckName(n) != nil })
+}
+
+// opensAt checks that a new host opens the copy at the newest root of the archive,
+// and finds it whole.
+func (s *setting) opensAt(generation uint64) {
+	s.t.Helper()
+	s.to.Forget(s.t)
+	s.to.ForgetCache(s.t)
+	a := s.to.Open(s.t, protocol.LockRead)
+	defer a.Close()
+	if got := a.Root().Generation; got != generation {
+		s.t.Errorf("the copy opens at generation %d, not %d", got, generation)
+	}
+	if err := a.CheckIndex(context.Background(), false, func(err error) { s.t.Error(err) }, nil); err != nil {
+		s.t.Error(err)
+	}
+	_, _, err := a.CheckPacks(context.Background(), func(int64) {}, func(int64) {}, func(err error) { s.t.Error(err) })
+	if err != nil {
+		s.t.Error(err)
+	}
+}
+
+func (s *setting) generation() uint64 {
+	s.t.Helper()
+	a := s.from.Open(s.t, protocol.LockRead)
+	defer a.Close()
+	return a.Root().Generation
+}
+
+// put puts bytes into a store by hand.
+func put(t *testing.T, p *archivetest.Place, name string, b []byte) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(p.Path(name)), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(p.Path(name), b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func packName(n int) string {
+	return protocol.PackName([16]byte{byte(n * 19), byte(n >> 8), byte(n), 15: 1})
 }
 
 func TestCopyAndUpdate(t *testing.T) {
 	s := newSetting(t)
-	res, _ := s.mustCopy(nil)
-	if !res.First || !res.Current || res.Copied != res.Objects || res.Skipped != 0 {
+	res := s.mustCopy(nil)
+	if !res.First || !res.Current || res.Copied != res.Objects || res.Skipped != 0 || res.Roots != int64(s.generation()) {
 		t.Errorf("the first copy is %+v", res)
 	}
+	s.opensAt(s.generation())
 	first := res.Objects
 	s.from.Commit(t, chunk(2))
-	res, _ = s.mustCopy(nil)
-	if res.First || !res.Current || res.Skipped != first || res.Copied != res.Objects-first || res.Copied == 0 {
+	res = s.mustCopy(nil)
+	if res.First || !res.Current || res.Skipped != first || res.Copied != res.Objects-first || res.Copied == 0 || res.Roots != 1 {
 		t.Errorf("the update is %+v", res)
 	}
-	res, _ = s.mustCopy(nil)
-	if res.Copied != 0 || res.Skipped != res.Objects || !res.Current {
+	res = s.mustCopy(nil)
+	if res.Copied != 0 || res.Skipped != res.Objects || !res.Current || res.Roots != 0 {
 		t.Errorf("with nothing to do it is %+v", res)
 	}
-	for _, name := range withoutLocks(s.from.Objects(t, "")) {
-		if filepath.Dir(name) == "." && name != "root" {
+	for _, name := range s.objects(s.from) {
+		if strings.HasPrefix(name, protocol.PrefixHead) {
+			if s.to.Has(name) {
+				t.Errorf("%s was copied without the key", name)
+			}
 			continue
 		}
 		a, errA := os.ReadFile(s.from.Path(name))
@@ -139,6 +210,81 @@ func TestCopyAndUpdate(t *testing.T) {
 			t.Errorf("%s differs (%v, %v)", name, errA, errB)
 		}
 	}
+	head, _ := s.from.NewestRoots(t)
+	b, err := os.ReadFile(s.from.Path(head))
+	if err != nil || res.Root != sha256.Sum256(b) {
+		t.Errorf("the highest root of both is %x: %v", res.Root, err)
+	}
+	s.opensAt(s.generation())
+}
+
+// A root that the source has in head/ alone is copied as a second copy.
+func TestHeadsCount(t *testing.T) {
+	s := newSetting(t)
+	head, second := s.from.NewestRoots(t)
+	if err := os.Remove(s.from.Path(second)); err != nil {
+		t.Fatal(err)
+	}
+	s.mustCopy(nil)
+	if !s.to.Has(second) || s.to.Has(head) {
+		t.Errorf("the copy has %v", s.objects(s.to))
+	}
+	s.opensAt(s.generation())
+}
+
+// With the key the newest root becomes a head of the copy, and is the only one
+// that is certain to be copied.
+func TestWithTheKey(t *testing.T) {
+	s := newSetting(t)
+	s.mustCopy(s.withKey())
+	head, second := s.from.NewestRoots(t)
+	for range 2 {
+		if !s.to.Has(head) || !s.to.Has(second) {
+			t.Errorf("the copy has %v", s.objects(s.to))
+		}
+		s.mustCopy(s.withKey())
+	}
+	// What doesn't open isn't copied.
+	s.from.Commit(t, chunk(2))
+	junk := s.plantRoots(3, 1000)
+	if res := s.mustCopy(s.withKey()); res.Failed != 3 || res.Roots != 1 {
+		t.Errorf("the result is %+v, named were %v", res, s.named)
+	}
+	for _, name := range junk {
+		if s.to.Has(name) || s.named[name] == nil {
+			t.Errorf("%s: %v", name, s.named[name])
+		}
+	}
+	s.opensAt(s.generation())
+}
+
+// plantRoots puts roots into the source that look like some of the archive's and
+// open with nothing.
+func (s *setting) plantRoots(n int, generation uint64) (names []string) {
+	s.t.Helper()
+	_, second := s.from.NewestRoots(s.t)
+	object, err := os.ReadFile(s.from.Path(second))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	_, clearPart, _, err := format.SplitRoot(object)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	clear, err := format.ParseClear(clearPart)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for i := range n {
+		clear.Generation = generation + uint64(i)
+		part := clear.Append(nil)
+		junk := append(format.AppendHeader(nil, format.KindRoot, len(part)), part...)
+		junk = append(junk, bytes.Repeat([]byte{byte(i), byte(generation)}, 2068)...)
+		sum := sha256.Sum256(junk)
+		names = append(names, protocol.RootName(clear.Generation, [16]byte(sum[:16])))
+		put(s.t, s.from, names[i], junk)
+	}
+	return names
 }
 
 // Objects of many sizes, around those of blocks, arrive whole.
@@ -146,19 +292,11 @@ func TestSizes(t *testing.T) {
 	s := newSetting(t)
 	const block = 1 << 20
 	for i, size := range []int{1, 7, block - 1, block, block + 1, 2 * block, 5*block + 3, format.MaxPack, format.MaxPack - 1, 17 * block, 16 * block, 1, 2} {
-		var id [16]byte
-		id[0], id[15] = byte(i*19), 1
-		path := s.from.Path(protocol.PackName(id))
 		b := make([]byte, size)
 		for j := range b {
 			b[j] = byte(j>>20) ^ byte(j) ^ byte(i)
 		}
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		put(t, s.from, packName(i), b)
 	}
 	s.mustCopy(nil)
 	for _, name := range s.from.Objects(t, "packs") {
@@ -170,247 +308,354 @@ func TestSizes(t *testing.T) {
 	}
 }
 
-// What can be no object of an archive is named, and not copied.
+// What can be no object of an archive is named, and doesn't keep the rest from
+// being copied, in a copy that is there as in a new one.
 func TestUnfitObjects(t *testing.T) {
 	s := newSetting(t)
-	for name, size := range map[string]int64{
-		"packs/ab/abababababababababababababababab": format.MaxPack + 1,
-		"packs/cd/cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd": 0,
-		"index/abababababababababababababababab":    format.MaxIndexObject + 1,
-		"keys/abababababababababababababababab":     format.KeySlotSize, // zeros
-		"keys/cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd":     format.MaxKeySlot + 1,
-	} {
-		if err := os.MkdirAll(filepath.Dir(s.from.Path(name)), 0o700); err != nil {
+	s.mustCopy(nil)
+	s.from.Commit(t, chunk(2))
+	empty := protocol.RootName(900, [16]byte{1})
+	unfit := map[string]int64{
+		packName(1): format.MaxPack + 1, packName(2): 0, protocol.IndexName([16]byte{1}): format.MaxIndexObject + 1,
+		protocol.IndexName([16]byte{2}): 0, empty: 0, protocol.RootName(901, [16]byte{2}): format.MaxRoot + 1, protocol.HeadName(902): 0,
+	}
+	for name, size := range unfit {
+		put(t, s.from, name, nil)
+		if err := os.Truncate(s.from.Path(name), size); err != nil {
 			t.Fatal(err)
 		}
-		f, err := os.Create(s.from.Path(name))
-		if err == nil {
-			err = f.Truncate(size)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		f.Close()
 	}
-	var named []string
-	res, _ := s.mustCopy(func(o *copying.Options) { o.Failed = func(name string, _ error) { named = append(named, name) } })
-	if res.Failed != 5 || len(named) != 5 || !res.Current {
-		t.Errorf("%+v, named are %v", res, named)
-	}
-	for _, name := range named {
-		if _, err := os.Stat(s.to.Path(name)); err == nil {
-			t.Errorf("%s was copied", name)
+	fresh := &setting{t: t, from: s.from, to: archivetest.New(t)}
+	for _, s := range []*setting{s, fresh} {
+		res := s.mustCopy(nil)
+		if len(s.named) != len(unfit) || !res.Current {
+			t.Errorf("%+v, named are %v", res, s.named)
 		}
+		for name := range unfit {
+			if s.named[name] == nil || s.to.Has(name) {
+				t.Errorf("%s was copied", name)
+			}
+		}
+		s.opensAt(3)
 	}
 }
 
-// Where the destination's root is not one that the source had, nothing is
-// touched.
+// What both have and isn't the same is named, and stays.
+func TestDiffers(t *testing.T) {
+	s := newSetting(t)
+	s.mustCopy(nil)
+	s.from.Commit(t, chunk(2))
+	name := s.to.Objects(t, "packs")[0]
+	s.from.Damage(t, name, func(b []byte) []byte { return b[:len(b)-1] })
+	if res := s.mustCopy(nil); res.Failed != 1 || s.named[name] == nil || !res.Current {
+		t.Errorf("%+v, named are %v", res, s.named)
+	}
+	s.opensAt(3)
+}
+
+// What the source can't give is named, and the rest is copied.
+func TestUnreadableObjects(t *testing.T) {
+	s := newSetting(t)
+	for _, what := range []string{"packs/00", protocol.PackName([16]byte{1})} {
+		if err := os.RemoveAll(s.from.Path(what)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(t, s.from, "packs/00", []byte("a file where a directory should be"))
+	if err := os.MkdirAll(s.from.Path(protocol.PackName([16]byte{1})), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	res := s.mustCopy(nil)
+	if !res.Current || res.Roots != 2 {
+		t.Errorf("%+v, named are %v", res, s.named)
+	}
+	s.opensAt(2)
+}
+
+// Where the destination's root is not one of the archive's, nothing is touched.
 func TestForeignDestinations(t *testing.T) {
 	s := newSetting(t)
 	s.to.Init(t)
 	s.to.Commit(t, chunk(9))
 	s.fails(copying.ErrForeign, nil)
-	// Its root lost, it is no copy that was begun.
-	if err := os.Remove(s.to.Path("root")); err != nil {
-		t.Fatal(err)
-	}
-	var damage *archive.DamageError
-	if _, _, err := s.copy(nil); !errors.As(err, &damage) {
-		t.Errorf("the error is %v", err)
-	}
-	for _, name := range s.to.Objects(t, "") {
-		if filepath.Dir(name) == "." {
+	s.fails(copying.ErrForeign, s.withKey())
+	for _, name := range s.objects(s.to) {
+		if strings.HasPrefix(name, protocol.PrefixRoots) || strings.HasPrefix(name, protocol.PrefixHead) {
 			os.Remove(s.to.Path(name))
 		}
 	}
 	s.fails(archive.ErrNotEmpty, nil)
 }
 
+// A copy that was adopted and written to is left alone, also once the archive has
+// gone on; the archive that it was made of is no older state of it either.
+func TestCopiesThatWereWrittenTo(t *testing.T) {
+	for _, keyed := range []bool{false, true} {
+		t.Run(fmt.Sprint(keyed), func(t *testing.T) {
+			s := newSetting(t)
+			change := func() func(*copying.Options) {
+				if keyed {
+					return s.withKey()
+				}
+				return nil
+			}
+			s.mustCopy(change())
+			s.to.Forget(t)
+			a, err := s.to.Try(t, protocol.LockAppend, func(o *archive.Options) { o.Adopt = true })
+			if err == nil {
+				_, err = archivetest.Commit(a, nil, chunk(7))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			// Adopted means another host, or another place: here neither knows.
+			a.Close()
+			s.fails(copying.ErrForeign, change())
+			if a.Root().Branch != s.branch() {
+				for i := range byte(3) {
+					s.from.Commit(t, chunk(10+i))
+				}
+				s.fails(copying.ErrForeign, change())
+			}
+		})
+	}
+}
+
+func (s *setting) branch() format.ObjectID {
+	a := s.from.Open(s.t, protocol.LockRead)
+	defer a.Close()
+	return a.Root().Branch
+}
+
 func TestDestinationWithoutRoot(t *testing.T) {
 	s := newSetting(t)
 	s.fails(archive.ErrUnmounted, func(o *copying.Options) { o.Seen = true })
 	s.mustCopy(nil)
-	// As after a copy that was killed before its end.
-	if err := os.Remove(s.to.Path("root")); err != nil {
-		t.Fatal(err)
+	// As after a copy that was killed before its end, or where the roots were lost.
+	for _, seen := range []bool{false, true} {
+		for _, name := range s.to.Objects(t, protocol.PrefixRoots) {
+			os.Remove(s.to.Path(name))
+		}
+		if res := s.mustCopy(func(o *copying.Options) { o.Seen = seen }); res.Copied != 0 || !res.First || res.Roots != 2 {
+			t.Errorf("the result is %+v", res)
+		}
+		s.opensAt(2)
 	}
-	var damage *archive.DamageError
-	if _, _, err := s.copy(func(o *copying.Options) { o.Seen = true }); !errors.As(err, &damage) {
-		t.Errorf("the error is %v", err)
+}
+
+// A copy that was left behind for longer than the source keeps roots goes on.
+func TestCopyLeftBehind(t *testing.T) {
+	s := newSetting(t)
+	s.mustCopy(s.withKey())
+	for i := range byte(3) {
+		s.from.Commit(t, chunk(10+i))
 	}
-	if res, _ := s.mustCopy(nil); res.Copied != 0 || !res.First {
+	for _, name := range s.from.Objects(t, protocol.PrefixRoots) {
+		if n, _, _ := protocol.ParseRootName(name); n < 5 {
+			os.Remove(s.from.Path(name))
+		}
+	}
+	for _, name := range s.from.Heads(t)[1:] {
+		os.Remove(s.from.Path(name))
+	}
+	if res := s.mustCopy(nil); res.Roots != 1 || !res.Current {
+		t.Errorf("the result is %+v", res)
+	}
+	s.opensAt(5)
+}
+
+// A source that shows its older roots again takes nothing from a copy, and what
+// the copy has above them is told.
+func TestReplayedRoots(t *testing.T) {
+	s := newSetting(t)
+	var states []*archivetest.Place
+	for i := range byte(4) {
+		states = append(states, s.from.Copy(t))
+		s.from.Commit(t, chunk(10+i))
+	}
+	newest := s.generation()
+	s.mustCopy(nil)
+	real := s.from.Copy(t)
+	for i := range 12 {
+		s.from.Replace(t, states[i%len(states)])
+		res := s.mustCopy(nil)
+		if res.Newer != newest || res.Copied+res.Roots != 0 {
+			t.Errorf("the result is %+v", res)
+		}
+		s.opensAt(newest)
+	}
+	s.from.Replace(t, real)
+	s.from.Forget(t)
+	s.from.Commit(t, chunk(99))
+	if res := s.mustCopy(nil); res.Newer != 0 || !res.Current {
+		t.Errorf("the result is %+v", res)
+	}
+	s.opensAt(newest + 1)
+}
+
+// With the key a source that is older than its copy is refused.
+func TestOlderSourceWithTheKey(t *testing.T) {
+	s := newSetting(t)
+	old := s.from.Copy(t)
+	s.from.Commit(t, chunk(3))
+	s.mustCopy(nil)
+	s.from.Replace(t, old)
+	s.from.Forget(t)
+	s.fails(copying.ErrForeign, s.withKey())
+}
+
+// A run takes a number of roots, the newest first, and none where there are too
+// many.
+func TestManyRoots(t *testing.T) {
+	s := newSetting(t)
+	s.mustCopy(nil)
+	s.plantRoots(100, 1000)
+	res := s.mustCopy(nil)
+	if res.Roots != 64 || res.LeftRoots != 36 || res.TooMany || res.Current {
+		t.Errorf("the result is %+v", res)
+	}
+	for _, name := range s.to.Objects(t, protocol.PrefixRoots) {
+		if n, _, _ := protocol.ParseRootName(name); n >= 1000 && n < 1036 {
+			t.Errorf("%s was copied before newer ones", name)
+		}
+	}
+	if res = s.mustCopy(nil); res.Roots != 36 || !res.Current {
+		t.Errorf("the result is %+v", res)
+	}
+	s.opensAt(2)
+	for i := range 4096 - 102 {
+		put(t, s.to, protocol.RootName(uint64(5000+i), [16]byte{1}), []byte("junk"))
+	}
+	s.from.Commit(t, chunk(3))
+	if res = s.mustCopy(nil); res.Roots != 0 || !res.TooMany || res.LeftRoots != 1 || res.Current {
+		t.Errorf("the result is %+v", res)
+	}
+	// The key knows which one counts.
+	if res = s.mustCopy(func(o *copying.Options) { s.withKey()(o) }); res.Roots != 1 {
 		t.Errorf("the result is %+v", res)
 	}
 }
 
-// What this host remembers of the last copy counts only as long as the source's
-// replaced roots agree with it.
-func TestLastCopy(t *testing.T) {
-	s := newSetting(t)
-	_, src := s.mustCopy(nil)
-	last := &copying.Last{Root: src.Hash(), Kept: src.Kept()}
-	remembers := func(o *copying.Options) { o.Last = last }
-	old := s.from.Copy(t)
-	for i := range byte(protocol.KeptRoots + 2) {
-		s.from.Commit(t, chunk(10+i))
-	}
-	s.fails(copying.ErrForeign, nil)
-	s.fails(copying.ErrForeign, func(o *copying.Options) { o.Last = &copying.Last{Root: [32]byte{1}, Kept: last.Kept} })
-	s.fails(copying.ErrForeign, func(o *copying.Options) { o.Last = &copying.Last{Root: last.Root, Kept: src.Kept() + 100} })
-	// The number after the copied root's is still there, and is another root.
-	now, done := s.source()
-	done()
-	s.fails(copying.ErrForeign, func(o *copying.Options) { o.Last = &copying.Last{Root: last.Root, Kept: now.Kept() - 2} })
-	s.mustCopy(remembers)
-
-	// The source goes back to where the first copy was made: the copy is newer.
-	_, src = s.mustCopy(remembers)
-	last = &copying.Last{Root: src.Hash(), Kept: src.Kept()}
-	s.from.Replace(t, old)
-	s.fails(copying.ErrForeign, remembers)
-	s.from.Forget(t)
-	s.from.Commit(t, chunk(99))
-	s.fails(copying.ErrForeign, remembers)
-}
-
-// key puts a key slot that opens nothing into a store.
-func key(t *testing.T, p *archivetest.Place, n int) {
-	t.Helper()
-	names := p.Objects(t, protocol.PrefixKeys)
-	b, err := os.ReadFile(p.Path(names[len(names)-1]))
-	if err != nil {
-		t.Fatal(err)
-	}
-	id, err := format.ParseObjectID(filepath.Base(names[len(names)-1]))
-	if err != nil {
-		t.Fatal(err)
-	}
-	slot, err := format.ParseKeySlot(b, id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	slot.ID = format.ObjectID{0, byte(n >> 8), byte(n), 1}
-	if err := os.WriteFile(p.Path(protocol.KeyName(slot.ID)), slot.Append(nil), 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// Key slots that were removed are copied too, since nobody can tell which those
-// are, up to a bound.
-func TestManySlots(t *testing.T) {
-	s := newSetting(t)
-	for i := range 1023 {
-		key(t, s.from, i)
-	}
-	res, _ := s.mustCopy(nil)
-	if n := len(s.to.Objects(t, protocol.PrefixKeys)); n != 1024 || !res.Current || res.Failed != 0 {
-		t.Errorf("%d key slots were copied: %+v", n, res)
-	}
-	key(t, s.from, 1023)
-	s.fails(copying.ErrTooManySlots, nil)
-	s.fails(copying.ErrTooManySlots, func(o *copying.Options) { o.Removes = true })
-}
-
-// A copy that keeps those that were removed has a bound, too.
-func TestSlotsThatWereRemoved(t *testing.T) {
+// A run takes as many bytes as the copy has, and 1 GiB, and no root before all is
+// there; what the newest root needs isn't bounded where that is known.
+func TestBound(t *testing.T) {
 	s := newSetting(t)
 	s.mustCopy(nil)
-	for i := range 1024 {
-		id := [16]byte{1, byte(i >> 8), byte(i)}
-		if err := os.WriteFile(s.to.Path(protocol.KeyName(id)), []byte("removed"), 0o600); err != nil {
+	s.from.Commit(t, chunk(2))
+	const large = 30 << 20
+	for i := range 40 {
+		put(t, s.from, packName(i), nil)
+		if err := os.Truncate(s.from.Path(packName(i)), large); err != nil {
 			t.Fatal(err)
 		}
 	}
-	s.fails(copying.ErrTooManySlots, nil)
-	s.mustCopy(func(o *copying.Options) { o.Removes = true })
+	needed := &setting{t: t, from: s.from, to: s.to.Copy(t)}
+	res := s.mustCopy(nil)
+	if res.CopiedBytes > 1<<30+4<<20 || res.Left == 0 || res.LeftBytes != res.Left*large || res.Roots != 0 || res.LeftRoots != 1 || res.Current {
+		t.Errorf("the result is %+v", res)
+	}
+	s.opensAt(2)
+	if res = s.mustCopy(func(o *copying.Options) { o.MaxNew = 4 << 30 }); res.Left != 0 || res.Roots != 1 || !res.Current {
+		t.Errorf("the result is %+v", res)
+	}
+	s.opensAt(3)
+	if res = needed.mustCopy(needed.withKey()); res.Left == 0 || res.Roots != 1 {
+		t.Errorf("with the key the result is %+v", res)
+	}
+	needed.opensAt(3)
+}
+
+// What the newest root needs and the source doesn't have is named.
+func TestMissingInTheSource(t *testing.T) {
+	s := newSetting(t)
+	k := s.key()
+	lost := []string{protocol.PackName(k.Needed.Packs[0]), protocol.IndexName(k.Needed.Index[0])}
+	s.mustCopy(nil)
+	for _, name := range lost {
+		if err := os.Remove(s.from.Path(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fresh := &setting{t: t, from: s.from, to: archivetest.New(t)}
+	for _, s := range []*setting{s, fresh} {
+		s.mustCopy(func(o *copying.Options) { o.Key = k })
+		for _, name := range lost {
+			if s.named[name] == nil {
+				t.Errorf("%s is not among %v", name, s.named)
+			}
+		}
+	}
 }
 
 // Only what the root doesn't need and the source doesn't have is removed.
 func TestRemove(t *testing.T) {
 	s := newSetting(t)
-	s.mustCopy(nil)
-	const rubbish = "packs/ab/abababababababababababababababab"
-	if err := os.MkdirAll(filepath.Dir(s.to.Path(rubbish)), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(s.to.Path(rubbish), []byte("rubbish"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	needed := withoutLocks(s.to.Objects(t, ""))
-	// The source has lost everything but its root.
-	for _, name := range s.from.Objects(t, "") {
-		if name != "root" && protocol.CheckName(name) == nil {
-			os.Rename(s.from.Path(name), s.from.Path(name)+"-lost")
+	s.mustCopy(s.withKey())
+	k := s.key()
+	put(t, s.to, packName(5), []byte("rubbish"))
+	put(t, s.to, protocol.IndexName([16]byte{3}), []byte("rubbish"))
+	before := s.objects(s.to)
+	res := s.mustCopy(func(o *copying.Options) { o.Key = k })
+	// The source has lost everything but its roots.
+	for _, name := range s.objects(s.from) {
+		if strings.HasPrefix(name, protocol.PrefixPacks) || strings.HasPrefix(name, protocol.PrefixIndex) {
+			os.Remove(s.from.Path(name))
 		}
 	}
 	src, done := s.source()
 	defer done()
 	dst := connect(t, s.to, protocol.LockExclusive)
-	asked := 0
-	n, err := src.Remove(context.Background(), dst, func(_ context.Context, name string) (bool, error) {
-		asked++
-		return name != rubbish, nil
-	})
-	if err != nil || n != 1 || asked != len(withoutRoots(needed)) {
-		t.Errorf("%d objects were removed, %d asked for: %v", n, asked, err)
+	n, err := src.Remove(context.Background(), dst, k, res)
+	if err != nil || n != 2 {
+		t.Errorf("%d objects were removed: %v", n, err)
 	}
-	if got := withoutLocks(s.to.Objects(t, "")); len(got) != len(needed)-1 || slices.Contains(got, rubbish) {
-		t.Errorf("left are %v of %v", got, needed)
+	if got := s.objects(s.to); len(got) != len(before)-2 || slices.Contains(got, packName(5)) {
+		t.Errorf("left are %v of %v", got, before)
 	}
-	// A destination whose root is another one is left alone.
+	// A destination that has lost the root is left alone.
 	dst.Close()
-	if err := os.WriteFile(s.to.Path("root"), []byte("another"), 0o600); err != nil {
+	_, second := s.from.NewestRoots(t)
+	if err := os.Remove(s.to.Path(second)); err != nil {
 		t.Fatal(err)
 	}
+	other := *k
+	other.Root = []byte("another")
 	dst = connect(t, s.to, protocol.LockExclusive)
-	if _, err := src.Remove(context.Background(), dst, func(context.Context, string) (bool, error) { return false, nil }); !errors.Is(err, store.ErrConflict) {
+	if _, err := src.Remove(context.Background(), dst, &other, res); !errors.Is(err, store.ErrConflict) {
 		t.Errorf("the error is %v", err)
 	}
 }
 
-func withoutRoots(names []string) []string {
-	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return filepath.Dir(n) == "." })
+// Sources whose roots are none.
+func TestDamagedSources(t *testing.T) {
+	s := newSetting(t)
+	s.from.DamageRoots(t, func([]byte) []byte { return []byte("PIN") })
+	res := s.mustCopy(nil)
+	if res.Roots != 1 || res.Failed == 0 {
+		t.Errorf("the result is %+v, named %v", res, s.named)
+	}
+	s.opensAt(1)
+	for _, name := range s.objects(s.from) {
+		if strings.HasPrefix(name, protocol.PrefixRoots) || strings.HasPrefix(name, protocol.PrefixHead) {
+			os.Remove(s.from.Path(name))
+		}
+	}
+	conn := connect(t, s.from, protocol.LockRead)
+	if _, err := copying.ReadSource(context.Background(), conn); !errors.Is(err, archive.ErrNoArchive) {
+		t.Errorf("no root: %v", err)
+	}
 }
 
-// A root that was opened is the one that is copied, also when a backup has
-// replaced it.
-func TestWantedRoot(t *testing.T) {
+func TestWhatASourceShows(t *testing.T) {
 	s := newSetting(t)
 	src, done := s.source()
 	defer done()
-	want := src.Hash()
-	s.from.Commit(t, chunk(3))
-	conn := connect(t, s.from, protocol.LockRead)
-	got, err := copying.ReadSource(context.Background(), conn, &want)
-	if err != nil || got.Hash() != want {
-		t.Errorf("the root is %x: %v", got.Hash(), err)
+	head, _ := s.from.NewestRoots(t)
+	b, err := os.ReadFile(s.from.Path(head))
+	if err != nil {
+		t.Fatal(err)
 	}
-	if _, err := copying.ReadSource(context.Background(), conn, &[32]byte{}); err == nil {
-		t.Error("a root that never was is there")
-	}
-}
-
-// Roots that are none.
-func TestDamagedSources(t *testing.T) {
-	s := newSetting(t)
-	conn := connect(t, s.from, protocol.LockRead)
-	var damage *archive.DamageError
-	for name, root := range map[string][]byte{
-		"empty": {}, "short": []byte("PIN"), "another kind": []byte("PINIONP\x01 and so on"),
-		"large": make([]byte, format.MaxRoot+1),
-	} {
-		s.from.Damage(t, "root", func([]byte) []byte { return root })
-		if _, err := copying.ReadSource(context.Background(), conn, nil); !errors.As(err, &damage) {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	s.from.Damage(t, "root", func([]byte) []byte { return []byte("PINIONR\x02 of a later time") })
-	if _, err := copying.ReadSource(context.Background(), conn, nil); !errors.Is(err, format.ErrNewer) {
-		t.Errorf("a newer root: %v", err)
-	}
-	os.Remove(s.from.Path("root"))
-	if _, err := copying.ReadSource(context.Background(), conn, nil); !errors.Is(err, archive.ErrNoArchive) {
-		t.Errorf("no root: %v", err)
+	if src.Highest() != 2 || !src.Shows(sha256.Sum256(b)) || src.Shows([32]byte{1}) || src.Above(0) != 2 || src.Above(1) != 1 || src.Above(2) != 0 {
+		t.Errorf("it shows %d, %d roots", src.Highest(), src.Above(0))
 	}
 }

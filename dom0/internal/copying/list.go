@@ -2,34 +2,23 @@ package copying
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
+	"strings"
 
-	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/store"
 	"pinion/protocol"
 )
 
-// prefixes are what a copy is made of, in the order in which it is sent.
-var prefixes = []string{protocol.PrefixKeys, protocol.PrefixPacks, protocol.PrefixIndex}
-
-// maxListed bounds the objects under a prefix that a store may list: a store
-// that goes on for ever is told from a large one. Of key slots, a copy may have
-// as many that were removed from the source as that has.
-func maxListed(prefix string) int {
-	if prefix == protocol.PrefixKeys {
-		return 2 * maxSlots
-	}
-	return format.MaxPacks
-}
+// maxSections is how many directories that differ are listed one by one: with
+// more, listing all packs at once is the shorter way.
+const maxSections = 32
 
 // largest is the most bytes that an object has in an archive.
 func largest(prefix string) uint64 {
-	switch prefix {
-	case protocol.PrefixKeys:
-		return format.MaxKeySlot
-	case protocol.PrefixIndex:
+	if prefix == protocol.PrefixIndex {
 		return format.MaxIndexObject
 	}
 	return format.MaxPack
@@ -39,7 +28,7 @@ func largest(prefix string) uint64 {
 type cursor struct {
 	conn   *store.Conn
 	prefix string
-	most   int // entries
+	most   int // entries; more are a store that lists for ever
 
 	page  []protocol.Entry
 	after string
@@ -59,11 +48,7 @@ func (c *cursor) next(ctx context.Context) (*protocol.Entry, error) {
 			return nil, err
 		}
 		c.begun = true
-		c.seen += len(c.page)
-		if c.seen > c.most && c.prefix == protocol.PrefixKeys {
-			return nil, ErrTooManySlots
-		}
-		if c.seen > c.most {
+		if c.seen += len(c.page); c.seen > c.most {
 			return nil, fmt.Errorf("list %s: the store lists more than %d: %w", c.prefix, c.most, store.ErrProtocol)
 		}
 		if n := len(c.page); n > 0 {
@@ -82,24 +67,36 @@ type pair struct {
 	there     bool   // in the destination
 	size      uint64 // in the source, bytes
 	sizeThere uint64
-	prefix    string
+}
+
+// A sourceError is a failed listing of the source's.
+type sourceError struct{ err error }
+
+func (e *sourceError) Error() string { return fmt.Sprintf("the archive: %v", e.err) }
+func (e *sourceError) Unwrap() error { return e.err }
+
+// isUnlisted reports whether the source can't list a directory, and may list
+// others.
+func isUnlisted(err error) bool {
+	var s *sourceError
+	return errors.As(err, &s) && (errors.Is(err, store.ErrUnreadable) || errors.Is(err, store.ErrNotAFile))
 }
 
 // each calls visit for what is under a prefix in either store, in the order of
 // the names.
 func each(ctx context.Context, src, dst *store.Conn, prefix string, visit func(pair) error) error {
-	from := cursor{conn: src, prefix: prefix, most: maxListed(prefix)}
-	to := cursor{conn: dst, prefix: prefix, most: maxListed(prefix)}
+	from := cursor{conn: src, prefix: prefix, most: format.MaxPacks}
+	to := cursor{conn: dst, prefix: prefix, most: format.MaxPacks}
 	a, err := from.next(ctx)
 	if err != nil {
-		return fmt.Errorf("the archive: %w", err)
+		return &sourceError{err}
 	}
 	b, err := to.next(ctx)
 	if err != nil {
 		return fmt.Errorf("the copy: %w", err)
 	}
 	for a != nil || b != nil {
-		p := pair{prefix: prefix}
+		p := pair{}
 		if a != nil && (b == nil || a.Name <= b.Name) {
 			p.name, p.inSource, p.size = a.Name, true, a.Size
 		}
@@ -111,7 +108,7 @@ func each(ctx context.Context, src, dst *store.Conn, prefix string, visit func(p
 		}
 		if p.inSource {
 			if a, err = from.next(ctx); err != nil {
-				return fmt.Errorf("the archive: %w", err)
+				return &sourceError{err}
 			}
 		}
 		if p.there {
@@ -123,71 +120,194 @@ func each(ctx context.Context, src, dst *store.Conn, prefix string, visit func(p
 	return nil
 }
 
-// A plan is what there is to do.
-type plan struct {
-	objects int64            // in the source
-	common  int64            // in both
-	extra   int64            // in the destination alone
-	missing int64            // in the source alone
-	bytes   int64            // of those that can be copied
-	slots   int              // key slots that there will be in the destination
-	under   map[string]int64 // missing, by prefix
+// A section is what there is to do under one prefix.
+type section struct {
+	prefix  string
+	objects int64 // in the source
+	common  int64 // in both
+	extra   int64 // in the destination alone
+	missing int64 // in the source alone
+	bytes   int64 // of those that can be copied
+	there   int64 // bytes in the destination
 }
 
-// plan compares the two stores. Nothing was sent yet when something is odd.
-func (s *Source) plan(ctx context.Context, dst *store.Conn) (*plan, error) {
-	p := &plan{under: map[string]int64{}}
-	for _, prefix := range prefixes {
-		err := each(ctx, s.conn, dst, prefix, func(o pair) error { return p.enter(o, dst) })
-		if err != nil {
+// A plan is what there is to do.
+type plan struct {
+	sections   []section // what differs, in the order in which it is sent
+	objects    int64
+	common     int64
+	extra      int64
+	missing    int64
+	bytes      int64
+	bytesThere int64 // that the destination has
+	needed     *tally
+}
+
+func (p *plan) add(s section) error {
+	if s.bytes > math.MaxInt64-p.bytes || s.there > math.MaxInt64/2-p.bytesThere {
+		return errSizes
+	}
+	p.objects += s.objects
+	p.common += s.common
+	p.extra += s.extra
+	p.missing += s.missing
+	p.bytes += s.bytes
+	p.bytesThere += s.there
+	if s.missing+s.extra > 0 {
+		p.sections = append(p.sections, s)
+	}
+	return nil
+}
+
+var errSizes = fmt.Errorf("the sizes that the store lists make no sense: %w", store.ErrProtocol)
+
+// plan compares the two stores. What the source can't list is told, and left out.
+func (s *Source) plan(ctx context.Context, dst *store.Conn, o Options) (*plan, error) {
+	p := &plan{}
+	prefixes := []string{protocol.PrefixPacks, protocol.PrefixIndex}
+	if o.Key != nil && o.Key.Needed != nil {
+		p.needed = newTally(o.Key.Needed)
+	} else {
+		var err error
+		if prefixes, err = s.differing(ctx, dst, p); err != nil {
 			return nil, err
 		}
-		if prefix != protocol.PrefixKeys {
-			continue
-		}
+	}
+	for len(prefixes) > 0 {
+		prefix := prefixes[0]
+		prefixes = prefixes[1:]
+		found := section{prefix: prefix}
+		var differ []pair
+		err := each(ctx, s.conn, dst, prefix, func(o pair) error {
+			p.needed.see(o)
+			return found.enter(o, dst, &differ)
+		})
 		switch {
-		case p.objects == 0:
-			return nil, &archive.DamageError{Object: "keys", Reason: fmt.Errorf("no key slot is there")}
-		case p.objects > maxSlots:
-			return nil, fmt.Errorf("the archive: %w", ErrTooManySlots)
+		case isUnlisted(err) && prefix == protocol.PrefixPacks:
+			prefixes = append(packPrefixes(), prefixes...) // those of them that can be listed
+			continue
+		case isUnlisted(err):
+			o.Failed(prefix, errors.Unwrap(err))
+			p.needed = nil // what is in there isn't missing
+			continue
+		case err != nil:
+			return nil, err
 		}
-		p.slots = int(p.objects + p.extra)
+		for _, d := range differ {
+			o.Failed(d.name, fmt.Errorf("has %d bytes in the archive and %d in the copy, which is kept", d.size, d.sizeThere))
+		}
+		if err := p.add(found); err != nil {
+			return nil, err
+		}
 	}
 	return p, nil
 }
 
-func (p *plan) enter(o pair, dst *store.Conn) error {
-	if !o.inSource {
-		p.extra++
+// packPrefixes are the directories of packs.
+func packPrefixes() []string {
+	list := make([]string, 256)
+	for i := range list {
+		list[i] = protocol.PackPrefix(byte(i))
+	}
+	return list
+}
+
+// differing are the prefixes under which the two stores differ, as far as that is
+// known without listing them. What is the same is entered in p.
+func (s *Source) differing(ctx context.Context, dst *store.Conn, p *plan) ([]string, error) {
+	all := []string{protocol.PrefixPacks, protocol.PrefixIndex}
+	if !s.conn.Info().CanInventory || !dst.Info().CanInventory {
+		return all, nil
+	}
+	from, err := s.conn.Inventory(ctx)
+	if err != nil {
+		return all, notTheConnections(err)
+	}
+	to, err := dst.Inventory(ctx)
+	if err != nil {
+		return all, notTheConnections(err)
+	}
+	if from.Age != 0 || to.Age != 0 {
+		return all, nil // what was put there since isn't in it
+	}
+	same, prefixes := plan{}, []string{}
+	for i := range from.Rows {
+		row := from.Rows[i]
+		if row != to.Rows[i] {
+			prefixes = append(prefixes, protocol.InventoryPrefix(i))
+			continue
+		}
+		if row.Bytes > math.MaxInt64/2 {
+			return nil, errSizes
+		}
+		n := int64(row.Objects)
+		if err := same.add(section{objects: n, common: n, there: int64(row.Bytes)}); err != nil {
+			return nil, err
+		}
+	}
+	if len(prefixes) > maxSections {
+		return all, nil
+	}
+	*p = same
+	return prefixes, nil
+}
+
+// notTheConnections is nil for an answer after which the store can be asked for
+// other things.
+func notTheConnections(err error) error {
+	var answer *store.Error
+	if errors.As(err, &answer) {
 		return nil
 	}
-	p.objects++
+	return err
+}
+
+// maxDiffering bounds the objects of a section that are named as not the same in
+// both stores.
+const maxDiffering = 1000
+
+func (s *section) enter(o pair, dst *store.Conn, differ *[]pair) error {
 	if o.there {
-		p.common++
-		if o.size != o.sizeThere {
-			return fmt.Errorf("%s of %d bytes %w: %d", o.name, o.size, ErrDiffers, o.sizeThere)
+		if o.sizeThere > uint64(math.MaxInt64/2-s.there) {
+			return errSizes
+		}
+		s.there += int64(o.sizeThere)
+	}
+	if !o.inSource {
+		s.extra++
+		return nil
+	}
+	s.objects++
+	if o.there {
+		s.common++
+		if o.size != o.sizeThere && len(*differ) < maxDiffering {
+			*differ = append(*differ, o)
 		}
 		return nil
 	}
-	p.missing++
-	p.under[o.prefix]++
-	if o.unfit() != nil {
+	s.missing++
+	if o.unfit(dst) != nil {
 		return nil // said when its turn comes
 	}
-	if most := dst.Info().MaxObject; o.size > uint64(most) {
-		return fmt.Errorf("%s has %d bytes, and the destination takes %d: %w", o.name, o.size, most, store.ErrTooLarge)
+	if int64(o.size) > math.MaxInt64-s.bytes {
+		return errSizes
 	}
-	if int64(o.size) > math.MaxInt64-p.bytes {
-		return fmt.Errorf("the sizes that the store lists make no sense: %w", store.ErrProtocol)
-	}
-	p.bytes += int64(o.size)
+	s.bytes += int64(o.size)
 	return nil
 }
 
-// unfit is why an object can't be one of an archive's.
-func (o pair) unfit() error {
-	if most := largest(o.prefix); o.size == 0 || o.size > most {
+// unfit is why an object can't be copied: it can be no archive's, or is none that
+// the destination takes.
+func (o pair) unfit(dst *store.Conn) error {
+	prefix := protocol.PrefixPacks
+	if strings.HasPrefix(o.name, protocol.PrefixIndex) {
+		prefix = protocol.PrefixIndex
+	}
+	if most := largest(prefix); o.size == 0 || o.size > most {
 		return fmt.Errorf("has %d bytes, where 1 to %d can be", o.size, most)
+	}
+	if most := dst.Info().MaxObject; o.size > uint64(most) {
+		return fmt.Errorf("has %d bytes, and the destination takes %d", o.size, most)
 	}
 	return nil
 }

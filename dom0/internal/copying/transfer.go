@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 
-	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/store"
 	"pinion/protocol"
 )
@@ -35,20 +33,27 @@ type carrier struct {
 	room *semaphore.Weighted // blocks
 	free chan []byte         // blocks that nobody has
 
+	bounded bool  // by budget
+	budget  int64 // bytes that may still be taken
+
 	mu  sync.Mutex // guards what follows, and calls of o's functions
 	res *Result
 }
 
-// transfer copies what is missing.
-func (s *Source) transfer(ctx context.Context, dst *store.Conn, p *plan, o Options, res *Result) error {
-	c := &carrier{src: s.conn, dst: dst, o: o, res: res, room: semaphore.NewWeighted(window), free: make(chan []byte, window)}
-	o.Begin(p.bytes)
-	for _, prefix := range prefixes {
-		if p.under[prefix] == 0 {
+// transfer copies what is missing, up to budget bytes of it, and what the newest
+// root needs, as far as that is known.
+func (s *Source) transfer(ctx context.Context, dst *store.Conn, p *plan, budget int64, o Options, res *Result) error {
+	c := &carrier{
+		src: s.conn, dst: dst, o: o, res: res, room: semaphore.NewWeighted(window), free: make(chan []byte, window),
+		bounded: budget < p.bytes, budget: budget,
+	}
+	o.Begin(budget)
+	for i := range p.sections {
+		if p.sections[i].missing == 0 {
 			continue
 		}
 		group, ctx := errgroup.WithContext(ctx)
-		err := each(ctx, s.conn, dst, prefix, func(p pair) error {
+		err := each(ctx, s.conn, dst, p.sections[i].prefix, func(p pair) error {
 			if !p.inSource || p.there {
 				return nil
 			}
@@ -67,8 +72,11 @@ func (s *Source) transfer(ctx context.Context, dst *store.Conn, p *plan, o Optio
 
 // start begins with an object once there is room for it.
 func (c *carrier) start(ctx context.Context, group *errgroup.Group, p pair) error {
-	if err := p.unfit(); err != nil {
+	if err := p.unfit(c.dst); err != nil {
 		c.failed(p.name, err)
+		return nil
+	}
+	if c.leaves(p) {
 		return nil
 	}
 	n := (int(p.size) + blockSize - 1) / blockSize
@@ -95,6 +103,23 @@ func (c *carrier) start(ctx context.Context, group *errgroup.Group, p pair) erro
 	return nil
 }
 
+// leaves reports whether an object is left for another run: it is more than this
+// one may take, and not known to be needed. Smaller ones behind it may be taken.
+func (c *carrier) leaves(p pair) bool {
+	if k := c.o.Key; !c.bounded || k != nil && k.Needed != nil && k.Needed.has(p.name) {
+		return false
+	}
+	if size := int64(p.size); size <= c.budget {
+		c.budget -= size
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.res.Left++
+	c.res.LeftBytes += int64(p.size)
+	return true
+}
+
 // carry copies an object through blocks. The destination makes it durable.
 func (c *carrier) carry(ctx context.Context, p pair, blocks [][]byte) error {
 	parts := make([][]byte, len(blocks))
@@ -117,17 +142,12 @@ func (c *carrier) carry(ctx context.Context, p pair, blocks [][]byte) error {
 	if err != nil {
 		return fmt.Errorf("read from the archive: %w", err)
 	}
-	if p.prefix == protocol.PrefixKeys {
-		err := checkSlot(p.name, parts[0])
-		if errors.Is(err, format.ErrNewer) {
-			return fmt.Errorf("%s: %w", p.name, err)
-		}
-		if err != nil {
-			c.failed(p.name, err)
-			return nil
-		}
+	err = c.dst.Put(ctx, p.name, parts...).Wait()
+	if errors.Is(err, store.ErrExists) {
+		c.failed(p.name, errors.New("can't be listed in the copy, and is there"))
+		return nil
 	}
-	if err := c.dst.Put(ctx, p.name, parts...).Wait(); err != nil {
+	if err != nil {
 		return fmt.Errorf("write to the copy: %w", err)
 	}
 	c.mu.Lock()
@@ -141,17 +161,5 @@ func (c *carrier) carry(ctx context.Context, p pair, blocks [][]byte) error {
 func (c *carrier) failed(object string, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.res.Failed++
 	c.o.Failed(object, err)
-}
-
-// checkSlot checks what can be seen of a key slot without a secret. One that is
-// damaged is not copied: its place would be taken when it was repaired.
-func checkSlot(name string, untrusted []byte) error {
-	id, err := format.ParseObjectID(strings.TrimPrefix(name, protocol.PrefixKeys))
-	if err != nil {
-		return err
-	}
-	_, err = format.ParseKeySlot(untrusted, id)
-	return err
 }

@@ -80,9 +80,9 @@ func TestSalvageLeavesNeighbours(t *testing.T) {
 		old := bytes.Clone(content)
 		clear(old[2*chunkSize : 3*chunkSize])
 		old[30*chunkSize] = 7
-		s.place.Damage(t, nodes, func(b []byte) []byte { b[at] ^= 1; return b })
+		s.place.DamagePair(t, nodes, func(b []byte) []byte { b[at] ^= 1; return b })
 		got, r, err := s.existing(t, old, true)
-		s.place.Damage(t, nodes, func(b []byte) []byte { b[at] ^= 1; return b })
+		s.place.DamagePair(t, nodes, func(b []byte) []byte { b[at] ^= 1; return b })
 		ranges, _ := r.Damage.Ranges()
 		if err != nil || len(ranges) != 1 || ranges[0].Offset == 0 {
 			continue

@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"sort"
 	"testing"
 
 	"pinion/dom0/internal/archive"
@@ -72,19 +71,11 @@ func save(t *testing.T, content []byte) *saved {
 	return s
 }
 
-// packs are the packs' names by size, ascending: metadata first.
+// packs are the packs' names: metadata first, without twins.
 func (s *saved) packs(t *testing.T) []string {
 	t.Helper()
-	names := s.place.Objects(t, protocol.PrefixPacks)
-	size := func(name string) int64 {
-		info, err := os.Stat(s.place.Path(name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return info.Size()
-	}
-	sort.Slice(names, func(i, j int) bool { return size(names[i]) < size(names[j]) })
-	return names
+	data, metadata := archivetest.Packs(t, s.a)
+	return append(metadata, data...)
 }
 
 func options(salvage bool) restore.Options {
@@ -195,7 +186,7 @@ func TestDamageCostsNothing(t *testing.T) {
 	old := image("zbzdzf.z")
 	for name, pack := range map[string]int{"chunks": 1, "nodes": 0} {
 		s := save(t, image("abcdef.h"))
-		s.place.Damage(t, s.packs(t)[pack], func(b []byte) []byte {
+		s.place.DamagePair(t, s.packs(t)[pack], func(b []byte) []byte {
 			for i := format.HeaderSize + 100; i < len(b); i += 20 * 1024 {
 				b[i] ^= 1
 			}
@@ -217,7 +208,7 @@ func TestSalvage(t *testing.T) {
 	content := image("abcdef.hij")
 	s := save(t, content)
 	const sealed = chunkSize + format.BlobOverhead
-	s.place.Damage(t, s.packs(t)[1], func(b []byte) []byte {
+	s.place.DamagePair(t, s.packs(t)[1], func(b []byte) []byte {
 		for _, lost := range []int{1, 2, 5, 7} { // b, c, f and i: the hole has no place in the pack
 			b[format.HeaderSize+lost*sealed+50] ^= 1
 		}
@@ -261,7 +252,7 @@ func TestSalvageWithoutNodes(t *testing.T) {
 	letters := "abcdefghijklmnopqrstuvwxyzABCDEF" + "GHIJ" // a full node, and one that isn't
 	content := append(image(letters), 1, 2, 3)
 	s := save(t, content)
-	s.place.Damage(t, s.packs(t)[0], func(b []byte) []byte {
+	s.place.DamagePair(t, s.packs(t)[0], func(b []byte) []byte {
 		b[format.HeaderSize+40] ^= 1 // the first node
 		return b
 	})

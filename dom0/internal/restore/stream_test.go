@@ -56,7 +56,7 @@ func TestStreamEnds(t *testing.T) {
 		}
 	}
 	packs := s.packs(t)
-	s.place.Damage(t, packs[len(packs)-1], func(b []byte) []byte { b[len(b)/2] ^= 1; return b })
+	s.place.DamagePair(t, packs[len(packs)-1], func(b []byte) []byte { b[len(b)/2] ^= 1; return b })
 	if err := stream(ctx, &failing{1 << 30}); err == nil || errors.Is(err, errFull) {
 		t.Errorf("damage: %v", err)
 	}

@@ -15,10 +15,9 @@ type Copy struct {
 	Version     int    `json:"version"`
 	Destination string `json:"destination"`
 	Source      string `json:"source"`
-	RootHash    string `json:"root_hash"` // SHA-256 of the root that is there since, hex
-	// Kept is the highest number that a replaced root had in the source: the copied one gets the next.
-	Kept uint64 `json:"kept"`
-	// Newest says that the root was the newest one that this host had seen, and so no old state.
+	// RootHash is the SHA-256, in hex, of the highest root that both had then.
+	RootHash string `json:"root_hash"`
+	// Newest says that it was the newest root of the source that this host had seen, and so no old state.
 	Newest bool `json:"newest"`
 }
 

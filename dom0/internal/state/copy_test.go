@@ -16,7 +16,7 @@ func TestCopyIsRemembered(t *testing.T) {
 	if _, ok, err := d.Copy("file:/b"); ok || err != nil {
 		t.Errorf("of nothing something is known: %v", err)
 	}
-	c := Copy{Destination: "file:/b", Source: "file:/a", RootHash: "00ff", Kept: 7, Newest: true}
+	c := Copy{Destination: "file:/b", Source: "file:/a", RootHash: "00ff", Newest: true}
 	for range 2 {
 		if err := d.SetCopy(c); err != nil {
 			t.Fatal(err)

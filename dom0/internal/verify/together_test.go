@@ -11,7 +11,7 @@ import (
 	"pinion/protocol"
 )
 
-// TestNoneHidesAnother: a key slot, an index object, a pack that is gone, a table
+// TestNoneHidesAnother: a root, an index object, a pack that is gone, a table
 // of contents, a tree node and a chunk are damaged at once, and one run finds
 // them all.
 func TestNoneHidesAnother(t *testing.T) {
@@ -21,14 +21,14 @@ func TestNoneHidesAnother(t *testing.T) {
 	fourth := session(t, p, [2]string{"pics", "klm"})
 	a := p.OpenBare(t, protocol.LockRead)
 	defer a.Close()
-	slot := p.Objects(t, protocol.PrefixKeys)[0]
-	p.Damage(t, slot, flip(70))
+	root, _ := p.NewestRoots(t)
+	p.Damage(t, root, flip(70))
 	p.Damage(t, first[0], flip(format.HeaderSize+1*sealed+77)) // the chunk b
 	if err := os.Remove(p.Path(second[0])); err != nil {       // Q
 		t.Fatal(err)
 	}
 	p.Damage(t, third[0], flip(format.HeaderSize+sealed+20)) // the table of contents
-	p.Damage(t, fourth[1], flip(format.HeaderSize+50))       // the node over pics
+	p.DamagePair(t, fourth[1], flip(format.HeaderSize+50))   // the node over pics
 	lost := ""                                               // the index object of the fourth session's alone
 	for _, name := range p.Objects(t, protocol.PrefixIndex) {
 		if !strings.Contains(strings.Join(index, " "), name) {
@@ -43,7 +43,7 @@ func TestNoneHidesAnother(t *testing.T) {
 		t.Fatal(err)
 	}
 	found, _ := list.Ranges()
-	for _, object := range []string{slot, first[0], second[0], third[0], fourth[1]} {
+	for _, object := range []string{root, first[0], second[0], third[0], fourth[1]} {
 		named := false
 		for _, r := range found {
 			named = named || strings.Contains(r.Object, object)
@@ -57,8 +57,8 @@ func TestNoneHidesAnother(t *testing.T) {
 	}
 	// With the newest index object lost as well, that is named too, and the rest
 	// still is.
-	p.Damage(t, lost, flip(40))
-	bare := p.OpenBareWithCopies(t, protocol.LockRead)
+	p.DamagePair(t, lost, flip(40))
+	bare := p.OpenBare(t, protocol.LockRead)
 	defer bare.Close()
 	var again damage.List
 	_, err = verify.Check(ctx, bare, &again, verify.CheckOptions{
@@ -68,7 +68,7 @@ func TestNoneHidesAnother(t *testing.T) {
 		t.Fatal(err)
 	}
 	found, _ = again.Ranges()
-	for _, object := range []string{slot, lost, first[0], second[0], third[0]} {
+	for _, object := range []string{root, lost, first[0], second[0], third[0]} {
 		named := false
 		for _, r := range found {
 			named = named || strings.Contains(r.Object, object)

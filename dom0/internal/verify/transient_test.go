@@ -3,6 +3,7 @@ package verify_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -40,13 +41,19 @@ func TestNodeThatComesBackIsStillDamage(t *testing.T) {
 		}
 	}
 	save("a")
-	nodes := "" // the metadata pack of the first session
-	for _, name := range p.Objects(t, "packs") {
+	var nodes []string // the metadata pack of the first session, and its twin
+	for _, name := range p.Objects(t, protocol.PrefixPacks) {
 		if info, err := os.Stat(p.Path(name)); err != nil {
 			t.Fatal(err)
 		} else if info.Size() < format.MinChunkSize {
-			nodes = p.Path(name)
+			nodes = append(nodes, p.Path(name))
 		}
+	}
+	move := func(from, to string) (err error) {
+		for _, name := range nodes {
+			err = errors.Join(err, os.Rename(name+from, name+to))
+		}
+		return err
 	}
 	save("b") // its session and record are elsewhere, its nodes are not
 	a := p.Open(t, protocol.LockRead)
@@ -59,16 +66,16 @@ func TestNodeThatComesBackIsStillDamage(t *testing.T) {
 		t.Fatal(err)
 	}
 	v := sessions[1].Volumes[0]
-	if err := os.Rename(nodes, nodes+".away"); err != nil {
+	if err := move("", ".away"); err != nil {
 		t.Fatal(err)
 	}
 	var list damage.List
 	err = verify.Run(context.Background(), a, []verify.Subject{{Name: "b", Seq: 2, Record: v.Record, Size: v.Size}}, &list, verify.Options{
-		Probe: func(_ context.Context, ids []format.BlobID, _ func(format.BlobID, error) error) error {
-			if len(ids) != 0 {
-				t.Errorf("%d chunks were found below a node that wasn't there", len(ids))
+		Probe: func(_ context.Context, chunks []verify.Chunk, _ func(format.BlobID, error) error) error {
+			if len(chunks) != 0 {
+				t.Errorf("%d chunks were found below a node that wasn't there", len(chunks))
 			}
-			return os.Rename(nodes+".away", nodes)
+			return move(".away", "")
 		},
 		Bad: func(format.BlobID) {}, Begin: func(string, int64) {},
 	})
