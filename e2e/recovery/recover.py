@@ -40,7 +40,7 @@ BATCH = 16 << 20  # bytes of chunks that are held in memory at once
 MOST_ROOT, MOST_INDEX, MOST_TABLE, MOST_PACK = 1 << 18, 8 << 20, 675880, 32 << 20  # bytes
 MOST_SEALED, LEAST_TABLE = (4 << 20) + 51, 4140  # bytes of a sealed blob, and of a table with its trailer
 MOST_ENTRIES = 1 << 32  # of all index runs
-MOST_BAD_ROOTS = 64  # roots that don't open and are passed over
+MOST_BAD = {"head": 64, "roots": 8192}  # roots that don't open and are passed over
 TOP = (1 << 63) - 1  # the highest generation, and number of bytes
 NO_PACK = 0xFFFFFFFF  # the position that makes an index entry a tombstone
 DIGITS = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # of recovery keys
@@ -801,20 +801,26 @@ class Unlocker:
 # Roots.
 
 
+def generation_of(name):
+    return int(re.split("[/-]", name)[1])
+
+
 class Roots:
-    """The roots of an archive's directory, the highest generation first."""
+    """The roots of an archive's directory, the highest generation first. Of one
+    generation those in roots/ come first: a head that was never acknowledged may
+    have no copy there, and one that was has."""
 
     def __init__(self, directory, wanted):
         self.directory, self.wanted, self.said = directory, wanted, set()
-        heads = [(int(n), f"head/{n}") for n in names_in(os.path.join(directory, "head"), "[0-9]{12}")]
-        copies = names_in(os.path.join(directory, "roots"), "[0-9]{12}-[0-9a-f]{32}")
-        found = heads + [(int(n.partition("-")[0]), f"roots/{n}") for n in copies]
-        self.all = [name for _, name in sorted(found, key=lambda r: (-r[0], r[1]))]
+        copies = [f"roots/{n}" for n in names_in(os.path.join(directory, "roots"), "[0-9]{12}-[0-9a-f]{32}")]
+        heads = [f"head/{n}" for n in names_in(os.path.join(directory, "head"), "[0-9]{12}")]
+        self.all = sorted(copies + heads, key=generation_of, reverse=True)  # a sort that keeps equal ones in order
 
     def chosen(self):
         if self.wanted is None:
             return self.all
-        wanted = [n for n in self.all if self.wanted in (n, re.split("[/-]", n)[1])]
+        generation = int(self.wanted) if re.fullmatch("[0-9]{1,12}", self.wanted) else None
+        wanted = [n for n in self.all if n == self.wanted or generation_of(n) == generation]
         check(wanted, f"the archive has no root {self.wanted}")
         return wanted
 
@@ -823,22 +829,25 @@ class Roots:
         path = os.path.join(self.directory, name)
         data = read_file(path, MOST_ROOT)
         clear = parse_clear(Fields(split(data, b"R", path)[1], path))
-        _, generation, *digits = re.split("[/-]", name)
-        check(clear.generation == int(generation), f"{path}: is of generation {clear.generation}")
+        _, _, *digits = re.split("[/-]", name)
+        check(clear.generation == generation_of(name), f"{path}: is of generation {clear.generation}")
         if digits:
             check(hashlib.sha256(data).hexdigest()[:32] == digits[0], f"{path}: has other bytes than its name says")
         return data, clear
 
     def clears(self, names, most):
-        """The clear parts of the first of these that are well-formed."""
-        found = []
+        """The clear parts of the first of these that are well-formed, equal ones once."""
+        found, seen = [], set()
         for name in names:
             if len(found) == most:
                 break
             try:
-                found.append((name, self.read(name)[1]))
+                clear = self.read(name)[1]
             except (Refused, OSError):
-                pass  # it is named where it is passed over
+                continue  # it is named where it is passed over
+            if (same := (clear.generation, clear.archive, clear.branch, *clear.slots)) not in seen:
+                seen.add(same)
+                found.append((name, clear))
         return found
 
     def unlock(self, unlocker):
@@ -861,14 +870,16 @@ class Roots:
 
     def highest(self, unlocker):
         """The highest generation that opens; None if none does."""
-        passed = 0
+        passed = {"head": 0, "roots": 0}
         for name in self.chosen():
             try:
                 root = self.open_root(name, unlocker)
             except (Refused, OSError) as why:
                 note(f"passed over: {explain(why)}")
-                passed += 1
-                check(passed < MOST_BAD_ROOTS, f"{passed} roots don't open; --root NAME takes another one")
+                directory = name.partition("/")[0]
+                passed[directory] += 1
+                too_many = passed[directory] > MOST_BAD[directory]
+                check(not too_many, f"more than {MOST_BAD[directory]} in {directory}/ don't open; --root NAME takes another one")
                 continue
             self.compare(root, name, unlocker)
             return root
@@ -877,7 +888,7 @@ class Roots:
     def compare(self, root, name, unlocker):
         """Two roots of one generation are two branches, of which somebody has to choose."""
         for other in self.all:
-            if other != name and re.split("[/-]", other)[1] == str(root.generation):
+            if other != name and generation_of(other) == root.generation:
                 try:
                     same = self.open_root(other, unlocker).hash == root.hash
                 except (Refused, OSError):
@@ -1618,7 +1629,7 @@ def parse_options():
     parser.add_argument("--keyfile", help="the key file that opens the archive")
     parser.add_argument("--passfile", help="a file whose first line is the passphrase or a recovery key; else asked")
     parser.add_argument("--key-export", help="a key export of this archive, for when no root is left")
-    parser.add_argument("--root", help="another root than the newest: a generation, or a name such as head/7")
+    parser.add_argument("--root", help="another root than the newest: a generation, or a name such as head/000000000007")
     parser.add_argument("--vectors", metavar="DIR", help="check this script with the vectors in a directory")
     parser.add_argument("archive", nargs="?", help="the archive's directory")
     commands = parser.add_subparsers(dest="command")
