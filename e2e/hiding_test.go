@@ -268,7 +268,7 @@ func TestHidingMissingSessionIsNamed(t *testing.T) {
 	w.restores("v", "latest", images[3])
 
 	w.rewind(whole)
-	for _, path := range w.singles() {
+	for _, path := range w.dataPacks() {
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
 		}

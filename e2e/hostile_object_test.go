@@ -65,9 +65,9 @@ func newVictim(t *testing.T, b build) *victim {
 // backUp makes a session and notes its packs.
 func (v *victim) backUp(sources ...string) {
 	v.t.Helper()
-	singles, pairs := v.singles(), v.pairs("packs/")
+	singles, pairs := v.dataPacks(), v.pairs("packs/")
 	v.ok(append([]string{"backup"}, sources...)...)
-	data := slices.DeleteFunc(v.singles(), func(path string) bool { return slices.Contains(singles, path) })
+	data := slices.DeleteFunc(v.dataPacks(), func(path string) bool { return slices.Contains(singles, path) })
 	meta := slices.DeleteFunc(v.pairs("packs/"), func(pair [2]string) bool { return slices.Contains(pairs, pair) })
 	if len(data) != 1 || len(meta) != 1 {
 		v.t.Fatalf("a backup made the packs %q and %q", data, meta)
