@@ -256,7 +256,7 @@ func TestOneCopyOfARootIsEnough(t *testing.T) {
 			for _, host := range []*world{w, w.other(fmt.Sprint("fresh-", i, name))} {
 				host.ok("list")
 			}
-			w.exits(13, "check").says(strings.TrimPrefix(path, w.store+"/"))
+			w.exits(13, "check").prints(strings.TrimPrefix(path, w.store+"/"))
 			w.rewindApart(whole)
 		}
 	}
