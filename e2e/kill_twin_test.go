@@ -59,9 +59,9 @@ func twinPuts(t testing.TB, all []proxyEvent, under string) (at []int) {
 	return at
 }
 
-// singles are the objects under a prefix whose other one isn't there, but for those
+// unpaired are the objects under a prefix whose other one isn't there, but for those
 // of at least a megabyte, which have data.
-func (w *world) singles(under string) (names []string) {
+func (w *world) unpaired(under string) (names []string) {
 	w.t.Helper()
 	all := files(w.t, w.store)
 	for _, path := range w.under(under) {
@@ -102,8 +102,8 @@ func TestKillBetweenAnObjectAndItsTwin(t *testing.T) {
 						t.Fatalf("%s\nwas to fail", r)
 					}
 					what := fmt.Sprintf("%s at the twin under %s: ", plan.Fault, under)
-					if row.when == "settled" && len(w.singles(under)) != 1 {
-						t.Errorf("%s%q are there once", what, w.singles(under))
+					if row.when == "settled" && len(w.unpaired(under)) != 1 {
+						t.Errorf("%s%q are there once", what, w.unpaired(under))
 					}
 					w.survivesHalfAPair(what, backup)
 				}
@@ -171,14 +171,14 @@ func (w *world) survivesHalfAPair(what string, backup []string) {
 	if d := document[backupDoc](w.ok(backup...)); d.Sent > 1<<20 {
 		t.Errorf("%sthe next backup sent %d bytes", what, d.Sent)
 	}
-	if lost := w.singles(protocol.PrefixPacks); len(lost) > 0 {
+	if lost := w.unpaired(protocol.PrefixPacks); len(lost) > 0 {
 		t.Errorf("%s%q are there once", what, lost)
 	}
 	w.ok("check", "-q", "--read-data")
 	w.verifies(killedState{"v", "latest", w.path("v.img")})
 	// An index object that no root names is of no use: a repair takes it away.
 	w.ok("check", "-q", "--repair")
-	if lost := w.singles(protocol.PrefixIndex); len(lost) > 0 {
+	if lost := w.unpaired(protocol.PrefixIndex); len(lost) > 0 {
 		t.Errorf("%s%q are there once", what, lost)
 	}
 }
