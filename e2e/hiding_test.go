@@ -391,7 +391,11 @@ func TestHidingRootIsNeverReplacedByAnOlderOne(t *testing.T) {
 				w.ok(args...)
 			}
 		}
-		w.exits(13, "check").prints("0000000004")
+		if i == 0 { // in roots/; a commit that was killed leaves that, too
+			w.ok("check").says("0000000004")
+		} else {
+			w.exits(13, "check").prints("0000000004")
+		}
 		w.backup("file:" + v)
 		if i == 0 {
 			w.ok("check")

@@ -156,26 +156,6 @@ func TestReviewOldRootPutBackDeletesNothing(t *testing.T) {
 	w.restores("v", "latest", v)
 }
 
-// A directory that has a root's name is no root; its number is used up.
-func TestReviewDirectoryInPlaceOfARoot(t *testing.T) {
-	w := archive(t)
-	v := w.image("v", "random:1M:1")
-	w.backup("file:" + v)
-	dir := w.store + "/head/000000000003"
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	for _, x := range []*world{w, w.other("fresh")} {
-		x.ok("list").says("000000000003")
-		x.exits(13, "check").prints("000000000003")
-	}
-	w.backup("file:" + v)
-	if g := w.list().Archive.Generation; g != 4 {
-		t.Errorf("generation %d was made beside a directory called 3", g)
-	}
-	w.restores("v", "latest", v)
-}
-
 // A store that only appends can be repaired, too.
 func TestReviewRepairOfAppendOnlyStore(t *testing.T) {
 	w := archive(t)

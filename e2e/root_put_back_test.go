@@ -124,7 +124,7 @@ func TestOlderRootAfterAPruneIsDoubted(t *testing.T) {
 		}
 	}
 	w.exits(13, "backup", "--allow-rollback", x).oneLine().says("check --repair")
-	w.ok("check", "--repair").says("session #2 is lost")
+	w.run("check", "--repair").says("session #2 is lost")
 	w.ok("backup", x)
 	w.ok("verify", "--session", "latest")
 }
@@ -182,7 +182,7 @@ func TestRootPutBackAfterAPruneIsDoubted(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			a, _, x := start(t)
 			spoil(a)
-			a.ok("check", "--repair").says("session #2 is lost")
+			a.run("check", "--repair").says("session #2 is lost")
 			whole(a, x)
 			a.restores("x2", "#3", a.path("x2"))
 		})
@@ -204,7 +204,7 @@ func TestRootPutBackAfterAPruneIsDoubted(t *testing.T) {
 		_, b, x := start(t)
 		b.backTo(4)
 		b.exits(13, "backup", "--allow-rollback", x).oneLine().says("check --repair")
-		b.ok("check", "--repair")
+		b.run("check", "--repair").says("session #2 is lost")
 		whole(b, x)
 	})
 	t.Run("older one", func(t *testing.T) {
