@@ -126,7 +126,8 @@ var wireRows = []wireRow{
 	{fault: "refuse", n: int(protocol.CodeMissing), types: []protocol.Type{protocol.TypeGet, protocol.TypeGetWhole}, commands: reading, codes: []int{13}},
 	{fault: "refuse", n: int(protocol.CodeFailed), types: gets, commands: reading, codes: []int{13}},
 	{fault: "refuse", n: int(protocol.CodeTooLarge), types: wholes, commands: listing, codes: []int{13}},
-	{fault: "refuse", n: 200, types: answered[1:], commands: listing, codes: []int{1}, says: "unknown code 200"},
+	{fault: "refuse", n: 200, types: []protocol.Type{protocol.TypeLock, protocol.TypeList}, commands: listing, codes: []int{1}, says: "unknown code 200"},
+	{fault: "refuse", n: 200, types: []protocol.Type{protocol.TypeGet, protocol.TypeGetWhole}, commands: listing, codes: []int{13}, says: "code 200"},
 	{fault: "refuse-mute", n: int(protocol.CodeFailed), types: answered[1:], commands: restores, codes: []int{1, 13}},
 	{fault: "refuse-rude", n: int(protocol.CodeFailed), types: answered[1:], commands: restores, codes: []int{1, 13}},
 	{fault: "refuse-rude", n: int(protocol.CodeFull), types: puts, commands: writing, codes: []int{15}},
@@ -147,11 +148,11 @@ var wireRows = []wireRow{
 	{fault: "list-twice", types: lists, commands: checking, codes: []int{1}, says: broke},
 	{fault: "list-name", types: lists, commands: checking, codes: []int{1}, says: broke},
 	{fault: "list-huge", types: lists, at: 2, commands: checking, codes: []int{0, 13}},
-	{fault: "list-empty", types: lists, at: 3, commands: checking, codes: []int{13}},
+	{fault: "list-empty", types: lists, at: 3, commands: checking, codes: []int{0, 13}},
 	{fault: "list-flood", types: lists, commands: checking, codes: []int{1}, says: broke},
 	{fault: "list-more", types: lists, commands: checking, codes: []int{1}, says: broke},
-	{fault: "list-nothing", types: lists, commands: checking, codes: []int{13}},
-	{fault: "list-nothing", types: lists, at: 3, commands: checking, codes: []int{13}, says: ""},
+	{fault: "list-nothing", types: lists, commands: checking, codes: []int{10}},
+	{fault: "list-nothing", types: lists, at: 3, commands: checking, codes: []int{0, 13}},
 }
 
 // Whatever a helper says, in whatever order, or doesn't say: an exit status and
