@@ -276,7 +276,7 @@ func TestRowS24IndexIsRebuiltFromPacks(t *testing.T) {
 		}
 	}
 	fresh := w.other("fresh") // has no cache to live on
-	fresh.exits(13, "verify", "--all-sessions").says("index/", "is missing").oneLine()
+	fresh.ok("verify", "--all-sessions").says("index/", "is missing", "reading the tables of contents")
 	fresh.exits(13, "check")
 	fresh.ok("check", "--repair")
 	fresh.ok("verify", "--all-sessions")
@@ -312,6 +312,11 @@ func TestRowS28ReadBackFindsAGarbledPut(t *testing.T) {
 			break
 		}
 		puts++
+		if strings.Contains(r.stderr, "store roots/") { // the store knows what that has to be, and the commit was done
+			r.expect(1)
+			x.ok("verify", "--all-sessions")
+			continue
+		}
 		r.expect(13)
 		if !strings.Contains(r.stderr, "packs/") && !strings.Contains(r.stderr, "index/") {
 			t.Errorf("%s\ndoesn't name the object", r)
@@ -381,7 +386,8 @@ func TestOlderArchiveIsNoticed_B19(t *testing.T) {
 		t.Errorf("the accepted archive has %d sessions", len(doc.Sessions))
 	}
 	w.ok("backup", "file:"+v, "--allow-rollback")
-	if doc := w.list(); doc.Archive.Generation != 4 || len(doc.Sessions) != 2 {
+	// Of the session that went an entry is left, which says so.
+	if doc := w.list(); doc.Archive.Generation != 4 || len(doc.Sessions) != 3 {
 		t.Errorf("after going on from an older archive: generation %d, %d sessions", doc.Archive.Generation, len(doc.Sessions))
 	}
 	w.restores("v", "latest", v)
