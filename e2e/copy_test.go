@@ -245,6 +245,7 @@ func (w *world) copiesUnder(plan proxyPlan, was, to string) {
 func (w *world) checker(name string) *world {
 	o := w.other(filepath.Base(name))
 	o.config = w.path("pinion.conf")
+	o.configWas = o.fingerprint()
 	return o
 }
 

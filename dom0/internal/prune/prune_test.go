@@ -365,7 +365,7 @@ func TestModel(t *testing.T) {
 		want := map[uint64]map[string]string{}
 		letters := rapid.StringOfN(rapid.RuneFrom([]rune("abcdefghij..")), 1, 40, -1)
 		now := map[string]string{}
-		for range rapid.IntRange(2, 12).Draw(rt, "steps") {
+		for range rapid.IntRange(2, 7).Draw(rt, "steps") {
 			switch rapid.IntRange(0, 3).Draw(rt, "step") {
 			case 0, 1:
 				name := rapid.SampledFrom([]string{"disk", "home", "root"}).Draw(rt, "volume")
