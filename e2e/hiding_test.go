@@ -268,7 +268,7 @@ func TestHidingMissingSessionIsNamed(t *testing.T) {
 	w.restores("v", "latest", images[3])
 
 	w.rewind(whole)
-	for _, path := range w.singles() {
+	for _, path := range w.dataPacks() {
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
 		}
@@ -391,7 +391,11 @@ func TestHidingRootIsNeverReplacedByAnOlderOne(t *testing.T) {
 				w.ok(args...)
 			}
 		}
-		w.exits(13, "check").prints("0000000004")
+		if i == 0 { // in roots/; a commit that was killed leaves that, too
+			w.ok("check").says("0000000004")
+		} else {
+			w.exits(13, "check").prints("0000000004")
+		}
 		w.backup("file:" + v)
 		if i == 0 {
 			w.ok("check")

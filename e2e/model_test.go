@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"pinion/protocol"
@@ -253,10 +254,9 @@ func (m *model) killedBackup() {
 	} else if r.code == 0 {
 		m.t.Errorf("%s\nmade no session", r)
 	} else {
-		next := m.seqs()
-		seq := uint64(1)
-		if len(next) > 0 {
-			seq = next[len(next)-1] + 1
+		seq := before + 1
+		if made := m.seqs(); len(made) > 0 {
+			seq = max(seq, made[len(made)-1]+1)
 		}
 		m.killed[seq] = append(m.killed[seq], m.held(names))
 	}
@@ -296,7 +296,7 @@ func (m *model) listed() {
 		}
 	}
 	for _, seq := range got {
-		if m.sessions[seq] == nil {
+		if m.sessions[seq] == nil && m.killed[seq] == nil { // a repair may find one that wasn't acknowledged
 			m.t.Errorf("session #%d is listed, and was never made", seq)
 		}
 	}
@@ -437,7 +437,18 @@ func (m *model) losePack() {
 func (m *model) checks() {
 	m.t.Helper()
 	r := m.world.run("check", "-q", "--read-data=100")
-	if r.code != 0 && (r.code != 13 || len(m.lost) == 0) {
+	if r.code != 0 && (r.code != 13 || len(m.lost) == 0 && !m.onlyRoots(r)) {
 		m.t.Errorf("%s\nwas to succeed", r)
 	}
+}
+
+// onlyRoots reports whether all damage is that of roots which damage spoilt: they
+// are what they are, until the store lets go of them.
+func (m *model) onlyRoots(r *result) bool {
+	for _, line := range lines(r.stdout) {
+		if strings.HasPrefix(line, "damaged: ") && !strings.HasPrefix(line, "damaged: head/") && !strings.HasPrefix(line, "damaged: roots/") {
+			return false
+		}
+	}
+	return true
 }

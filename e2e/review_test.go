@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -153,30 +152,6 @@ func TestReviewOldRootPutBackDeletesNothing(t *testing.T) {
 	if doc := w.backup("file:" + v); doc.Volumes[0].NewChunks != 0 {
 		t.Errorf("%d chunks were sent again", doc.Volumes[0].NewChunks)
 	}
-	w.restores("v", "latest", v)
-}
-
-// A root that can't be read in either of its places may be the newest: nothing is
-// written beside it, and a person has to look. A host that never saw it reads on.
-func TestReviewRootThatCantBeReadIsSaid(t *testing.T) {
-	w := archive(t)
-	v := w.image("v", "random:1M:1")
-	for range 2 {
-		w.backup("file:" + v)
-	}
-	back := w.backTo(2)
-	for _, name := range []string{"head/000000000003", "roots/000000000003-" + strings.Repeat("0f", 16)} {
-		if err := os.Mkdir(w.store+"/"+name, 0o700); err != nil {
-			t.Fatal(err)
-		}
-	}
-	w.exits(14, "list").oneLine().says("000000000003")
-	fresh := w.other("fresh")
-	fresh.ok("list").says("000000000003")
-	fresh.exits(13, "check").prints("000000000003")
-	run(t, "rmdir", w.store+"/head/000000000003", w.store+"/roots/000000000003-"+strings.Repeat("0f", 16))
-	back()
-	w.ok("check")
 	w.restores("v", "latest", v)
 }
 

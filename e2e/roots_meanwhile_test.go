@@ -33,8 +33,35 @@ func TestRootsBesideABackupOfTheSameHost(t *testing.T) {
 	w.at(w.path("copy")).ok("verify", "-q")
 }
 
-// A remembered key is enough to look at older roots where the newest one is damaged
-// or missing.
+// Where the store shows the archive from before a key was removed, that is an
+// older state, and is told, whatever the key; what it held then can be read with
+// the keys of then.
+func TestRootsOfARemovedKeyInAnOldArchive(t *testing.T) {
+	w := archive(t)
+	v := w.image("v", "random:1M:1")
+	w.backup("file:" + v)
+	second := w.keyFile("second", 2)
+	w.ok("key", "add", "--new-keyfile", second)                      // generation 3
+	w.ok("key", "remove", "--keyfile", second, w.keys(w.key)[0].ID)  // 4
+	w.exits(12, "list", "--root", "1").oneLine().says("was removed") // by what is the archive now
+	w.exits(12, "check", "--roots").oneLine().says("was removed")
+	w.ok("list", "--root", "1", "--keyfile", second)
+	for generation, keys := range map[uint64][]string{2: {w.key}, 3: {w.key, second}} {
+		back := w.backTo(generation)
+		for _, key := range keys {
+			w.leavesAlone(func() {
+				w.exits(14, "list", "--keyfile", key).oneLine()
+				w.exits(14, "check", "--roots", "--keyfile", key)
+				w.ok("list", "--root", "1", "--keyfile", key).says("4 was seen")
+			})
+		}
+		back()
+	}
+	w.ok("list", "--keyfile", second)
+}
+
+// A remembered key is enough to look at older roots where the newest one is
+// damaged, foreign or missing.
 func TestRootsWithARememberedKey(t *testing.T) {
 	needKeyrings(t)
 	w, pass := passWorld(t)
@@ -43,18 +70,22 @@ func TestRootsWithARememberedKey(t *testing.T) {
 	for range 2 {
 		w.ok("backup", "--passfile", pass, "--remember", "5m", "file:"+v)
 	}
-	whole := w.saveApart()
-	for _, spoil := range []func(path string){
-		func(path string) { replaceByte(t, path, -3) },
-		func(path string) { replaceFile(t, path, nil) },
-		func(path string) { os.Remove(path) },
+	other := worldIn(t, t.TempDir(), w.bin)
+	other.ok("init")
+	newest := w.lastGeneration()
+	for _, spoil := range []func(){
+		func() { w.spoilRoots(newest) },
+		func() { w.putRoot(newest, other.rootAt(1)) },
+		func() { w.putRoot(newest, []byte("junk")) },
+		func() { w.backTo(newest - 1) },
 	} {
-		for _, path := range w.rootsOf(3) {
-			spoil(path)
-		}
-		w.exits(14, "check", "--roots")
-		w.ok("list", "--root", "2").prints("#1")
-		w.rewindApart(whole)
+		back := w.backTo(newest - 1)
+		back()
+		spoil()
+		w.exits(14, "check", "--roots").prints("head, kept").says("was seen")
+		w.ok("list", "--root", "2").prints("#1").says("was seen")
+		w.backTo(newest - 1)
+		back()
 	}
 	w.ok("check", "--roots")
 }

@@ -175,8 +175,8 @@ func (w *world) spoilBoth(path string, off int64) {
 	}
 }
 
-// singles are the packs of the store that have no twin: those of data.
-func (w *world) singles() (paths []string) {
+// dataPacks are the packs of the store that have no twin: those of data.
+func (w *world) dataPacks() (paths []string) {
 	w.t.Helper()
 	all := w.under(protocol.PrefixPacks)
 	for _, path := range slices.Sorted(slices.Values(all)) {

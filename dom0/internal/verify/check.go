@@ -356,10 +356,6 @@ func (c *check) contents(ctx context.Context, l *archive.Listing, found *damage.
 		return err
 	}
 	for i, s := range sessions {
-		if e := &l.Entries[i]; errs[i] != nil && e.State == format.EntryLost {
-			c.o.Warn(fmt.Sprintf("session #%d is lost, as was noted in generation %d: %s", e.Seq, e.Noted, e.Reason))
-			continue
-		}
 		if errs[i] != nil {
 			c.markBad(l.Entries[i].Blob)
 			found.Add(damage.Range{Session: l.Entries[i].Seq}, errs[i])
