@@ -153,7 +153,7 @@ func TestHealFromACopyByHand(t *testing.T) {
 	w.backup("file:" + v)
 	to := w.path("copy")
 	w.ok("copy", "--to", "file:"+to)
-	for _, path := range append(w.under("packs/"), w.under("index/")...) {
+	for _, path := range append(append(w.under("packs/"), w.under("index/")...), w.rootsOf(2)...) {
 		name, err := filepath.Rel(w.store, path)
 		if err != nil {
 			t.Fatal(err)

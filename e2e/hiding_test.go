@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -55,18 +54,24 @@ func TestHidingInitOverAHiddenRoot(t *testing.T) {
 		}
 	}
 	fresh := w.other("fresh")
-	back := hide("root")
+	back := hide("head", "roots")
 	for _, x := range []*world{w, fresh} {
 		x.exits(1, "init").oneLine().says("is there", "choose another place")
 	}
 	back()
-	for _, left := range []string{"keys", "packs", "index"} {
-		all := []string{"root", "root.1", "keys", "packs", "index"}
+	for _, left := range []string{"packs", "index"} {
+		all := []string{"head", "roots", "packs", "index"}
 		back := hide(slices.DeleteFunc(all, func(name string) bool { return name == left })...)
 		fresh.exits(1, "init").oneLine().says(left+"/", "is there")
 		back()
 	}
-	back = hide("root", "root.1", "keys", "packs", "index")
+	for _, left := range []string{"head", "roots"} { // either is an archive
+		back := hide(map[string]string{"head": "roots", "roots": "head"}[left])
+		fresh.exits(1, "init").oneLine().says("is there")
+		w.ok("list")
+		back()
+	}
+	back = hide("head", "roots", "packs", "index")
 	w.exits(14, "init").oneLine().says("was seen", "--allow-rollback")
 	w.exits(10, "list").oneLine().says("is the disk mounted?")
 	back()
@@ -162,29 +167,45 @@ func TestHidingArchiveAndItsCopyInTurn(t *testing.T) {
 	})
 }
 
-// Two index objects whose bytes were exchanged are both named, nothing is read
-// through them, and a repair makes the index anew.
+// Two index objects whose bytes were exchanged are both named, and nothing is
+// read through them: their twins are used, and where these were exchanged, too,
+// the packs' own tables, and then nothing is written before a repair.
 func TestHidingIndexObjectsSwapped(t *testing.T) {
 	l := threeSessions(t)
 	w := l.w
-	index := w.under("index/")
+	index := w.pairs("index/")
 	if len(index) < 2 {
 		t.Fatalf("%d index objects", len(index))
 	}
-	first, second := readFile(t, index[0]), readFile(t, index[1])
-	writeFile(t, index[0], second)
-	writeFile(t, index[1], first)
-	fresh := w.other("fresh")
-	for _, command := range []string{"list", "verify"} {
-		fresh.exits(13, command).oneLine().says("index/", "does not authenticate", "check --repair")
+	exchange := func(x, y string) {
+		first, second := readFile(t, x), readFile(t, y)
+		writeFile(t, x, second)
+		writeFile(t, y, first)
 	}
-	r := w.exits(13, "check")
-	for _, path := range index[:2] {
-		r.prints("index/" + filepath.Base(path) + ": does not authenticate")
+	for n, says := range []string{"its second copy is used", "tables of contents"} {
+		exchange(index[0][n], index[1][n])
+		fresh := w.other(fmt.Sprint("fresh", n))
+		for _, command := range []string{"list", "verify"} {
+			fresh.cache = w.path(fmt.Sprint("cache-", command, n))
+			fresh.ok(command).says("index/", says)
+		}
+		r := w.exits(13, "check")
+		for _, pair := range index[:2] {
+			for _, path := range pair[:n+1] {
+				r.prints("index/" + filepath.Base(path) + ": does not authenticate")
+			}
+		}
+		if n == 0 {
+			fresh.cache = w.path("cache-backup")
+			fresh.ok("backup", "file:"+w.path("b")).says(says)
+		} else {
+			fresh.cache = w.path("cache-refused")
+			fresh.exits(13, "backup", "file:"+w.path("b")).says("check --repair")
+		}
 	}
 	w.ok("check", "--repair")
 	w.ok("check", "--read-data")
-	fresh.ok("verify", "--all-sessions")
+	w.other("another").ok("verify", "--all-sessions")
 	l.restoresAll()
 }
 
@@ -198,24 +219,34 @@ func (l *ledger) restoresAll() {
 	}
 }
 
-// An index object that the store withholds is named, whichever it is; a repair
-// makes it anew from the packs.
+// An index object that the store withholds is named, whichever it is, and costs
+// nothing; where its twin is withheld, too, the archive is read by the packs'
+// tables of contents. A repair makes them anew.
 func TestHidingIndexObjectWithheld(t *testing.T) {
 	l := threeSessions(t)
 	w := l.w
 	whole := w.save()
-	for i, path := range w.under("index/") {
-		w.rewind(whole)
-		if err := os.Remove(path); err != nil {
-			t.Fatal(err)
+	for i, pair := range w.pairs("index/") {
+		for n, gone := range [][]string{pair[:1], pair[1:], pair[:]} {
+			w.rewind(whole)
+			for _, path := range gone {
+				if err := os.Remove(path); err != nil {
+					t.Fatal(err)
+				}
+			}
+			fresh := w.other(fmt.Sprint("fresh", i, n))
+			r := fresh.ok("list", "-v")
+			if n != 1 { // a twin isn't looked at while its first is whole
+				r.says("index/" + filepath.Base(gone[0]))
+			}
+			r = w.exits(13, "check")
+			for _, path := range gone {
+				r.prints("index/" + filepath.Base(path) + ": is missing")
+			}
+			w.ok("check", "--repair")
+			w.ok("check", "--read-data")
+			fresh.ok("verify", "--all-sessions")
 		}
-		name := "index/" + filepath.Base(path)
-		fresh := w.other(fmt.Sprint("fresh", i))
-		fresh.exits(13, "list").oneLine().says(name, "is missing", "check --repair")
-		w.exits(13, "check").prints(name + ": is missing")
-		w.ok("check", "--repair")
-		w.ok("check", "--read-data")
-		fresh.ok("verify", "--all-sessions")
 	}
 	l.restoresAll()
 }
@@ -225,26 +256,24 @@ func TestHidingIndexObjectWithheld(t *testing.T) {
 func TestHidingMissingSessionIsNamed(t *testing.T) {
 	w, images, metadata := threeStates(t)
 	whole := w.save()
-	if err := os.Remove(metadata[2]); err != nil {
-		t.Fatal(err)
+	w.removeBoth(metadata[2])
+	w.exits(13, "list").prints("#1", "#3").says("session #2", "packs/", ": is missing", "check")
+	w.exits(13, "restore", "v", "--session", "#2", "--to", w.path("to")).oneLine().says("session #2", "packs/", "--session '#N'")
+	w.exits(13, "verify", "--all-sessions").prints("#2", "packs/")
+	r := w.exits(13, "check").prints("#2 ")
+	for _, path := range []string{metadata[2], twinOf(t, metadata[2])} {
+		r.prints(filepath.Base(path))
 	}
-	pack := "packs/" + filepath.Base(metadata[2])[:2] + "/" + filepath.Base(metadata[2])
-	w.exits(13, "list").prints("#1", "#3").says("session #2", pack+": is missing", "check")
-	w.exits(13, "restore", "v", "--session", "#2", "--to", w.path("to")).oneLine().says("session #2", pack, "--session '#N'")
-	w.exits(13, "verify", "--all-sessions").prints("#2", pack)
-	w.exits(13, "check").prints("#2 ", pack)
 	w.restores("v", "#1", images[1])
 	w.restores("v", "latest", images[3])
 
 	w.rewind(whole)
-	for _, path := range w.under("packs/") {
-		if !slices.Contains(metadata, path) {
-			if err := os.Remove(path); err != nil {
-				t.Fatal(err)
-			}
+	for _, path := range w.singles() {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
 		}
 	}
-	r := w.exits(13, "check")
+	r = w.exits(13, "check")
 	for n := 1; n <= 3; n++ {
 		r.prints(fmt.Sprintf("damaged: #%d v bytes ", n))
 	}
@@ -282,7 +311,7 @@ func TestHidingSameBlobsInTwoPacks(t *testing.T) {
 					}
 					continue
 				}
-				for at := packHeader; at < 16<<20 && at < len(readFile(t, path))-4096; at += sealedChunk {
+				for at := packHeader; at < 16<<20 && at < len(readFile(t, path))-16<<10; at += sealedChunk {
 					flip(t, path, int64(at)+100)
 				}
 			}
@@ -309,8 +338,9 @@ func TestHidingSameBlobsInTwoPacks(t *testing.T) {
 	}
 }
 
-// A damaged root is damage, however whole the older ones beside it are: none is
-// taken in its place. So is a root that is gone where one was seen.
+// Where the newest root is damaged in both of its places, or gone, the older ones
+// are not taken in its place by a host that saw it, however whole they are. What
+// is damaged a repair puts back.
 func TestHidingRootIsNeverReplacedByAnOlderOne(t *testing.T) {
 	w := archive(t)
 	v := w.image("v", "random:1M:1")
@@ -318,19 +348,21 @@ func TestHidingRootIsNeverReplacedByAnOlderOne(t *testing.T) {
 		overwrite(t, v, 0, fmt.Sprintf("random:128K:%d", 10+i))
 		w.backup("file:" + v)
 	}
-	root := filepath.Join(w.store, "root")
-	whole := readFile(t, root)
+	whole := w.save()
 	commands := slices.DeleteFunc(everyCommand(w), func(args []string) bool { return slices.Contains(args, "--repair") })
-	for name, spoil := range map[string]func(){
-		"damaged":   func() { replaceByte(t, root, 99) },
-		"cut short": func() { replaceFile(t, root, whole[:len(whole)/2]) },
-		"empty":     func() { replaceFile(t, root, nil) },
-		"missing":   func() { os.Remove(root) },
+	for name, spoil := range map[string]func(path string){
+		"damaged":   func(path string) { replaceByte(t, path, 99) },
+		"cut short": func(path string) { replaceFile(t, path, readFile(t, path)[:2000]) },
+		"empty":     func(path string) { replaceFile(t, path, nil) },
+		"missing":   func(path string) { os.Remove(path) },
 	} {
-		spoil()
+		w.rewind(whole)
+		for _, path := range w.rootsOf(4) {
+			spoil(path)
+		}
 		before := digest(t, w.store)
 		for _, args := range commands {
-			r := w.exits(13, args...).oneLine().says("root: ", "check --repair")
+			r := w.exits(14, args...).oneLine().says("generation 3, and 4 was seen", "hint: ")
 			if r.stdout != "" {
 				t.Errorf("%s: %s\nprinted something", name, r)
 			}
@@ -338,15 +370,34 @@ func TestHidingRootIsNeverReplacedByAnOlderOne(t *testing.T) {
 		if digest(t, w.store) != before {
 			t.Errorf("%s: the store was changed", name)
 		}
-		w.ok("check", "--repair").says("was put back")
-		if doc := w.list(); len(doc.Sessions) != 3 || doc.Archive.Generation < 4 {
+		if name == "missing" { // so it is where an older copy was put back on purpose
+			w.exits(14, "check", "--repair").oneLine().says("--allow-rollback")
+			continue
+		}
+		w.ok("check", "--repair").says("put back", "as generation 5")
+		if doc := w.list(); len(doc.Sessions) != 3 || doc.Archive.Generation < 5 {
 			t.Errorf("%s: after the repair: generation %d, %d sessions", name, doc.Archive.Generation, len(doc.Sessions))
 		}
-		if err := os.RemoveAll(root); err != nil {
+		w.restores("v", "latest", v)
+	}
+	// One of its places is enough, and the next writer makes the other up again.
+	for i := range 2 {
+		w.rewind(whole)
+		if err := os.Remove(w.rootsOf(4)[i]); err != nil {
 			t.Fatal(err)
 		}
-		writeFile(t, root, whole)
+		for _, args := range commands {
+			if args[0] != "check" && args[0] != "backup" {
+				w.ok(args...)
+			}
+		}
+		w.exits(13, "check").prints("0000000004")
+		w.backup("file:" + v)
+		if i == 0 {
+			w.ok("check")
+		}
 	}
+	w.ok("check", "--repair")
 	w.restores("v", "latest", v)
 }
 
@@ -378,22 +429,16 @@ func TestHidingRootThatComesBack(t *testing.T) {
 	w := archive(t)
 	v := w.image("v", "random:1M:1")
 	w.backup("file:" + v)
-	root := filepath.Join(w.store, "root")
-	whole := readFile(t, root)
-	state := digest(t, w.state)
-	if err := os.Remove(root); err != nil {
-		t.Fatal(err)
-	}
-	w.exits(13, "list")
-	w.exits(13, "backup", "file:"+v)
-	if err := os.WriteFile(root, whole, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	state, store := digest(t, w.state), digest(t, w.store)
+	back := w.backTo(1)
+	w.exits(14, "list")
+	w.exits(14, "backup", "file:"+v)
+	back()
 	w.ok("list")
 	if digest(t, w.state) != state {
 		t.Error("what is remembered changed")
 	}
-	if !bytes.Equal(readFile(t, root), whole) {
-		t.Error("the root changed")
+	if digest(t, w.store) != store {
+		t.Error("the store changed")
 	}
 }

@@ -18,8 +18,9 @@ const maxHostileMemory = 400 << 20
 // they are, so where they lie in the packs can be told from the format's page.
 const (
 	hostileChunk  = 64 << 10
-	hostileSealed = hostileChunk + 41 // with its nonce, method and tag
-	hostileHeader = 8                 // of every object
+	hostileSealed = hostileChunk + 51 // with its nonce, what precedes the content, and tag
+	hostileHeader = 16                // of every object
+	hostileMark   = 7                 // where its version stands
 )
 
 // A victim is an archive that is attacked: two volumes, two sessions.
@@ -29,9 +30,10 @@ type victim struct {
 	// v1 and v2 are what the volume v was in sessions #1 and #2.
 	v1, v2 string
 	// data are the packs of chunks in the order of the sessions, meta the
-	// packs of metadata. slot, root and index are the other objects.
-	data, meta, index []string
-	slot, root        string
+	// packs of metadata, index the index objects, each with its twin, and roots
+	// the newest root in its two places.
+	data, roots []string
+	meta, index [][2]string
 }
 
 // newVictim makes an archive for one way of building the programs.
@@ -40,7 +42,7 @@ func newVictim(t *testing.T, b build) *victim {
 	w := newWorldOf(t, b)
 	w.env = append(w.env, quickRaces)
 	w.ok("init", "--chunk-size", "64K", "--compression", "none")
-	v := &victim{world: w, v1: w.image("v.1", "random:1M:1"), root: filepath.Join(w.store, "root"), slot: w.under("keys/")[0]}
+	v := &victim{world: w, v1: w.image("v.1", "random:1M:1")}
 	image := copyFile(t, v.v1, w.path("v.img"))
 	other := w.image("w.img", "random:100000:2")
 	v.backUp("v=file:"+image, "w=file:"+other)
@@ -49,8 +51,7 @@ func newVictim(t *testing.T, b build) *victim {
 	v.v2 = image
 	v.backUp("v=file:"+image, "w=file:"+other)
 	w.image("v.3", "random:1M:6", "text:1M:7") // for the next backup
-	v.index = w.under("index/")
-	slices.Sort(v.index)
+	v.index, v.roots = w.pairs("index/"), w.rootsOf(w.lastGeneration())
 	if err := os.RemoveAll(w.cache); err != nil { // what is cached is not asked for
 		t.Fatal(err)
 	}
@@ -61,24 +62,17 @@ func newVictim(t *testing.T, b build) *victim {
 	return v
 }
 
-// backUp makes a session and notes its packs: the larger is of chunks.
+// backUp makes a session and notes its packs.
 func (v *victim) backUp(sources ...string) {
 	v.t.Helper()
-	known := v.under("packs/")
+	singles, pairs := v.singles(), v.pairs("packs/")
 	v.ok(append([]string{"backup"}, sources...)...)
-	var fresh []string
-	for _, path := range v.under("packs/") {
-		if !slices.Contains(known, path) {
-			fresh = append(fresh, path)
-		}
+	data := slices.DeleteFunc(v.singles(), func(path string) bool { return slices.Contains(singles, path) })
+	meta := slices.DeleteFunc(v.pairs("packs/"), func(pair [2]string) bool { return slices.Contains(pairs, pair) })
+	if len(data) != 1 || len(meta) != 1 {
+		v.t.Fatalf("a backup made the packs %q and %q", data, meta)
 	}
-	if len(fresh) != 2 {
-		v.t.Fatalf("a backup made the packs %q", fresh)
-	}
-	if len(readFile(v.t, fresh[0])) < len(readFile(v.t, fresh[1])) {
-		fresh[0], fresh[1] = fresh[1], fresh[0]
-	}
-	v.data, v.meta = append(v.data, fresh[0]), append(v.meta, fresh[1])
+	v.data, v.meta = append(v.data, data...), append(v.meta, meta...)
 }
 
 // at is the victim for a subtest.
@@ -101,7 +95,11 @@ func (v *victim) object(path string) string {
 
 // objects are all objects that the archive needs.
 func (v *victim) objects() []string {
-	return slices.Concat([]string{v.root, v.slot}, v.index, v.data, v.meta)
+	all := slices.Concat(v.roots, v.data)
+	for _, pair := range slices.Concat(v.index, v.meta) {
+		all = append(all, pair[:]...)
+	}
+	return all
 }
 
 // attacked are the commands that a damaged archive gets.
@@ -182,72 +180,67 @@ func (v *victim) names(what string, r *result, object string) {
 	}
 }
 
-// Every byte of every small object, and a sample of every pack with all bytes
-// of its structure, is turned over. check finds each; nothing that is restored is
-// wrong.
+// Bytes of every object are turned over: all of those that structure is made of,
+// and a sample of the rest. check finds each; what is there twice costs nothing,
+// and nothing that is restored is wrong.
 func TestHostileFlippedBytes(t *testing.T) {
-	for _, part := range []string{"root and slot", "index", "data", "meta"} {
+	for _, part := range []string{"roots", "index", "data", "meta"} {
 		t.Run(part, func(t *testing.T) {
 			t.Parallel()
 			v := newVictim(t, build{static: true})
-			objects := map[string][]string{"root and slot": {v.root, v.slot}, "index": v.index, "data": v.data, "meta": v.meta}[part]
-			for _, path := range objects {
-				v.flipAll(path)
+			switch part {
+			case "roots":
+				v.flipAll([]int{0}, 13, v.roots[0])
+				v.flipAll([]int{0}, 13, v.roots[1])
+				v.flipAll([]int{14}, 14, v.roots...)
+			case "index":
+				v.flipAll([]int{0}, 13, v.index[0][0])
+				v.flipAll([]int{0}, 13, v.index[0][1])
+				v.flipAll([]int{0}, 13, v.index[1][:]...)
+			case "data":
+				v.flipAll([]int{0, 13}, 13, v.data[0])
+				v.flipAll([]int{0, 13}, 13, v.data[1])
+			case "meta":
+				v.flipAll([]int{0}, 13, v.meta[0][0])
+				v.flipAll([]int{0}, 13, v.meta[1][1])
+				v.flipAll([]int{0, 13}, 13, v.meta[1][:]...)
 			}
 		})
 	}
 }
 
-// flipAll turns over an object's bytes, one at a time.
-func (v *victim) flipAll(path string) {
+// flipAll turns over the bytes of an object, one at a time, or the same ones of
+// several. It gets the exit statuses of commands that read, and that of check.
+func (v *victim) flipAll(reads []int, checks int, paths ...string) {
 	v.t.Helper()
-	name := v.object(path)
-	isPack := strings.HasPrefix(name, "packs/")
-	whole := readFile(v.t, path)
-	for i, off := range flipOffsets(len(whole), isPack) {
+	name := v.object(paths[0])
+	size := len(readFile(v.t, paths[0]))
+	for i, off := range flipOffsets(size) {
 		v.rewind(v.whole)
-		replaceByte(v.t, path, int64(off))
-		what := fmt.Sprintf("%s, byte %d of %d", name, off, len(whole))
-		// A version that isn't known is no damage.
-		newer := off == hostileHeader-1 || isPack && off == len(whole)-1
-		command := []string{"list", "restore", "old", "verify", "in-place"}[i%5]
-		switch {
-		case newer && isPack: // blobs open whatever the versions around them
-			v.attack(v.world, what, command, 0)
-			v.attack(v.world, what, "check", 1).says(name, "newer")
-		case newer:
-			v.attack(v.world, what, command, 1).says("newer")
-			v.attack(v.world, what, "check", 1).says("newer")
-		case isPack:
-			if i%3 == 0 {
-				v.names(what, v.attack(v.world, what, command, 0, 13), name)
-			}
-			// What no session needs any more is not looked at.
-			codes := []int{13}
-			if slices.Contains(v.meta[:1], path) && off >= head && off < len(whole)-tail && v.run("verify", "--all-sessions", "-q").code == 0 {
-				codes = append(codes, 0)
-			}
-			v.names(what, v.attack(v.world, what, "check", codes...), name)
-		default:
-			// All of them read it; one in turn shows it.
-			command = []string{"check", "list", "restore", "verify", "old"}[i%5]
-			v.names(what, v.attack(v.world, what, command, 13), name)
+		for _, path := range paths {
+			replaceByte(v.t, path, int64(off))
 		}
+		what := fmt.Sprintf("%s, byte %d of %d", name, off, size)
+		if i%3 == 0 {
+			command := []string{"list", "restore", "old", "verify", "in-place"}[i/3%5]
+			v.names(what, v.attack(v.world, what, command, reads...), name)
+		}
+		v.names(what, v.attack(v.world, what, "check", checks), name)
 		if v.t.Failed() {
 			return
 		}
 	}
 }
 
-// The structure at the ends of a pack, in bytes: the header and the beginning of
-// the first blob; the end of the sealed table, and the trailer.
-const head, tail = hostileHeader + 24 + 1 + 4, 12 + 40 + 13 + 40
+// The structure at the ends of an object, in bytes: the header and the beginning of
+// what is sealed first; the end of what is sealed last, and a pack's trailer.
+const head, tail = hostileHeader + 24 + 11, 16 + 4
 
-// flipOffsets are the bytes to turn over: all, or for a pack all of its ends and
-// 200 spread over it.
-func flipOffsets(size int, sample bool) (offsets []int) {
+// flipOffsets are the bytes to turn over: all of both ends, and of what lies
+// between, which has the clear part of a root, those that a step meets.
+func flipOffsets(size int) (offsets []int) {
 	for off := range size {
-		if !sample || off < head || off >= size-tail || off%max(1, size/200) == 0 {
+		if off < head || off >= size-tail || off < 300 && off%7 == 0 || off%max(1, size/40) == 0 {
 			offsets = append(offsets, off)
 		}
 	}
@@ -265,12 +258,12 @@ func TestHostileReplacedObjects(t *testing.T) {
 		forms := map[string][]byte{
 			"longer": append(slices.Clone(whole), 0), "gone": nil, "of another archive": readFile(t, stranger.objects()[i]),
 		}
-		for _, n := range []int{0, 8, len(whole) / 2, len(whole) - 1} {
+		for _, n := range []int{0, hostileHeader, len(whole) / 2, len(whole) - 1} {
 			forms[fmt.Sprintf("cut to %d bytes", n)] = whole[:n:n]
 		}
 		for _, other := range v.objects() {
-			if other != path && filepath.Dir(v.object(other))[:1] == filepath.Dir(name)[:1] {
-				forms["replaced by "+v.object(other)] = readFile(t, other)
+			if b := readFile(t, other); !bytes.Equal(b, whole) && v.object(other)[:4] == name[:4] {
+				forms["replaced by "+v.object(other)] = b
 			}
 		}
 		commands := []string{"list", "restore", "old", "verify", "in-place"}
@@ -284,15 +277,12 @@ func TestHostileReplacedObjects(t *testing.T) {
 				writeFile(t, path, b)
 			}
 			what := name + " " + form
-			codes := []int{13}
-			if strings.HasPrefix(name, "packs/") {
+			codes := []int{0}
+			if slices.Contains(v.data, path) {
 				codes = []int{0, 13}
 			}
-			r := v.attack(v.world, what, commands[n%len(commands)], codes...)
-			if form != "gone" || name == "root" {
-				v.names(what, r, name)
-			}
-			v.attack(v.world, what, "check", 13)
+			v.names(what, v.attack(v.world, what, commands[n%len(commands)], codes...), name)
+			v.names(what, v.attack(v.world, what, "check", 13), name)
 			n++
 		}
 	}
@@ -308,10 +298,10 @@ func TestHostileCheckListsAllDamage(t *testing.T) {
 	if err := os.Remove(v.data[2]); err != nil {
 		t.Fatal(err)
 	}
-	replaceByte(t, v.meta[0], 2)
+	v.spoilBoth(v.meta[0][0], 2)
 	r := v.exits(13, "check", "--read-data=100", "--json")
 	doc := document[damageDoc](r)
-	for _, path := range slices.Concat(v.data, v.meta[:1]) {
+	for _, path := range slices.Concat(v.data, v.meta[0][:]) {
 		id := filepath.Base(path)
 		if !slices.ContainsFunc(doc.Damage, func(d damageRange) bool { return strings.Contains(d.Object, id) }) {
 			t.Errorf("%s\ndoes not name %s", r, v.object(path))
@@ -383,31 +373,44 @@ func TestHostileRepair(t *testing.T) {
 		}
 	}
 	v := newVictim(t, build{})
-	spoil := func(path string) func(v *victim) { return func(v *victim) { replaceByte(v.t, path, -5) } }
+	spoil := func(paths ...string) func(v *victim) {
+		return func(v *victim) {
+			for _, path := range paths {
+				replaceByte(v.t, path, -5)
+			}
+		}
+	}
 	noIndex := func(v *victim) { v.removeAll("index/") }
-	for name, damage := range map[string][]func(v *victim){
-		"index gone":       {noIndex},
-		"index damaged":    {spoil(v.index[0])},
-		"table damaged":    {spoil(v.data[0])},
-		"tables damaged":   {spoil(v.data[0]), spoil(v.data[1]), spoil(v.meta[0]), spoil(v.meta[1])},
-		"slot gone":        {remove(v.slot)},
-		"slot damaged":     {spoil(v.slot)},
-		"root gone":        {remove(v.root)},
-		"root damaged":     {spoil(v.root)},
-		"all but the data": {remove(v.slot), spoil(v.root), noIndex},
+	for name, c := range map[string]struct {
+		check  int
+		damage []func(v *victim)
+	}{
+		"index gone":            {13, []func(v *victim){noIndex}},
+		"index object damaged":  {13, []func(v *victim){spoil(v.index[0][0])}},
+		"index damaged":         {13, []func(v *victim){spoil(v.index[0][:]...)}},
+		"table damaged":         {13, []func(v *victim){spoil(v.data[0])}},
+		"tables damaged":        {13, []func(v *victim){spoil(v.data...), spoil(v.meta[0][:]...), spoil(v.meta[1][:]...)}},
+		"metadata gone":         {13, []func(v *victim){remove(v.meta[0][0]), remove(v.meta[1][1])}},
+		"root gone":             {13, []func(v *victim){remove(v.roots[0])}},
+		"other root gone":       {13, []func(v *victim){remove(v.roots[1])}},
+		"root damaged":          {13, []func(v *victim){spoil(v.roots[1])}},
+		"roots damaged":         {14, []func(v *victim){spoil(v.roots...)}},
+		"all roots damaged":     {13, []func(v *victim){spoil(v.rootsOf()...)}},
+		"all but packs damaged": {14, []func(v *victim){spoil(v.roots...), noIndex}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			v := v.at(t)
 			v.rewind(v.whole)
-			for _, d := range damage {
+			for _, d := range c.damage {
 				d(v)
 			}
-			v.attack(v.world, name, "check", 13)
+			v.attack(v.world, name, "check", c.check)
 			v.ok("check", "--repair", "-q")
 			if err := os.RemoveAll(v.cache); err != nil {
 				t.Fatal(err)
 			}
-			v.attack(v.world, name, "check", 0)
+			// What is left of a root that is damaged stays damaged.
+			v.attack(v.world, name, "check", map[bool]int{true: 13}[strings.Contains(name, "oot") && strings.Contains(name, "damaged") || strings.HasPrefix(name, "all")])
 			v.attack(v.world, name, "old", 0)
 			v.attack(v.world, name, "restore", 0)
 			// Another host, which remembers nothing, finds it whole as well.
@@ -424,13 +427,13 @@ func TestHostileRepairKeepsWhatWasHealed(t *testing.T) {
 	for chunk := range int64(12) { // in either order of the packs' names, some of a pair would be met first
 		replaceByte(t, v.data[0], hostileHeader+chunk*hostileSealed+100)
 	}
-	replaceByte(t, v.meta[1], hostileHeader+100) // a tree node of #2
+	v.spoilBoth(v.meta[1][0], hostileHeader+100) // a tree node of #2
 	v.exits(13, "check", "--repair", "--read-data=100", "-q")
 	v.ok("backup", "v=file:"+v.v1)
 	v.ok("backup", "v=file:"+v.v2)
 	healed := v.save()
 	for name, damage := range map[string]func(){
-		"slot":  func() { replaceByte(t, v.slot, -5) },
+		"root":  func() { v.spoilRoots(v.lastGeneration()) },
 		"index": func() { v.removeAll("index/") },
 	} {
 		v.rewind(healed)
@@ -442,18 +445,28 @@ func TestHostileRepairKeepsWhatWasHealed(t *testing.T) {
 	}
 }
 
-// A repair never takes for damage what a newer version may have written.
-func TestHostileRepairLeavesNewerObjectsAlone(t *testing.T) {
+// A root that doesn't open may be one of a newer version: it is told, never
+// removed or replaced, and its number isn't used again.
+func TestHostileRepairLeavesNewerRootsAlone(t *testing.T) {
 	v := newVictim(t, build{})
-	for _, path := range v.objects() {
-		v.rewind(v.whole)
-		b := readFile(t, path)
-		b[hostileHeader-1]++
-		replaceFile(t, path, b)
-		before := digest(t, v.store)
-		v.exits(1, "check", "--repair").says("newer")
-		if digest(t, v.store) != before {
-			t.Errorf("a repair changed the store beside a newer %s", v.object(path))
+	newest := v.lastGeneration()
+	b := readFile(t, v.roots[0])
+	b[hostileMark]++
+	b[hostileHeader+39]++ // the generation in its clear part
+	v.putRoot(newest+1, b)
+	v.attack(v.world, "newer root", "list", 0).says("or of a newer version")
+	v.attack(v.world, "newer root", "check", 13)
+	v.run("check", "--repair")
+	v.ok("backup", "v=file:"+v.v1)
+	for _, path := range v.rootsOf(newest + 1) {
+		if !bytes.Equal(readFile(t, path), b) {
+			t.Errorf("%s was changed", path)
 		}
+	}
+	if n := len(v.rootsOf(newest + 1)); n != 2 {
+		t.Errorf("of the newer root %d objects are left", n)
+	}
+	if g := v.list().Archive.Generation; g <= newest+1 {
+		t.Errorf("generation %d came after %d", g, newest+1)
 	}
 }

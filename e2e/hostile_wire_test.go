@@ -34,7 +34,7 @@ var (
 	wholes   = []protocol.Type{protocol.TypeGetWhole}
 	lists    = []protocol.Type{protocol.TypeList}
 	puts     = []protocol.Type{protocol.TypePut}
-	swaps    = []protocol.Type{protocol.TypeCommit}
+	commits  = []protocol.Type{protocol.TypeCommit}
 	notes    = []protocol.Type{protocol.TypeNote}
 	listing  = []string{"list"}
 	reading  = []string{"list", "restore", "in-place", "verify", "check"}
@@ -117,8 +117,8 @@ var wireRows = []wireRow{
 	{fault: "refuse", n: int(protocol.CodeFull), types: puts, at: 1, commands: writing, codes: []int{15}, says: "full"},
 	{fault: "refuse", n: int(protocol.CodeFull), types: puts, at: 2, commands: writing, codes: []int{15}, says: "full"},
 	{fault: "refuse", n: int(protocol.CodeFull), types: puts, at: 3, commands: writing, codes: []int{15}, says: "full"},
-	{fault: "refuse", n: int(protocol.CodeFull), types: swaps, commands: writing, codes: []int{15}, says: "full"},
-	{fault: "refuse", n: int(protocol.CodeConflict), types: swaps, commands: writing, codes: []int{11}},
+	{fault: "refuse", n: int(protocol.CodeFull), types: commits, commands: writing, codes: []int{15}, says: "full"},
+	{fault: "refuse", n: int(protocol.CodeConflict), types: commits, commands: writing, codes: []int{1}, says: "another command committed"},
 	{fault: "refuse", n: int(protocol.CodeReadOnly), types: puts, commands: writing, codes: []int{1}},
 	{fault: "refuse", n: int(protocol.CodeExists), types: puts, commands: writing, codes: []int{1}},
 	{fault: "refuse", n: int(protocol.CodeFailed), types: puts, commands: writing, codes: []int{1}},
@@ -213,24 +213,35 @@ func TestHostileHelperThatOnlyPretends(t *testing.T) {
 	v := newVictim(t, build{})
 	proxied := v.proxied(proxyPlan{})
 	changed := v.image("changed.img", "random:1M:40")
-	for _, at := range []int{1, 2, 3} { // data, metadata, index
+	for at, twice := range map[int]bool{1: false, 2: true, 3: true, 4: true, 5: true} { // data, metadata, its twin, index, its twin
 		what := fmt.Sprintf("put %d", at)
 		v.rewind(v.whole)
 		lying := proxied.planned(proxyPlan{Fault: "pretend", Type: protocol.TypePut, At: at})
-		lying.exits(13, "backup", "--verify", "v=file:"+changed)
-		v.ok("check", "-q")
+		if lying.run("backup", "--verify", "v=file:"+changed); !twice {
+			v.ok("check", "-q")
+		}
 		v.rewind(v.whole)
 		lying.ok("backup", "v=file:"+changed)
 		v.attack(v.world, what, "check", 13)
-		if at == 3 { // nothing can be found without it, and it can be made anew
+		if twice {
+			v.verifies(killedState{"v", "latest", changed})
 			v.ok("check", "--repair", "-q")
+			v.ok("check", "-q")
 			v.verifies(killedState{"v", "latest", changed})
 		}
 		v.verifies(killedState{"v", "#2", v.v2})
 	}
 	v.rewind(v.whole)
+	// A head that isn't there has its second copy, which is enough; where that is
+	// none either, the store has an older root than what was seen.
 	proxied.planned(proxyPlan{Fault: "pretend", Type: protocol.TypeCommit}).ok("backup", "v=file:"+changed)
-	v.attack(v.world, "swap", "list", 14).says("generation")
+	v.attack(v.world, "commit", "list", 0)
+	v.verifies(killedState{"v", "latest", changed})
+	v.attack(v.world, "commit", "check", 13)
+	v.ok("check", "--repair", "-q")
+	v.ok("check", "-q")
+	v.backTo(v.lastGeneration() - 1)
+	v.attack(v.world, "commit", "list", 14).says("generation")
 }
 
 // A store that lists packs for ever is told apart from a large one, and costs no

@@ -386,7 +386,7 @@ func (m *model) damage() {
 	m.world.run("list", "-q") // this host remembers what it will put back
 	packs := m.under("packs/")
 	slices.Sort(packs)
-	targets := append(packs[:min(len(packs), 1+m.random.IntN(3))], m.under("keys/")[0], filepath.Join(m.store, "root"))
+	targets := append(packs[:min(len(packs), 1+m.random.IntN(3))], m.rootsOf(m.lastGeneration())...)
 	path := targets[m.random.IntN(len(targets))]
 	switch {
 	case m.random.IntN(4) == 0:

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"os"
-	"path/filepath"
 	"testing"
 )
 
@@ -34,32 +33,35 @@ func TestRootsBesideABackupOfTheSameHost(t *testing.T) {
 	w.at(w.path("copy")).ok("verify", "-q")
 }
 
-// A host that knows that a key was removed reads no older root with it, also
-// where the store shows the archive from before; with the key of now it does.
+// Where the store shows the archive from before a key was removed, that is an
+// older state, and is told, whatever the key; what it held then can be read with
+// the keys of then.
 func TestRootsOfARemovedKeyInAnOldArchive(t *testing.T) {
 	w := archive(t)
 	v := w.image("v", "random:1M:1")
 	w.backup("file:" + v)
-	old := copyTree(t, w.store)
 	second := w.keyFile("second", 2)
-	w.ok("key", "add", "--new-keyfile", second)
-	both := copyTree(t, w.store)
-	w.ok("key", "remove", "--keyfile", second, w.keys(w.key)[0].ID)
-	for _, store := range []string{old, both} {
-		putTree(t, store, w.store)
-		w.leavesAlone(func() {
-			w.exits(14, "list").oneLine()
-			w.exits(12, "list", "--root", "1").oneLine().says("was removed")
-			w.exits(12, "check", "--roots").oneLine().says("was removed")
-		})
-	}
+	w.ok("key", "add", "--new-keyfile", second)                      // generation 3
+	w.ok("key", "remove", "--keyfile", second, w.keys(w.key)[0].ID)  // 4
+	w.exits(12, "list", "--root", "1").oneLine().says("was removed") // by what is the archive now
+	w.exits(12, "check", "--roots").oneLine().says("was removed")
 	w.ok("list", "--root", "1", "--keyfile", second)
-	w.exits(14, "check", "--roots", "--keyfile", second)
-	w.ok("list", "--root", "1", "--allow-rollback")
+	for generation, keys := range map[uint64][]string{2: {w.key}, 3: {w.key, second}} {
+		back := w.backTo(generation)
+		for _, key := range keys {
+			w.leavesAlone(func() {
+				w.exits(14, "list", "--keyfile", key).oneLine()
+				w.exits(14, "check", "--roots", "--keyfile", key)
+				w.ok("list", "--root", "1", "--keyfile", key).says("4 was seen")
+			})
+		}
+		back()
+	}
+	w.ok("list", "--keyfile", second)
 }
 
-// A remembered key is enough to look at older roots where the current one is
-// damaged or missing.
+// A remembered key is enough to look at older roots where the newest one is
+// damaged, foreign or missing.
 func TestRootsWithARememberedKey(t *testing.T) {
 	needKeyrings(t)
 	w, pass := passWorld(t)
@@ -68,25 +70,27 @@ func TestRootsWithARememberedKey(t *testing.T) {
 	for range 2 {
 		w.ok("backup", "--passfile", pass, "--remember", "5m", "file:"+v)
 	}
-	root := filepath.Join(w.store, "root")
-	whole := readFile(t, root)
 	other := worldIn(t, t.TempDir(), w.bin)
 	other.ok("init")
-	for name, spoil := range map[string]func(){
-		"damaged": func() { replaceByte(t, root, 60) },
-		"foreign": func() { replaceFile(t, root, readFile(t, other.store+"/root")) },
-		"empty":   func() { replaceFile(t, root, nil) },
-		"missing": func() { os.Remove(root) },
+	newest := w.lastGeneration()
+	for _, spoil := range []func(){
+		func() { w.spoilRoots(newest) },
+		func() { w.putRoot(newest, other.rootAt(1)) },
+		func() { w.putRoot(newest, []byte("junk")) },
+		func() {},
 	} {
+		back := w.backTo(newest - 1)
+		back()
 		spoil()
-		w.exits(13, "check", "--roots").prints("root.2").says("root: ")
-		w.ok("list", "--root", "2").prints("#1").says("root: ")
-		if err := os.RemoveAll(root); err != nil {
-			t.Fatal(name, err)
+		if generations := w.rootsOf(newest); len(generations) > 0 && string(readFile(t, generations[0])) == "junk" {
+			w.exits(14, "check", "--roots").prints("damaged").says("seen")
 		}
-		writeFile(t, root, whole)
+		w.run("check", "--roots").prints("head, kept")
+		w.ok("list", "--root", "2").prints("#1")
+		w.backTo(newest - 1)
+		back()
 	}
-	w.ok("check", "--roots")
-	replaceFile(t, root+".1", readFile(t, other.store+"/root"))
-	w.ok("check", "--roots").prints("root.1 ", "damaged")
+	w.backTo(newest - 1)
+	w.exits(14, "check", "--roots").says("was seen")
+	w.ok("list", "--root", "2").prints("#1").says("was seen")
 }

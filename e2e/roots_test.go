@@ -3,27 +3,28 @@ package e2e
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"pinion/protocol"
 )
 
 // rootsDoc is the document of check --roots.
 type rootsDoc struct {
 	Roots []struct {
-		Name, State, Reason, Time, Host, Branch string
-		Generation                              uint64
-		Sessions                                int
-		Seen, Pruned                            bool
+		Names                             []string
+		State, Reason, Time, Host, Branch string
+		Generation                        uint64
+		Sessions                          int
+		Seen, Pruned                      bool
 	}
 	More  int `json:"more_roots"`
 	Error *errorDoc
 }
 
 // manyRoots is an append-only archive with n sessions of a volume, and the
-// images of them from 1. Its store keeps root.1 to root.n: root.k is of
-// generation k, and has k-1 sessions.
+// images of them from 1. The root of generation k has k-1 sessions.
 func manyRoots(t *testing.T, n int) (w *world, images []string) {
 	t.Helper()
 	w = archive(t).storeWith("--append-only")
@@ -35,6 +36,15 @@ func manyRoots(t *testing.T, n int) (w *world, images []string) {
 		images = append(images, copyFile(t, v, w.path(fmt.Sprint("was", i+1))))
 	}
 	return w, images
+}
+
+// rootNames are the names of the roots of a generation: in roots/ and in head/.
+func (w *world) rootNames(generation uint64) (names []string) {
+	w.t.Helper()
+	for _, path := range w.rootsOf(generation) {
+		names = append(names, strings.TrimPrefix(path, w.store+"/"))
+	}
+	return names
 }
 
 // leavesAlone expects a function to change neither the store nor what the host
@@ -62,16 +72,12 @@ func TestRootsOfAnAppendOnlyStoreAreListed(t *testing.T) {
 		}
 		branch := doc.Roots[0].Branch
 		for i, r := range doc.Roots {
-			name := fmt.Sprint("root.", 13-i)
-			if i == 0 {
-				name = "root"
-			}
-			if r.Name != name || r.State != "opens" || r.Generation != uint64(13-i) || r.Sessions != 12-i || r.Branch != branch ||
+			if len(r.Names) != 2 || !strings.HasPrefix(r.Names[0], "roots/") || r.Names[1] != protocol.HeadName(uint64(13-i)) || r.State != "opens" || r.Generation != uint64(13-i) || r.Sessions != 12-i || r.Branch != branch ||
 				r.Seen != (i == 0) || r.Pruned || !strings.HasPrefix(r.Time, "20") || r.Host == "" {
 				t.Errorf("root %d: %+v", i, r)
 			}
 		}
-		r := w.ok("check", "--roots").prints("root.12 ", "seen")
+		r := w.ok("check", "--roots").prints("head, kept", "seen")
 		for _, line := range lines(r.stdout) {
 			if len(line) > 80 {
 				t.Errorf("%d columns: %s", len(line), line)
@@ -96,20 +102,20 @@ func TestRootsKeptCanBeRead(t *testing.T) {
 			root := fmt.Sprint(n)
 			doc := document[listDoc](w.ok("list", "--json", "--root", root))
 			if len(doc.Sessions) != n-1 || doc.Archive.Generation != uint64(n) {
-				t.Errorf("root.%d has generation %d and %d sessions", n, doc.Archive.Generation, len(doc.Sessions))
+				t.Errorf("root %d has generation %d and %d sessions", n, doc.Archive.Generation, len(doc.Sessions))
 			}
 			if n == 1 {
 				continue
 			}
 			to := w.path("to")
-			w.ok("restore", "v", "--root", "root."+root, "--to", to).says("root."+root+": generation "+root, "written 20")
+			w.ok("restore", "v", "--root", w.rootNames(uint64(n))[n%2], "--to", to).says("generation "+root+", written 20", "the newest that opens is 7")
 			same(t, to, images[n-1])
 			w.exits(1, "restore", "v", "--root", root, "--session", fmt.Sprint("#", n), "--to", to)
 			w.ok("verify", "--all-sessions", "--root", root)
 		}
 	})
-	w.exits(1, "list", "--root", "77").oneLine().says("root.77", "keeps no such root", "check --roots")
-	w.ok("list", "-q") // nothing that was read made the current root a newer one
+	w.exits(1, "list", "--root", "77").oneLine().says("root 77", "has no such root", "check --roots")
+	w.ok("list", "-q") // nothing that was read is taken for the newest that was seen
 	if v := w.backup("file:" + w.path("v")).Volumes[0]; v.NewChunks != 0 {
 		t.Errorf("%+v", v)
 	}
@@ -126,7 +132,7 @@ func TestRootsAreRefusedWhereSomethingIsWritten(t *testing.T) {
 			{"check", "--read-data", "--roots"},
 			{"init", "--root", "1"},
 			{"restore", "v", "--root", "1", "--from-snapshot", "--to", w.path("to")},
-			{"list", "--root", "0"}, {"list", "--root", "01"}, {"list", "--root", "-1"}, {"list", "--root", "12345678901"}, {"list", "--root", ""},
+			{"list", "--root", "0"}, {"list", "--root", "-1"}, {"list", "--root", "1234567890123"}, {"list", "--root", ""},
 		} {
 			w.exits(2, args...).oneLine().says("--root")
 		}
@@ -140,87 +146,90 @@ func TestRootsThatDontOpenAreNamed(t *testing.T) {
 	stranger.env = w.env
 	writeFile(t, stranger.key, readFile(t, w.key))
 	stranger.ok("init")
-	root := func(n int) string { return filepath.Join(w.store, fmt.Sprint("root.", n)) }
-	replaceByte(t, root(5), -3)
-	replaceFile(t, root(4), readFile(t, stranger.store+"/root"))
-	newer := readFile(t, root(3))
-	newer[hostileHeader-1]++
-	replaceFile(t, root(3), newer)
-	replaceFile(t, root(1), make([]byte, 100<<10))
-	slot := stranger.under("keys/")[0]
-	copyFile(t, slot, filepath.Join(w.store, "keys", filepath.Base(slot)))
+	for range 3 {
+		stranger.ok("backup", "-q", "file:"+w.path("v"))
+	}
+	w.spoilRoots(5)
+	w.putRoot(4, stranger.rootAt(4))
+	newer := w.rootAt(3)
+	newer[hostileMark]++
+	w.putRoot(3, newer)
+	for _, path := range w.rootsOf(1) {
+		replaceFile(t, path, make([]byte, 100<<10))
+	}
 	w.leavesAlone(func() {
 		doc := document[rootsDoc](w.ok("check", "--roots", "--json"))
 		var states []string
 		for _, r := range doc.Roots {
-			states = append(states, r.Name+" "+r.State)
-			if (r.State == "opens") != (r.Reason == "") {
+			states = append(states, fmt.Sprint(r.Generation, " ", r.State))
+			if (r.State == "opens") != (r.Reason == "") || r.Generation == 3 && !strings.Contains(r.Reason, "or of a newer version") {
 				t.Errorf("%+v", r)
 			}
 		}
-		want := []string{
-			"root opens", "root.5 damaged", "root.4 of another archive", "root.3 of a newer version", "root.2 opens", "root.1 damaged",
+		want := []string{"6 opens", "5 damaged", "4 of another archive", "3 damaged", "2 opens", "1 damaged"}
+		if got := slices.Compact(states); !slices.Equal(got, want) {
+			t.Errorf("%q, want %q", got, want)
 		}
-		if !slices.Equal(states, want) {
-			t.Errorf("%q, want %q", states, want)
-		}
-		w.exits(13, "list", "--root", "5").oneLine().says("root.5", "does not authenticate", "check --roots")
-		w.exits(13, "list", "--root", "4").oneLine().says("root.4")
-		w.exits(1, "list", "--root", "3").oneLine().says("root.3", "newer")
-		w.exits(13, "list", "--root", "1").oneLine().says("root.1")
+		w.exits(13, "list", "--root", "5").oneLine().says("head/000000000005", "does not authenticate", "check --roots")
+		w.exits(13, "list", "--root", "4").oneLine().says("head/000000000004", "another archive")
+		w.exits(13, "list", "--root", "3").oneLine().says("head/000000000003", "newer")
+		w.exits(13, "list", "--root", "1").oneLine().says("000000000001")
 		w.ok("restore", "v", "--root", "2", "--to", w.path("to"))
 		same(t, w.path("to"), images[1])
 	})
 }
 
-// A current root that is damaged, missing or an older one is no reason not to
+// A newest root that is damaged, missing or an older one is no reason not to
 // look at the others: they are listed and can be read, and the exit status says
 // what is wrong.
-func TestRootsAreListedWhateverTheCurrentOneIs(t *testing.T) {
+func TestRootsAreListedWhateverTheNewestOneIs(t *testing.T) {
 	w, images := manyRoots(t, 4)
-	current := filepath.Join(w.store, "root")
-	whole := readFile(t, current)
 	for name, c := range map[string]struct {
 		spoil func()
-		code  int
 		says  string
+		fresh string // what a host hears that never saw the archive
 	}{
-		"damaged": {func() { replaceByte(t, current, 60) }, 13, "root: does not authenticate"},
-		"missing": {func() { os.Remove(current) }, 13, "root: is missing"},
-		"older":   {func() { replaceFile(t, current, readFile(t, current+".3")) }, 14, "generation 3, and 5 was seen"},
+		"damaged": {func() { w.spoilRoots(5) }, "roots/000000000005-", "roots/000000000005-"},
+		"missing": {func() { w.backTo(4) }, "generation 4, and 5 was seen", ""},
+		"older":   {func() { w.backTo(3); w.putRoot(4, w.rootAt(3)) }, "generation 3, and 5 was seen", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
+			w.t = t
+			undo := w.backTo(3)
+			undo()
 			c.spoil()
-			w.exits(c.code, "list").oneLine()
+			w.exits(14, "list").oneLine().says(c.says)
 			w.leavesAlone(func() {
-				w.exits(c.code, "check", "--roots").oneLine().prints("root.4", "root.1").says(c.says, "list --root N")
-				w.ok("list", "--root", "4").says(c.says)
-				w.ok("restore", "v", "--root", "4", "--to", w.path("to"))
-				same(t, w.path("to"), images[3])
+				w.exits(14, "check", "--roots").oneLine().prints("head, kept").says(c.says, "list --root N")
+				w.ok("list", "--root", "3").says(c.says)
+				w.ok("restore", "v", "--root", "3", "--to", w.path("to"))
+				same(t, w.path("to"), images[2])
 				fresh := w.other("fresh-" + name)
-				if r := fresh.run("check", "--roots"); c.code == 13 {
-					r.expect(13) // it is there, and a root isn't
-				} else {
-					r.expect(0)
-				}
-				fresh.ok("restore", "v", "--root", "4", "--to", w.path("to"))
+				fresh.ok("check", "--roots")
+				fresh.ok("list").says(c.fresh)
+				fresh.ok("restore", "v", "--root", "3", "--to", w.path("to"))
 			})
-			if err := os.RemoveAll(current); err != nil {
-				t.Fatal(err)
-			}
-			writeFile(t, current, whole)
+			w.backTo(3)
+			undo()
 		})
 	}
-	// After an old root was put in the place of the current one through the
-	// helper, the one that was seen last is among the others.
-	copyFile(t, current, current+".5")
-	replaceFile(t, current, readFile(t, current+".3"))
-	doc := document[rootsDoc](w.exits(14, "check", "--roots", "--json"))
-	if doc.Roots[0].Seen || !doc.Roots[1].Seen || doc.Roots[1].Name != "root.5" || doc.Error == nil || doc.Error.Code != 14 {
-		t.Errorf("%+v", doc)
+	w.t = t
+	w.ok("list", "-q")
+	// One of its two places is enough.
+	for _, path := range w.rootsOf(5) {
+		whole := readFile(t, path)
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		w.ok("list", "-q")
+		w.ok("check", "--roots", "-q")
+		writeFile(t, path, whole)
 	}
+	undo := w.backTo(4)
 	w.ok("check", "--roots", "-q", "--allow-rollback")
 	w.exits(14, "list") // that was for once
+	undo()
+	w.ok("list")
 }
 
 // The wrong secret reads no older root either, and an empty place has none.
@@ -231,12 +240,15 @@ func TestRootsNeedTheSecret(t *testing.T) {
 	w.leavesAlone(func() {
 		w.exits(12, "check", "--roots", "--keyfile", other).oneLine()
 		w.exits(12, "list", "--root", "1", "--keyfile", other).oneLine()
-		current := filepath.Join(w.store, "root")
-		whole := readFile(t, current)
-		replaceByte(t, current, 60)
-		w.exits(12, "list", "--root", "1", "--keyfile", other).oneLine()
-		replaceFile(t, current, whole)
 	})
+	undo := w.backTo(2)
+	undo()
+	w.spoilRoots(3)
+	w.leavesAlone(func() {
+		w.exits(12, "list", "--root", "1", "--keyfile", other).oneLine()
+	})
+	w.backTo(2)
+	undo()
 	nowhere := *w
 	nowhere.store = w.path("nowhere")
 	nowhere.exits(10, "check", "--roots").oneLine()
@@ -254,10 +266,12 @@ func TestRootsAfterTheirIndexWasSwept(t *testing.T) {
 		w.ok("backup", "file:"+v)
 		images = append(images, copyFile(t, v, w.path(fmt.Sprint("was", i+1))))
 	}
-	replaceByte(t, w.under("index/")[0], -9)
+	for _, path := range w.pairs("index/")[0] {
+		replaceByte(t, path, -9)
+	}
 	w.ok("check", "--repair")
-	if n := len(w.under("index/")); n != 1 {
-		t.Fatalf("%d index objects are left", n)
+	if n := len(w.under("index/")); n != 2 {
+		t.Fatalf("%d index objects are left, not one and its twin", n)
 	}
 	for n := 2; n <= 5; n++ {
 		w.ok("restore", "v", "--root", fmt.Sprint(n), "--to", w.path("to"))

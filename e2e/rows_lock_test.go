@@ -258,11 +258,13 @@ func TestRowS05VerifyOfHoursStopsNoBackup(t *testing.T) {
 	second.ok("backup", "--wait", "file:"+v).silent("waiting")
 	const reads = "the archive is being read by another command"
 	second.exits(11, "check", "--repair").oneLine().says(reads, "--wait")
-	root := filepath.Join(w.store, "root")
-	whole := readFile(t, root)
-	writeFile(t, root, whole[:100])
+	back := w.backTo(0)
+	back()
+	for _, path := range w.rootsOf(w.lastGeneration()) {
+		writeFile(t, path, readFile(t, path)[:100])
+	}
 	second.exits(11, "check", "--repair").oneLine().says(reads)
-	writeFile(t, root, whole)
+	back()
 	repair := second.start("check", "--repair", "--wait")
 	second.untilSays(repair, "waiting: "+reads)
 	// Not even one that waits to be alone holds a backup up.

@@ -52,7 +52,7 @@ func TestRowS11StoreSeesNothing(t *testing.T) {
 			if size > 64<<10 {
 				large = append(large, fmt.Sprint(size))
 			}
-			if !regexp.MustCompile(`^(root|root\.1|lock\.(use|write)|keys/[0-9a-f]{32}|index/[0-9a-f]{32}|packs/[0-9a-f]{2}/[0-9a-f]{32})$`).MatchString(name) {
+			if !regexp.MustCompile(`^(README\.txt|head/[0-9]{12}|roots/[0-9]{12}-[0-9a-f]{32}|lock\.(use|write)|index/[0-9a-f]{32}|packs/[0-9a-f]{2}/[0-9a-f]{32})$`).MatchString(name) {
 				t.Errorf("%s: an object is called %s", shape, name)
 			}
 		}
@@ -97,8 +97,8 @@ func (w *world) nothingInClear(began time.Time, names ...string) {
 	}
 }
 
-// What the program is called changes nothing; objects say what they are, and a
-// version that isn't known is refused by name.
+// What the program is called changes nothing; objects say what they are, and of
+// what version.
 func TestRowS16NamesAndVersions(t *testing.T) {
 	w := archive(t)
 	v := w.image("v", "random:1M:1")
@@ -110,25 +110,34 @@ func TestRowS16NamesAndVersions(t *testing.T) {
 	if out, err := p2.Output(); err != nil || !bytes.Contains(out, []byte(`"name":"v"`)) {
 		t.Errorf("under another name: %v\n%s", err, out)
 	}
-	for prefix, kind := range map[string]string{"root": "R", "keys/": "K", "packs/": "P", "index/": "I"} {
+	for prefix, kind := range map[string]string{"head/": "R", "roots/": "R", "packs/": "P", "index/": "I"} {
 		for _, path := range w.under(prefix) {
-			if b := readFile(t, path); string(b[:8]) != "PINION"+kind+"\x01" {
+			if b := readFile(t, path); string(b[:8]) != "PINION"+kind+"\x02" {
 				t.Errorf("%s begins with %q", path, b[:8])
 			}
 		}
-		x := w.other("newer" + kind)
+	}
+	// Of a root that doesn't open nobody can tell whether it is newer. Below one
+	// that opens another version is damage.
+	for _, kind := range []struct {
+		prefix string
+		list   int
+		says   string
+	}{
+		{"head/", 0, ""}, {"roots/", 0, ""}, {"", 13, "or of a newer version"},
+		{"packs/", 0, ""}, {"index/", 0, "tables of contents"},
+	} {
+		x := w.other("newer" + strings.TrimSuffix(kind.prefix, "/"))
 		x.store = filepath.Join(t.TempDir(), "store")
 		run(t, "cp", "-a", w.store, x.store)
-		for _, path := range x.under(prefix) {
-			b := readFile(t, path)
-			b[7] = 2
-			writeFile(t, path, b)
+		for _, path := range x.under(kind.prefix) {
+			if b := readFile(t, path); strings.HasPrefix(string(b), "PINION") {
+				b[7]++
+				writeFile(t, path, b)
+			}
 		}
-		command := "list"
-		if kind == "P" {
-			command = "check" // who lists follows the index, and looks at no pack as such
-		}
-		x.exits(1, command).oneLine().says("version 2", "needs a newer pinion")
+		x.exits(kind.list, "list").says(kind.says)
+		x.exits(13, "check")
 	}
 }
 

@@ -140,8 +140,8 @@ func (w *world) strays() {
 	w.t.Helper()
 	for name := range files(w.t, w.store) {
 		top, _, _ := strings.Cut(name, "/")
-		known := []string{"root", "keys", "packs", "index", "lock.use", "lock.write", "lock.note"}
-		if !slices.Contains(known, top) && !strings.HasPrefix(name, "root.") {
+		known := []string{"README.txt", "head", "roots", "packs", "index", "lock.use", "lock.write", "lock.note"}
+		if !slices.Contains(known, top) {
 			w.t.Errorf("the store has a stray file %s", name)
 		}
 	}

@@ -97,7 +97,7 @@ func (w *Writer) completePair(ctx context.Context, id format.ObjectID, size int6
 		return false, err
 	}
 	err = a.conn.Put(ctx, name, twin).Wait()
-	if errors.Is(err, store.ErrExists) {
+	if errors.Is(err, store.ErrExists) || errors.Is(err, store.ErrNotAFile) {
 		return false, nil // there, and damaged: a repair says so
 	}
 	if err != nil {

@@ -2,12 +2,15 @@ package archive_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
+	"errors"
 	"os"
 	"testing"
 
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/archivetest"
+	"pinion/dom0/internal/crypt"
 	"pinion/dom0/internal/format"
 	"pinion/protocol"
 )
@@ -271,4 +274,36 @@ func TestRestoreRootKeepsWhatFollows(t *testing.T) {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	opens(t, p, 2, nil)
+}
+
+// TestRestoreRootBringsNoRemovedKeyBack: where the store's newest root that opens
+// is older than this host's copy, that copy's key slots count.
+func TestRestoreRootBringsNoRemovedKeyBack(t *testing.T) {
+	p := archivetest.New(t).Init(t)
+	a := p.Open(t, protocol.LockAppend)
+	added, removed, err := a.ReplaceKey(ctx, a.Keys()[0].ID, crypt.Secret{KeyFile: bytes.Repeat([]byte{9}, 64)}, crypt.DefaultCost(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Close()
+	head, second := p.NewestRoots(t)
+	for _, name := range []string{head, second} {
+		if err := os.Remove(p.Path(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o := p.Options(protocol.LockExclusive)
+	if _, err := archive.RestoreRoot(ctx, p.Dest, o); !errors.Is(err, archive.ErrKeyNotListed) {
+		t.Fatalf("with the removed key %s: %v", removed.ID, err)
+	}
+	o.Secret = func(context.Context) (crypt.Secret, error) {
+		return crypt.Secret{KeyFile: bytes.Repeat([]byte{9}, 64)}, nil
+	}
+	r, err := archive.RestoreRoot(ctx, p.Dest, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ids := r.Root.SlotIDs(); len(ids) != 1 || ids[0] != added.ID || r.Changed {
+		t.Errorf("the root that was put back has the keys %v, not %s alone; changed: %v", ids, added.ID, r.Changed)
+	}
 }

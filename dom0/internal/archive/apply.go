@@ -87,7 +87,12 @@ func (a *Archive) leaves(ctx context.Context) (leaves map[uint64]*format.Session
 // addList stores a session list of entries in ascending order and returns its top:
 // zero if there are none. old are the leaves that it takes the place of.
 func (a *Archive) addList(put PutMetadata, entries []format.SessionEntry, old map[uint64]*format.SessionLeaf) (format.BlobID, error) {
-	b := tree.NewBuilder(a.root.NextSeq/format.Fanout+1, func(plain []byte) (format.BlobID, error) {
+	return a.addListBelow(put, a.root.NextSeq, entries, old)
+}
+
+// addListBelow is addList for a root whose next session has another number.
+func (a *Archive) addListBelow(put PutMetadata, nextSeq uint64, entries []format.SessionEntry, old map[uint64]*format.SessionLeaf) (format.BlobID, error) {
+	b := tree.NewBuilder(nextSeq/format.Fanout+1, func(plain []byte) (format.BlobID, error) {
 		return put(format.BlobNode, plain)
 	})
 	for len(entries) > 0 {

@@ -95,6 +95,7 @@ type Archive struct {
 	copyBefore *state.Copy     // what was copied there before the root was read; nil: nothing
 	oldCopy    bool            // a copy, older than what is known of the original
 	highest    uint64          // the highest generation ever seen of this branch
+	seenSeq    uint64          // the highest next sequence number ever seen of it
 	branch     format.ObjectID // that writes go to; zero: not decided yet
 	index      *index.Table
 	spare      bool  // the cache of the index isn't the usual one: what that has may be of use yet
@@ -199,6 +200,7 @@ func (a *Archive) reload(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var second string // the name of the copy that was put
 	for range maxReloads {
 		r := newRoots(a.conn)
 		if err := r.listNew(ctx, false); err != nil {
@@ -217,9 +219,14 @@ func (a *Archive) reload(ctx context.Context) error {
 		if a.opts.Lock < protocol.LockAppend || a.conn.Info().ReadOnly || r.hasCopy(a.root.Generation, a.rootHash) {
 			return nil
 		}
+		name := protocol.RootName(a.root.Generation, [16]byte(a.rootHash[:16]))
+		if second == name {
+			return nil // something that isn't a file has its name: check says so
+		}
 		if err := a.putSecond(ctx, a.root.Generation, a.sealed); err != nil {
 			return err
 		}
+		second = name
 	}
 	return fmt.Errorf("the roots at %s change all the time: %w", a.dest, store.ErrConflict)
 }

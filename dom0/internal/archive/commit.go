@@ -41,6 +41,8 @@ type Draft struct {
 // commitSession is CommitSession on the root that was read.
 func (w *Writer) commitSession(ctx context.Context, d Draft, verify func() error) error {
 	next := *w.a.root
+	lost := w.lostNumbers()
+	next.NextSeq += uint64(len(lost))
 	d.Session.Seq, d.Session.Generation = next.NextSeq, w.a.next
 	blobID, _, err := w.AddMetadata(ctx, format.BlobSession, d.Session.Append(nil))
 	if err != nil {
@@ -49,15 +51,25 @@ func (w *Writer) commitSession(ctx context.Context, d Draft, verify func() error
 	entry := format.SessionEntry{
 		ID: d.Session.ID, Blob: blobID, Seq: d.Session.Seq, Time: d.Session.Time, Tags: d.Tags, Stored: newWith(d.Session),
 	}
-	if next.SessionTop, err = w.appendSession(ctx, entry); err != nil {
+	if len(lost) > 0 {
+		next.SessionTop, err = w.appendAll(ctx, append(lost, entry))
+	} else {
+		next.SessionTop, err = w.appendSession(ctx, entry)
+	}
+	if err != nil {
 		return err
 	}
 	next.NextSeq++
-	next.Sessions++
+	next.Sessions += uint64(len(lost)) + 1
 	if next.VolumeTable, err = w.a.putTable(w.PutMetadata(ctx), d.Table, 0); err != nil {
 		return err
 	}
-	return w.commit(ctx, &next, verify)
+	before := format.RootHash(w.a.rootHash[:16])
+	if err := w.commit(ctx, &next, verify); err != nil {
+		return err
+	}
+	w.a.keepSession(ctx, before, entry, d.Table)
+	return nil
 }
 
 // newWith is how many sealed bytes were new with the volumes of a session.
@@ -219,7 +231,7 @@ func (c candidate) buildsOn(hash [32]byte) bool {
 func (a *Archive) putSecond(ctx context.Context, generation uint64, sealed []byte) error {
 	hash := hashRoot(sealed)
 	name := protocol.RootName(generation, [16]byte(hash[:16]))
-	if err := a.conn.Put(ctx, name, sealed).Wait(); err != nil && !errors.Is(err, store.ErrExists) {
+	if err := a.conn.Put(ctx, name, sealed).Wait(); err != nil && !errors.Is(err, store.ErrExists) && !errors.Is(err, store.ErrNotAFile) {
 		return fmt.Errorf("store %s: %w", name, err)
 	}
 	return nil
@@ -227,6 +239,30 @@ func (a *Archive) putSecond(ctx context.Context, generation uint64, sealed []byt
 
 // hashRoot is the hash that successors name a root by and that dom0 remembers.
 func hashRoot(sealedRoot []byte) [32]byte { return sha256.Sum256(sealedRoot) }
+
+// lostNumbers are entries for the numbers of sessions that this host has seen and
+// that a rollback took away: no number means two sessions.
+func (w *Writer) lostNumbers() []format.SessionEntry {
+	var lost []format.SessionEntry
+	for seq := w.a.root.NextSeq; seq < min(w.a.seenSeq, w.a.root.NextSeq+maxLostEntries); seq++ {
+		lost = append(lost, format.SessionEntry{Seq: seq, State: format.EntryLost, Reason: format.ReasonRollback, Noted: w.a.next})
+	}
+	return lost
+}
+
+// appendAll enters entries behind all others of the list and returns the list's new
+// top. All of the list is read.
+func (w *Writer) appendAll(ctx context.Context, more []format.SessionEntry) (format.BlobID, error) {
+	entries, err := w.a.Sessions(ctx, nil)
+	if err != nil {
+		return format.BlobID{}, err
+	}
+	old, _, err := w.a.leaves(ctx)
+	if err != nil {
+		return format.BlobID{}, err
+	}
+	return w.a.addListBelow(w.PutMetadata(ctx), more[len(more)-1].Seq+1, append(entries, more...), old)
+}
 
 // appendSession enters a session behind all others of the list and returns the
 // list's new top. Only the nodes on the way to the last leaf are read.

@@ -72,28 +72,36 @@ func (a *Archive) CheckIndex(ctx context.Context, restore bool, bad func(error),
 			}
 			name := protocol.IndexName(id)
 			object := a.keys.SealObject(o.kind, name, nil, body)
-			if err := a.replaceDamaged(ctx, name, object); err != nil {
+			switch done, err := a.replaceDamaged(ctx, name, object); {
+			case err != nil:
 				return err
+			case done:
+				restored(name)
+			default:
+				bad(damage)
 			}
-			restored(name)
 		}
 	}
 	return nil
 }
 
 // replaceDamaged puts an object whose name is free, or taken by something damaged,
-// which is deleted. It needs the exclusive lock.
-func (a *Archive) replaceDamaged(ctx context.Context, name string, object []byte) error {
+// which is deleted. It reports whether that could be done: the store doesn't delete
+// what isn't a file. It needs the exclusive lock.
+func (a *Archive) replaceDamaged(ctx context.Context, name string, object []byte) (bool, error) {
 	err := a.conn.Put(ctx, name, object).Wait()
 	if errors.Is(err, store.ErrExists) || errors.Is(err, store.ErrNotAFile) {
 		if err = a.conn.Delete(ctx, []string{name}); err == nil {
 			err = a.conn.Put(ctx, name, object).Wait()
 		}
 	}
-	if err != nil {
-		return fmt.Errorf("restore %s: %w", name, err)
+	if errors.Is(err, store.ErrExists) || errors.Is(err, store.ErrNotAFile) {
+		return false, nil
 	}
-	return nil
+	if err != nil {
+		return false, fmt.Errorf("restore %s: %w", name, err)
+	}
+	return true, nil
 }
 
 // LoadGoodIndex makes blobs readable through the index runs of which each object,

@@ -129,7 +129,7 @@ func (a *Archive) RestoreTwin(ctx context.Context, lost, from format.ObjectID, s
 	if err != nil {
 		return false, nil // another program's pack, with a table like no other
 	}
-	return true, a.replaceDamaged(ctx, name, other)
+	return a.replaceDamaged(ctx, name, other)
 }
 
 // MendRoot puts the head of the root that is used again, or its second copy, where
@@ -146,7 +146,7 @@ func (a *Archive) MendRoot(ctx context.Context, name string) (bool, error) {
 	default:
 		return false, nil
 	}
-	if errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrExists) {
+	if errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrExists) || errors.Is(err, store.ErrNotAFile) {
 		return false, nil // there, and damaged
 	}
 	if err != nil {

@@ -71,14 +71,24 @@ func readAs[T any](ctx context.Context, a *Archive, t format.BlobType, id format
 }
 
 // ReadSessions reads many sessions at once. A session that can't be read is
-// nil, and errs says why.
+// nil, and errs says why. One that a rollback took away, which a person accepted, is
+// one without volumes.
 func (a *Archive) ReadSessions(ctx context.Context, entries []format.SessionEntry) (sessions []*format.Session, errs []error, err error) {
-	wants := make([]Want, len(entries))
-	for i, e := range entries {
-		wants[i] = Want{Type: format.BlobSession, ID: e.Blob}
-	}
 	sessions, errs = make([]*format.Session, len(entries)), make([]error, len(entries))
-	err = a.Fetch(ctx, wants, func(i int, plain []byte, err error) error {
+	var wants []Want
+	var at []int // of wants, in entries
+	for i, e := range entries {
+		switch {
+		case e.State == format.EntryLost && e.Reason == format.ReasonRollback:
+			sessions[i] = &format.Session{ID: e.ID, Seq: e.Seq, Time: e.Time}
+		case e.Blob.IsZero():
+			errs[i] = &DamageError{Object: fmt.Sprintf("session #%d", e.Seq), Reason: fmt.Errorf("is lost (%s, noted in generation %d)", e.Reason, e.Noted)}
+		default:
+			wants, at = append(wants, Want{Type: format.BlobSession, ID: e.Blob}), append(at, i)
+		}
+	}
+	err = a.Fetch(ctx, wants, func(k int, plain []byte, err error) error {
+		i := at[k]
 		if err == nil {
 			sessions[i], err = format.ParseSession(plain)
 			if err == nil && sessions[i].Seq != entries[i].Seq {

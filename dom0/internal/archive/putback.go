@@ -87,7 +87,9 @@ func (a *Archive) putBack(ctx context.Context, saved *sealedRoot) (*Restored, er
 			return res, nil
 		}
 		a.highest = max(a.highest, best.root.Generation)
-		res.takeSlots(&next, best.root)
+		if best.root.Generation > root.Generation { // else a store could bring a removed key back by damaging a root
+			res.takeSlots(&next, best.root)
+		}
 		next.Predecessors = slices.Insert(next.Predecessors, 0, format.RootHash(best.hash[:16]))
 	}
 	memory, err := a.opts.State.Memory(a.keys.Archive)
@@ -104,7 +106,8 @@ func (a *Archive) putBack(ctx context.Context, saved *sealedRoot) (*Restored, er
 	return res, a.commitPutBack(ctx, &next, res)
 }
 
-// takeSlots gives next the key slots of the newest root that opens.
+// takeSlots gives next the key slots of the store's newest root that opens, which
+// is newer than this host's copy.
 func (res *Restored) takeSlots(next *format.Root, newest *format.Root) {
 	for _, b := range next.Slots {
 		if id := format.SlotIDOf(b); !listsSlot(&newest.Clear, id) {

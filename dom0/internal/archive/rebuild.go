@@ -2,6 +2,7 @@ package archive
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -71,10 +72,26 @@ func (a *Archive) Listing(ctx context.Context) (*Listing, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.fill(s, a.root)
-	if l.TableDamage != nil {
-		l.name(s)
+	lists, err := a.hostLists()
+	if err != nil {
+		return nil, err
 	}
+	removed, err := a.RemovedNumbers(ctx)
+	if isDamage(err) {
+		removed, err = &format.RemovedNumbers{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	l.fill(s, a.root, lists, removed.Ranges)
+	if l.TableDamage == nil {
+		return l, nil
+	}
+	if lists.table != nil {
+		l.Table = lists.table
+		return l, nil
+	}
+	l.name(s)
 	return l, nil
 }
 
@@ -143,24 +160,36 @@ func (s *surveyed) enter(w Want, plain []byte) error {
 	return nil
 }
 
-// fill enters sessions into the stretches that the list lost. Of two with one
-// number the later one counts: the other's backup was killed before its commit,
-// and its packs adopted. Numbers that the root hasn't given yet are of such
-// backups too.
-func (l *Listing) fill(s *surveyed, root *format.Root) {
+// fill enters sessions into the stretches that the list lost: as this host's own
+// lists have them, or as their blobs say. Of two blobs with one number the later
+// one counts: the other's backup was killed before its commit, and its packs
+// adopted. Numbers that the root hasn't given yet are of such backups too; numbers
+// that were removed on purpose stay so.
+func (l *Listing) fill(s *surveyed, root *format.Root, lists *hostLists, removed []format.SeqRange) {
+	lost := func(seq uint64) bool {
+		return seq < root.NextSeq && !inRanges(removed, seq) &&
+			slices.ContainsFunc(l.ListDamage, func(g Gap) bool { return g.First <= seq && seq <= g.Last })
+	}
 	best := map[uint64]format.SessionEntry{}
 	for id, session := range s.sessions {
-		inGap := slices.ContainsFunc(l.ListDamage, func(g Gap) bool { return g.First <= session.Seq && session.Seq <= g.Last })
-		if !inGap || session.Seq >= root.NextSeq {
+		if !lost(session.Seq) {
 			continue
 		}
-		e := format.SessionEntry{ID: session.ID, Blob: id, Seq: session.Seq, Time: session.Time}
+		e := format.SessionEntry{ID: session.ID, Blob: id, Seq: session.Seq, Time: session.Time, Stored: newWith(session)}
 		if other, ok := best[e.Seq]; !ok || e.Time > other.Time || e.Time == other.Time && bytes.Compare(e.ID[:], other.ID[:]) > 0 {
 			best[e.Seq] = e
 		}
 	}
+	for _, e := range lists.entries() {
+		if lost(e.Seq) {
+			best[e.Seq] = e // with its tags
+		}
+	}
 	for seq, e := range best {
-		l.Entries, l.Found = append(l.Entries, e), append(l.Found, seq)
+		l.Entries = append(l.Entries, e)
+		if !lists.has(e.ID) {
+			l.Found = append(l.Found, seq)
+		}
 	}
 	slices.Sort(l.Found)
 	slices.SortFunc(l.Entries, func(x, y format.SessionEntry) int {
@@ -173,20 +202,47 @@ func (l *Listing) fill(s *surveyed, root *format.Root) {
 		return
 	}
 	for _, g := range l.ListDamage {
-		next := g.First
-		for _, e := range l.Entries {
-			if e.Seq < g.First || e.Seq > g.Last {
-				continue
-			}
-			if e.Seq > next {
-				l.Gaps = append(l.Gaps, Gap{next, e.Seq - 1, g.Err})
-			}
-			next = e.Seq + 1
-		}
-		if next <= g.Last {
-			l.Gaps = append(l.Gaps, Gap{next, g.Last, g.Err})
-		}
+		l.gaps(g, removed)
 	}
+}
+
+// gaps notes the numbers of a stretch of which nothing is known.
+func (l *Listing) gaps(g Gap, removed []format.SeqRange) {
+	known := slices.Clone(removed)
+	for _, e := range l.Entries {
+		known = append(known, format.SeqRange{First: e.Seq, Last: e.Seq})
+	}
+	slices.SortFunc(known, func(x, y format.SeqRange) int { return cmp.Compare(x.First, y.First) })
+	next := g.First
+	for _, r := range known {
+		if r.Last < next {
+			continue
+		}
+		if r.First > g.Last {
+			break
+		}
+		if r.First > next {
+			l.Gaps = append(l.Gaps, Gap{next, r.First - 1, g.Err})
+		}
+		next = r.Last + 1
+	}
+	if next <= g.Last {
+		l.Gaps = append(l.Gaps, Gap{next, g.Last, g.Err})
+	}
+}
+
+// inRanges reports whether ascending ranges have a number.
+func inRanges(ranges []format.SeqRange, seq uint64) bool {
+	_, ok := slices.BinarySearchFunc(ranges, seq, func(r format.SeqRange, seq uint64) int {
+		switch {
+		case r.Last < seq:
+			return -1
+		case r.First > seq:
+			return 1
+		}
+		return 0
+	})
+	return ok
 }
 
 // name makes a volume table for the volumes and qubes of all sessions. A name
@@ -261,38 +317,4 @@ func (a *Archive) markList(ctx context.Context, bad map[format.BlobID]bool) erro
 		return err
 	}
 	return nil
-}
-
-// relist puts what is left of a damaged session list or volume table into next.
-func (w *Writer) relist(ctx context.Context, next *format.Root, warn func(string)) error {
-	l, err := w.a.Listing(ctx)
-	if err != nil {
-		return err
-	}
-	put := w.PutMetadata(ctx)
-	if len(l.ListDamage) > 0 {
-		old, _, err := w.a.leaves(ctx)
-		if err != nil {
-			return err
-		}
-		if next.SessionTop, err = w.a.addList(put, l.Entries, old); err != nil {
-			return err
-		}
-		next.Sessions = uint64(len(l.Entries))
-		for _, g := range l.Gaps {
-			warn(fmt.Sprintf("sessions #%d to #%d are lost", g.First, g.Last))
-		}
-		if n := len(l.Found); n > 0 {
-			warn(fmt.Sprintf("the session list was damaged: %d sessions from #%d to #%d are in it again, without the tags that they may have had",
-				n, l.Found[0], l.Found[n-1]))
-		}
-	}
-	if l.TableDamage == nil {
-		return nil
-	}
-	if l.MadeUp > 0 {
-		warn(fmt.Sprintf("the names of %d volumes or qubes are lost; they are called volume-… or qube-… now, see pinion list", l.MadeUp))
-	}
-	next.VolumeTable, err = w.a.putTable(put, l.Table, 0)
-	return err
 }

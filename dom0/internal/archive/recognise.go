@@ -77,7 +77,7 @@ func (a *Archive) choose(ctx context.Context, r *roots, before memory) error {
 	branch, ok := known.Branches[best.root.Branch.String()]
 	a.root, a.rootHash, a.sealed = best.root, best.hash, best.object
 	a.fresh, a.copyBefore = !ok, before.copy
-	a.highest = max(branch.Highest, best.root.Generation)
+	a.highest, a.seenSeq = max(branch.Highest, best.root.Generation), branch.NextSeq
 	a.oldCopy = false
 	if copied, newest, err := a.isCopy(before, best.hash); err == nil && copied && newest {
 		a.oldCopy = branch.Generation > best.root.Generation
@@ -217,7 +217,7 @@ func (a *Archive) rememberRoot(sealedRoot []byte, parent *[32]byte) error {
 		if newest && forked == nil {
 			b.Generation, b.RootHash = a.root.Generation, hash
 		}
-		b.Highest = max(b.Highest, a.root.Generation)
+		b.Highest, b.NextSeq = max(b.Highest, a.root.Generation), max(b.NextSeq, a.root.NextSeq)
 		m.Branches[a.root.Branch.String()] = b
 	})
 	if err := errors.Join(err, forked); err != nil || !newest {

@@ -20,11 +20,13 @@ import (
 //
 //  1. what one of two twins has lost is put again from the other: index objects,
 //     lists of them, metadata packs
-//  2. blobs of packs whose table of contents is damaged, as far as the old
-//     index still finds them and they open, are sent again in new packs
+//  2. blobs of packs whose table of contents is damaged, or that can't be there
+//     twice again, are sent again in new packs, as far as the old index still
+//     finds them and they open
 //  3. the session list and the volume table, if they are damaged, are made
-//     anew from the sessions themselves; tags of what is found that way are
-//     lost, and names that no older table has
+//     anew from this host's lists and from the sessions themselves; tags of what
+//     is found the second way are lost, and names that no older table has. Every
+//     session that had an entry keeps one: see purpose.go
 //  4. index objects over those and every pack whose table of contents opens
 //  5. the root that lists them, with Heal raised if blobs were lost
 //
@@ -33,7 +35,10 @@ import (
 type Repair struct {
 	Bad  map[format.BlobID]bool // blobs that were missed, or didn't open: tried again
 	Lost bool                   // something is gone: trackers must rescan
-	Warn func(text string)
+	// Resend are metadata packs, by the ids that the index has, of which neither
+	// the pack nor its twin is whole: what can be read of either is sent again.
+	Resend map[format.ObjectID]bool
+	Warn   func(text string)
 }
 
 // Repair runs r. LoadGoodIndex was called before; afterwards the archive reads
@@ -76,8 +81,8 @@ func (a *Archive) Repair(ctx context.Context, r Repair, c format.Compression) er
 	if err == nil {
 		err = w.relist(ctx, &next, r.Warn)
 	}
-	if err == nil && next.Sessions == 0 && a.root.Sessions > 0 {
-		err = &DamageError{Object: "session list", Reason: errors.New("no session at all can be found any more; nothing was changed")}
+	if err == nil && next.Sessions < a.root.Sessions {
+		err = &DamageError{Object: "session list", Reason: errors.New("fewer sessions than before would be listed; nothing was changed")}
 	}
 	if err != nil {
 		fresh.Close()
@@ -178,11 +183,13 @@ func (x *rescue) adoptPack(ctx context.Context, p foundPack) error {
 	if err != nil {
 		return err
 	}
-	twins := toc.Kind != format.PackData
+	twins, single := toc.Kind != format.PackData, false
 	if twins {
-		if _, err := x.w.completePair(ctx, p.id, p.size, toc); err != nil {
+		whole, err := x.w.completePair(ctx, p.id, p.size, toc)
+		if err != nil {
 			return err
 		}
+		single = !whole || x.r.Resend[p.first]
 	}
 	// Of a pack that a prune may have begun to free, all is in doubt but what the
 	// old index says is there; else only what was missed somewhere.
@@ -200,22 +207,30 @@ func (x *rescue) adoptPack(ctx context.Context, p foundPack) error {
 		return err
 	}
 	copies := int64(1)
-	if twins {
+	if twins && !single {
 		copies = 2
 	}
-	x.stored += copies * p.size
+	stored, entered := copies*p.size, 0
 	x.fresh.SetPackLength(p.first, uint32(p.size))
-	return pack.Locations(p.first, toc, func(b format.TOCBlob, at format.Location) error {
+	err = pack.Locations(p.first, toc, func(b format.TOCBlob, at format.Location) error {
 		if bad[b.ID] {
-			x.stored -= copies * int64(b.Length)
+			stored -= copies * int64(b.Length)
 			return nil
 		}
 		known, err := x.w.Known(ctx, b.ID)
+		if err == nil && !known && single { // else it is sent again, and twice
+			_, known, err = x.old.Lookup(ctx, b.ID)
+		}
 		if err != nil || known {
 			return err
 		}
+		entered++
 		return x.fresh.Add(index.Entry{ID: b.ID, Type: b.Type, Pack: at.Pack, Offset: at.Offset, Length: at.Length})
 	})
+	if entered > 0 {
+		x.stored += stored
+	}
+	return err
 }
 
 // resend reads a blob at the place that the old index says and, if it opens,

@@ -161,21 +161,25 @@ type thinning struct {
 	dead []string
 }
 
-// take goes through some roots, and reports whether one is too young to go: then
-// all that follow are.
+// take goes through some roots, and reports whether all that open are too young to
+// go: then those that follow are, too. A single one may have been written when a
+// clock was wrong.
 func (t *thinning) take(roots []oldRoot) (done bool) {
+	done = true
 	for _, r := range roots {
 		switch {
 		case r.keep:
 			continue
 		case r.junk:
+			done = false
 			t.junk = append(t.junk, r.name)
 			continue
 		}
 		age := t.now.Sub(r.written)
 		if age <= rootsWhole {
-			return true
+			continue
 		}
+		done = false
 		t.dead, t.junk = append(t.dead, t.junk...), nil
 		if age > rootsDaily {
 			t.dead = append(t.dead, r.name)
@@ -187,7 +191,7 @@ func (t *thinning) take(roots []oldRoot) (done bool) {
 		}
 		t.days[day] = r.name
 	}
-	return false
+	return done
 }
 
 // deleteRoots deletes roots, but for those that the store refuses to.

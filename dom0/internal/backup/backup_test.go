@@ -75,15 +75,17 @@ func content(t *testing.T, p *archivetest.Place, v format.SessionVolume) []byte 
 	data := int64(0)
 	w.Entries = func(items []tree.Item) error {
 		for _, it := range items {
-			plain, err := a.Read(ctx, format.BlobChunk, it.ID)
+			err := a.FetchChunks(ctx, r.Domain, []tree.Item{it}, func(_ tree.Item, plain []byte, err error) error {
+				if len(plain) != format.ChunkLen(it.Index, r.Size, chunkSize) {
+					t.Errorf("chunk %d has %d bytes", it.Index, len(plain))
+				}
+				copy(b[it.Index*chunkSize:], plain)
+				data += int64(len(plain))
+				return err
+			})
 			if err != nil {
 				return err
 			}
-			if len(plain) != format.ChunkLen(it.Index, r.Size, chunkSize) {
-				t.Errorf("chunk %d has %d bytes", it.Index, len(plain))
-			}
-			copy(b[it.Index*chunkSize:], plain)
-			data += int64(len(plain))
 		}
 		return nil
 	}

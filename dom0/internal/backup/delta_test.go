@@ -418,3 +418,21 @@ func TestClone(t *testing.T) {
 		t.Errorf("%+v, %v", res, err)
 	}
 }
+
+// TestTrackedDomain: a volume whose storage tells what changed is read whole once
+// when it gets another domain, and by what changed from then on.
+func TestTrackedDomain(t *testing.T) {
+	s := newTracked(t, image("abcdefgh"))
+	s.back(t)
+	s.src.Domain = "vault"
+	if v := s.back(t); v.Mode != format.ModeScan || v.Why != "its domain changed" || v.NewChunks != 8 {
+		t.Errorf("%+v", v)
+	}
+	if v := s.back(t); v.Mode != format.ModeUnchanged {
+		t.Errorf("the next one: %+v", v)
+	}
+	s.write(t, image("abcXefgh"))
+	if v := s.back(t); v.Mode != format.ModeDelta || v.NewChunks != 1 {
+		t.Errorf("one that changed: %+v", v)
+	}
+}

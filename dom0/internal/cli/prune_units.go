@@ -114,7 +114,7 @@ func (c *catalog) judge(units []*unit, rules *retention.Rules, now time.Time, zo
 			e := &c.entries[i]
 			sessions[k] = retention.Session{Seq: e.Seq, Time: e.Time, Tags: e.Tags}
 		}
-		u.verdicts = rules.Judge(sessions, now, zone)
+		u.verdicts = c.judgeAcknowledged(u, sessions, rules, now, zone)
 		for k, i := range u.sessions {
 			for _, id := range c.members(u, i) {
 				if v := &u.verdicts[k]; !v.Keep && newest[id] == i {
@@ -123,6 +123,27 @@ func (c *catalog) judge(units []*unit, rules *retention.Rules, now time.Time, zo
 			}
 		}
 	}
+}
+
+// judgeAcknowledged is what the rules say of a unit's sessions. One that was never acknowledged counts for nothing: it
+// takes no other's place, and stays until it is named.
+func (c *catalog) judgeAcknowledged(u *unit, sessions []retention.Session, rules *retention.Rules, now time.Time, zone *time.Location) []retention.Verdict {
+	var counted []retention.Session
+	for k, i := range u.sessions {
+		if c.entries[i].State == format.EntryWhole {
+			counted = append(counted, sessions[k])
+		}
+	}
+	judged := rules.Judge(counted, now, zone)
+	verdicts := make([]retention.Verdict, 0, len(sessions))
+	for _, i := range u.sessions {
+		if c.entries[i].State != format.EntryWhole {
+			verdicts = append(verdicts, retention.Verdict{Keep: true, Why: c.entries[i].State.String()})
+			continue
+		}
+		verdicts, judged = append(verdicts, judged[0]), judged[1:]
+	}
+	return verdicts
 }
 
 // condemn says that the units go from the chosen sessions, and stay in others.

@@ -28,9 +28,11 @@ type archiveJSON struct {
 }
 
 type sessionJSON struct {
-	ID      string              `json:"id"`
-	Seq     uint64              `json:"seq"`
-	Time    string              `json:"time"`
+	ID   string `json:"id"`
+	Seq  uint64 `json:"seq"`
+	Time string `json:"time"`
+	// State is "whole", "not acknowledged", or "lost", which it only is here where a rollback took it away.
+	State   string              `json:"state"`
 	Tags    []tagJSON           `json:"tags"`
 	Qubes   []sessionQubeJSON   `json:"qubes"`
 	Volumes []sessionVolumeJSON `json:"volumes"`
@@ -156,7 +158,7 @@ func (l *listing) document(i int) sessionJSON {
 	c, names := l.c, l.o.Args.Names
 	e := &c.entries[i]
 	s := sessionJSON{
-		ID: e.ID.String(), Seq: e.Seq, Time: jsonTime(e.Time), Tags: []tagJSON{}, Qubes: l.ofSession(i), Volumes: []sessionVolumeJSON{},
+		ID: e.ID.String(), Seq: e.Seq, Time: jsonTime(e.Time), State: e.State.String(), Tags: []tagJSON{}, Qubes: l.ofSession(i), Volumes: []sessionVolumeJSON{},
 	}
 	for _, t := range e.Tags {
 		s.Tags = append(s.Tags, tagJSON(t))
@@ -202,6 +204,9 @@ func (e *Env) printSessions(sessions []sessionJSON, whole bool) {
 		}
 		for _, v := range volumes {
 			line(ui.Quote(v.Name), v.Size, v.Stored)
+		}
+		if s.State != format.EntryWhole.String() {
+			line("("+s.State+")", 0, 0)
 		}
 		rows = append(rows, tagRows(s)...)
 	}

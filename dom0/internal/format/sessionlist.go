@@ -38,6 +38,19 @@ const (
 	EntryUnacknowledged EntryState = 2 // found by a repair; nobody was told that it was saved
 )
 
+// String says it in messages.
+func (s EntryState) String() string {
+	switch s {
+	case EntryWhole:
+		return "whole"
+	case EntryLost:
+		return "lost"
+	case EntryUnacknowledged:
+		return "not acknowledged"
+	}
+	return fmt.Sprintf("state %d", uint8(s))
+}
+
 // EntryReason says why a session isn't whole. A number that this version
 // doesn't know is shown as one.
 type EntryReason uint8

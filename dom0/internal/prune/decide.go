@@ -29,7 +29,7 @@ func (p *packState) isSmall() bool { return p.live > 0 && p.bytes < smallBytes }
 func (r *run) smallPacks() map[bool]bool {
 	n := map[bool]int{}
 	for _, p := range r.packs {
-		if p.isSmall() && p.size > 0 && !p.held {
+		if p.isSmall() && p.whole() && !p.held {
 			n[p.data]++
 		}
 	}

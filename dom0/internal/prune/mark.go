@@ -36,9 +36,6 @@ func (r *run) markSessions(ctx context.Context, entries []format.SessionEntry, s
 		if err := r.mark(entries[i].Blob); err != nil {
 			return err
 		}
-		if s == nil && entries[i].State == format.EntryLost {
-			continue // there is nothing that it could need
-		}
 		if s == nil {
 			_, err := r.a.Session(ctx, entries[i].Blob)
 			if err == nil {

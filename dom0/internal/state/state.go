@@ -101,6 +101,7 @@ type Branch struct {
 	Generation uint64 `json:"generation"`         // of the root last accepted
 	RootHash   string `json:"root_hash"`          // SHA-256 of that root, hex
 	Highest    uint64 `json:"highest_generation"` // ever seen
+	NextSeq    uint64 `json:"next_seq"`           // sequence number of the next session: the highest ever seen
 	Written    string `json:"written_to"`         // destination of this host's last write; empty: none
 }
 
@@ -162,6 +163,20 @@ func (d *Dir) SaveRoot(archive format.ArchiveID, branch format.ObjectID, object 
 // Root returns the copy of the newest root of a branch, or nil if there is none.
 func (d *Dir) Root(archive format.ArchiveID, branch format.ObjectID) ([]byte, error) {
 	return readCopy(d.rootPath(archive, branch))
+}
+
+// SaveLists keeps a sealed copy of the lists of the newest root of a branch.
+func (d *Dir) SaveLists(archive format.ArchiveID, branch format.ObjectID, object []byte) error {
+	return d.saveCopy(d.listsPath(archive, branch), object)
+}
+
+// Lists returns that copy, or nil if there is none.
+func (d *Dir) Lists(archive format.ArchiveID, branch format.ObjectID) ([]byte, error) {
+	return readCopy(d.listsPath(archive, branch))
+}
+
+func (d *Dir) listsPath(archive format.ArchiveID, branch format.ObjectID) string {
+	return filepath.Join(d.archiveDir(archive), "lists", branch.String())
 }
 
 func (d *Dir) rootPath(archive format.ArchiveID, branch format.ObjectID) string {

@@ -48,7 +48,7 @@ type check struct {
 	subjects []Subject
 	configs  []Config
 	bad      map[format.BlobID]bool // blobs that can't be had
-	excused  map[string]bool        // objects whose damage a repair can't mend and needn't
+	after    bool                   // a repair has just been made
 }
 
 // Check looks at the archive's structure: roots, index objects, packs, sessions
@@ -56,7 +56,7 @@ type check struct {
 // whole both times. With Repair it mends what it can, and then what it reports is
 // what is left. With ErrTooMuch there is a report, and the list isn't all.
 func Check(ctx context.Context, a *archive.Archive, list *damage.List, o CheckOptions) (*Report, error) {
-	return (&check{a: a, o: o, list: list, bad: map[format.BlobID]bool{}, excused: map[string]bool{}}).run(ctx)
+	return (&check{a: a, o: o, list: list, bad: map[format.BlobID]bool{}}).run(ctx)
 }
 
 func (c *check) run(ctx context.Context) (*Report, error) {
@@ -161,9 +161,6 @@ func (c *check) roots(ctx context.Context) error {
 		return err
 	}
 	for _, b := range bad {
-		if c.excused[b.Name] {
-			continue
-		}
 		mended := false
 		if c.o.Repair {
 			if mended, err = c.a.MendRoot(ctx, b.Name); err != nil {
@@ -173,9 +170,10 @@ func (c *check) roots(ctx context.Context) error {
 		switch {
 		case mended:
 			c.restored(b.Name)
-		case c.o.Repair && c.below(b.Name):
+		case b.Unmade:
+			c.o.Warn(fmt.Sprintf("%v: a command that is committing, or was killed, didn't make it; the next one that writes does", b.Err))
+		case (c.o.Repair || c.after) && c.below(b.Name):
 			c.o.Warn(fmt.Sprintf("%v; an older state of the archive may not be there any more", b.Err))
-			c.excused[b.Name] = true
 		default:
 			c.broken = append(c.broken, b.Err)
 		}
@@ -249,6 +247,24 @@ func (c *check) twinsOf(object string) *archive.PackState {
 		return nil
 	}
 	return s
+}
+
+// notWhole are the metadata packs that are still damaged, or their twins are, by the
+// ids that the index has.
+func (c *check) notWhole() map[format.ObjectID]bool {
+	packs := map[format.ObjectID]bool{}
+	for _, err := range c.broken {
+		var d *archive.DamageError
+		if !errors.As(err, &d) || c.twinsOf(d.Object) == nil {
+			continue
+		}
+		id, _ := protocol.ParseID(d.Object)
+		if c.packs[id] == nil {
+			id = format.ObjectID(id).Twin()
+		}
+		packs[id] = true
+	}
+	return packs
 }
 
 // mendPack puts a metadata pack, or its twin, again from the other one.
@@ -340,10 +356,6 @@ func (c *check) contents(ctx context.Context, l *archive.Listing, found *damage.
 		return err
 	}
 	for i, s := range sessions {
-		if e := &l.Entries[i]; errs[i] != nil && e.State == format.EntryLost {
-			c.o.Warn(fmt.Sprintf("session #%d is lost, as was noted in generation %d: %s", e.Seq, e.Noted, e.Reason))
-			continue
-		}
 		if errs[i] != nil {
 			c.markBad(l.Entries[i].Blob)
 			found.Add(damage.Range{Session: l.Entries[i].Seq}, errs[i])
@@ -409,7 +421,7 @@ func sampled(pack format.ObjectID, salt uint32, percent int) bool {
 func (c *check) repair(ctx context.Context, lost bool) (*Report, error) {
 	c.o.Begin("repairing", 0)
 	before := c.a.Root().Sessions
-	r := archive.Repair{Bad: c.bad, Lost: lost, Warn: c.o.Warn}
+	r := archive.Repair{Bad: c.bad, Lost: lost, Warn: c.o.Warn, Resend: c.notWhole()}
 	if err := c.a.Repair(ctx, r, c.a.Root().Compression); err != nil {
 		return nil, fmt.Errorf("repair: %w", err)
 	}
@@ -421,7 +433,7 @@ func (c *check) repair(ctx context.Context, lost bool) (*Report, error) {
 	if after := c.a.Root().Sessions; after < before {
 		c.list.Add(damage.Range{}, &archive.DamageError{Object: "session list", Reason: fmt.Errorf("%d of %d sessions are lost", before-after, before)})
 	}
-	again := check{a: c.a, o: c.o, list: c.list, bad: map[format.BlobID]bool{}, excused: c.excused}
+	again := check{a: c.a, o: c.o, list: c.list, bad: map[format.BlobID]bool{}, after: true}
 	again.o.Repair = false
 	report, err := again.run(ctx)
 	if report != nil {
