@@ -33,7 +33,7 @@ func TestForgedSlots(t *testing.T) {
 	if keys := w.keys(second); len(keys) != 2 || !keys[1].Opened {
 		t.Errorf("the keys are %+v", keys)
 	}
-	w.exits(13, "check").says(protocol.HeadName(2), "does not authenticate")
+	w.exits(13, "check").prints(protocol.HeadName(2), "does not authenticate")
 }
 
 // A remembered key doesn't outlive its slot, whichever key the archive was given

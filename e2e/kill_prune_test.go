@@ -117,7 +117,7 @@ func TestKillRowS01EveryRequestOfAChange_B5_B6(t *testing.T) {
 	}
 }
 
-// A prune that was killed between the swap of the root and the end of its
+// A prune that was killed between its commit and the end of its
 // deletes frees the rest later; and no backup takes up packs that it was about
 // to free, not even one with holes in it.
 func TestPruneKilledBeforeItFreed(t *testing.T) {
@@ -264,7 +264,7 @@ func TestPruneFreesWhatAnotherHostLeft(t *testing.T) {
 	other.ok("check", "--read-data")
 }
 
-// What a prune that was killed before its swap has left is garbage: a dry run
+// What a prune that was killed before its commit has left is garbage: a dry run
 // says so, as the run then does it.
 func TestDryRunAfterAKilledPrune(t *testing.T) {
 	w, _ := pruneWorld(t)

@@ -14,8 +14,11 @@ import (
 // several hundred runs take minutes under the race detector, and every run of
 // the other tests is under it.
 
+// A killRow says who is killed, and when in a request's life.
+type killRow struct{ victim, when string }
+
 // killRows are the columns of the matrix; each runs as a test of its own.
-var killRows = []struct{ victim, when string }{
+var killRows = []killRow{
 	{"helper", "before"}, {"helper", "half"}, {"helper", "after"},
 	{"pinion", "before"}, {"pinion", "half"}, {"pinion", "after"},
 }
@@ -132,7 +135,7 @@ func (m *killMatrix) each(old []killedState) {
 }
 
 // killed checks how the command ended: pinion whose helper is killed says so,
-// unless it finds that its root had made it.
+// unless it finds that its head is there, and can put the second copy.
 func (m *killMatrix) killed(what string, r *result, first []proxyEvent) {
 	m.t.Helper()
 	switch {
@@ -156,8 +159,8 @@ func (m *killMatrix) survives(what string, first []proxyEvent, old []killedState
 	t.Helper()
 	w.ok("check", "-q")
 	sessions := w.list().Sessions
-	swapped := len(sessions) - len(old)/2
-	if swapped < 0 || swapped > 1 || swapped == 1 && count(first, "request", protocol.TypeCommit) == 0 {
+	committed := len(sessions) - len(old)/2
+	if committed < 0 || committed > 1 || committed == 1 && count(first, "request", protocol.TypeCommit) == 0 {
 		t.Fatalf("%s: there are %d sessions", what, len(sessions))
 	}
 	for _, s := range old {

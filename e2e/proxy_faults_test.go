@@ -19,6 +19,9 @@ var proxyFaults = map[string]proxyFault{
 	"kill-pinion-before": killBefore((*proxy).killClient),
 	"kill-pinion-half":   killHalf((*proxy).killClient),
 	"kill-pinion-after":  killAfter((*proxy).killClient),
+	// The same before the request, but after all earlier ones were answered.
+	"kill-helper-settled": killSettled((*proxy).killHelper),
+	"kill-pinion-settled": killSettled((*proxy).killClient),
 
 	// What arrives is not what was sent.
 	"flip": {reply: func(p *proxy, r *proxyRequest, h protocol.Header, payload []byte) {
@@ -196,7 +199,7 @@ var proxyFaults = map[string]proxyFault{
 		return false
 	}},
 
-	// Lies. The last two are honest about nothing.
+	// A lie: the helper never hears of it.
 	"pretend": {request: func(p *proxy, r *proxyRequest) bool {
 		p.mu.Lock()
 		r.answered = true
@@ -207,7 +210,7 @@ var proxyFaults = map[string]proxyFault{
 		return false
 	}, body: func(p *proxy, r *proxyRequest, payload []byte) {
 		if r.body+int64(len(payload)) == r.size {
-			p.send(protocol.Header{Type: protocol.TypeOK, ID: r.h.ID}, nil)
+			p.send(protocol.Header{Type: protocol.TypeOK, ID: r.h.ID}, pretended(r))
 		}
 	}},
 
@@ -223,6 +226,14 @@ var proxyFaults = map[string]proxyFault{
 	"list-flood":   {request: floodList},
 	"list-more":    {request: func(p *proxy, r *proxyRequest) bool { p.answer(r, protocol.ListDone{More: true}); return false }},
 	"list-nothing": {request: func(p *proxy, r *proxyRequest) bool { p.answer(r, protocol.ListDone{}); return false }},
+}
+
+// pretended is the payload of an OK that says that a request was done.
+func pretended(r *proxyRequest) []byte {
+	if m, err := protocol.ParseCommit(r.payload); err == nil && r.h.Type == protocol.TypeCommit {
+		return protocol.Committed{Heads: []uint64{m.Generation}}.Append(nil)
+	}
+	return nil
 }
 
 // holderFault refuses the lock, and answers to who holds it with the N-th of
@@ -268,7 +279,7 @@ var oddHolders = []struct {
 	{payload: protocol.Holder{Held: protocol.HeldByWriter}.Append(nil)},
 	{payload: protocol.Holder{Held: protocol.HeldByWriter, Seconds: 1<<64 - 1, Note: []byte("\x1b[2J host \"dom0\"")}.Append(nil)},
 	{payload: protocol.Holder{Held: protocol.HeldByWriter, Seconds: 5, Note: bytes.Repeat([]byte{0xff}, protocol.MaxNote)}.Append(nil)},
-	{payload: protocol.Holder{Held: protocol.HeldByWriter, Note: append([]byte("PINIONL\x01"), make([]byte, protocol.MaxNote-8)...)}.Append(nil)},
+	{payload: protocol.Holder{Held: protocol.HeldByWriter, Note: append([]byte("PINIONL\x02"), make([]byte, protocol.MaxNote-8)...)}.Append(nil)},
 	{payload: protocol.ErrorReply{Code: protocol.CodeFailed, Text: "\x1b[2J\xff"}.Append(nil), refused: true},
 	{payload: protocol.ErrorReply{Code: 200}.Append(nil), refused: true},
 	{payload: nil, refused: true, broken: true},
@@ -276,6 +287,22 @@ var oddHolders = []struct {
 
 func killBefore(kill func(*proxy)) proxyFault {
 	return proxyFault{request: func(p *proxy, r *proxyRequest) bool { p.logFault(r); kill(p); return false }}
+}
+
+func killSettled(kill func(*proxy)) proxyFault {
+	return proxyFault{request: func(p *proxy, r *proxyRequest) bool {
+		waiting := func() int {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			return len(p.requests)
+		}
+		for waiting() > 1 {
+			time.Sleep(time.Millisecond)
+		}
+		p.logFault(r)
+		kill(p)
+		return false
+	}}
 }
 
 func killHalf(kill func(*proxy)) proxyFault {
@@ -389,11 +416,18 @@ func listed(change func(n int, e *protocol.Entry)) func(*proxy, *proxyRequest, p
 	}
 }
 
-// reversed makes names come in descending order: its digits are complements.
+// reversed makes names come in descending order: their digits are complements,
+// of a root those of its generation.
 func reversed(name string) string {
+	if n, ok := protocol.ParseHead(name); ok {
+		return protocol.HeadName(protocol.MaxGeneration - n)
+	}
+	if n, sum, ok := protocol.ParseRootName(name); ok {
+		return protocol.RootName(protocol.MaxGeneration-n, sum)
+	}
 	at := len(name) - 32
 	if at < 0 {
-		return name // a root's
+		return name
 	}
 	const digits = "0123456789abcdef"
 	id := []byte(name[at:])

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -26,6 +27,7 @@ type proxyPlan struct {
 	Log   string        // file that gets a line for each event; empty: none
 	Fault string        // a name in the table of faults; empty: pass everything on
 	Type  protocol.Type // the requests that Fault is about; 0: all
+	Under string        // what their object's name, or of a list its prefix, begins with; empty: all
 	At    int           // which of these, from 1; 0: every one
 	N     int           // what the fault makes of it
 	Of    string        // the archive's directory whose connections Fault is about; empty: all
@@ -37,7 +39,7 @@ type proxyEvent struct {
 	Conn  int    // process id of the proxy
 	N     int    // number of the request on its connection; the hello is 1
 	Type  protocol.Type
-	Name  string // of the object
+	Name  string // of the object; of a list, its prefix
 	Size  int64  // of the request's body
 }
 
@@ -46,7 +48,7 @@ type proxyEvent struct {
 func standInProxy(args []string) int {
 	var plan proxyPlan
 	err := json.Unmarshal([]byte(os.Getenv(proxyEnv)), &plan)
-	p := &proxy{plan: plan, requests: map[uint32]*proxyRequest{}, ofType: map[protocol.Type]int{}, out: os.Stdout}
+	p := &proxy{plan: plan, requests: map[uint32]*proxyRequest{}, out: os.Stdout}
 	if plan.Fault != "" && err == nil {
 		var ok bool
 		if p.fault, ok = proxyFaults[plan.Fault]; !ok {
@@ -71,7 +73,6 @@ type proxyRequest struct {
 	h        protocol.Header // of its first frame
 	payload  []byte
 	n        int // number on the connection
-	nth      int // number among those of its type
 	name     string
 	size     int64 // of its body
 	body     int64 // bytes of the body that went through
@@ -111,8 +112,8 @@ type proxy struct {
 	out      io.Writer
 	mute     bool // nothing goes to the client any more
 	requests map[uint32]*proxyRequest
-	ofType   map[protocol.Type]int
-	n        int
+	n        int           // requests so far
+	nth      int           // those that the plan's type and name fit
 	held     *proxyRequest // whose answer waits for another one to be exchanged with
 	first    []byte        // the first data frame that came
 	pages    uint64        // entries of an endless list
@@ -211,34 +212,43 @@ func (p *proxy) upFrame(h protocol.Header, payload []byte) bool {
 // newRequest enters a request. p.mu is held.
 func (p *proxy) newRequest(h protocol.Header, payload []byte) *proxyRequest {
 	p.n++
-	p.ofType[h.Type]++
-	r := &proxyRequest{h: h, payload: payload, n: p.n, nth: p.ofType[h.Type]}
-	switch h.Type {
-	case protocol.TypePut:
-		if m, err := protocol.ParsePut(payload); err == nil {
-			r.name, r.size = m.Name, int64(m.Size)
-		}
-	case protocol.TypeCommit:
-		if m, err := protocol.ParseCommit(payload); err == nil {
-			r.name, r.size = protocol.HeadName(m.Generation), int64(m.Size)
-		}
-	case protocol.TypeGet:
-		if m, err := protocol.ParseGet(payload); err == nil {
-			r.name = m.Name
-		}
-	case protocol.TypeGetWhole:
-		if m, err := protocol.ParseGetWhole(payload); err == nil {
-			r.name = m.Name
-		}
+	r := &proxyRequest{h: h, payload: payload, n: p.n}
+	r.name, r.size = objectOf(h.Type, payload)
+	if (p.plan.Type == 0 || p.plan.Type == h.Type) && strings.HasPrefix(r.name, p.plan.Under) {
+		p.nth++
+		r.hit = p.plan.At == 0 || p.plan.At == p.nth
 	}
-	number := r.n
-	if p.plan.Type != 0 {
-		number = r.nth
-	}
-	r.hit = (p.plan.Type == 0 || p.plan.Type == h.Type) && (p.plan.At == 0 || p.plan.At == number)
 	p.requests[h.ID] = r
 	p.log("request", r)
 	return r
+}
+
+// objectOf is the name of the object that a request is about, and how long a body
+// it has.
+func objectOf(of protocol.Type, payload []byte) (name string, size int64) {
+	switch of {
+	case protocol.TypePut:
+		if m, err := protocol.ParsePut(payload); err == nil {
+			return m.Name, int64(m.Size)
+		}
+	case protocol.TypeCommit:
+		if m, err := protocol.ParseCommit(payload); err == nil {
+			return protocol.HeadName(m.Generation), int64(m.Size)
+		}
+	case protocol.TypeGet:
+		if m, err := protocol.ParseGet(payload); err == nil {
+			return m.Name, 0
+		}
+	case protocol.TypeGetWhole:
+		if m, err := protocol.ParseGetWhole(payload); err == nil {
+			return m.Name, 0
+		}
+	case protocol.TypeList:
+		if m, err := protocol.ParseList(payload); err == nil {
+			return m.Prefix, 0
+		}
+	}
+	return "", 0
 }
 
 // down carries the helper's answers to the client until the helper's end.

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"pinion/protocol"
 )
 
 // wouldSave are the qubes that a backup would have in its session.
@@ -123,7 +125,7 @@ func TestQubesBackupStorageQube(t *testing.T) {
 	r.says("storage is running: saved state of")
 	q.inSession(t, "storage", "work")
 	q.holds(t, "storage:private", "latest", before)
-	if _, err := os.Stat(filepath.Join(s.root, "home/pinion/laptop/root")); err != nil {
+	if _, err := os.Stat(filepath.Join(s.root, "home/pinion/laptop", protocol.HeadName(1))); err != nil {
 		t.Error(err)
 	}
 }

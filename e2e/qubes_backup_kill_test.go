@@ -3,7 +3,6 @@ package e2e
 import (
 	"bytes"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"pinion/e2e/qubesd"
+	"pinion/protocol"
 )
 
 // Killed at any moment of a backup into a qube, pinion leaves an archive that is the old one or the new one, and the next
@@ -25,13 +25,13 @@ func TestQubesBackupKilledQrexec(t *testing.T) {
 	sessions, seed := 0, 100
 	moments := []struct {
 		name string
-		at   func(before []byte)
+		at   func(generation uint64)
 		done bool // the session is in the archive
 	}{
-		{"asking for a volume", func([]byte) { q.awaitCall(t, "admin.vm.volume.Info", "work", "private") }, false},
-		{"the first pack is there", func([]byte) { q.packs() }, false},
-		{"the root is new", func(before []byte) { q.awaitRoot(t, before) }, true},
-		{"noting the time", func([]byte) { q.awaitCall(t, "admin.vm.property.Set", "work", "") }, true},
+		{"asking for a volume", func(uint64) { q.awaitCall(t, "admin.vm.volume.Info", "work", "private") }, false},
+		{"the first pack is there", func(uint64) { q.packs() }, false},
+		{"the new head is there", func(generation uint64) { q.awaitHead(t, generation+1) }, true},
+		{"noting the time", func(uint64) { q.awaitCall(t, "admin.vm.property.Set", "work", "") }, true},
 	}
 	for _, m := range moments {
 		t.Run(m.name, func(t *testing.T) {
@@ -42,7 +42,7 @@ func TestQubesBackupKilledQrexec(t *testing.T) {
 			}
 			q.write(t, "work", "private", 0, fmt.Sprintf("random:%d:%d", much, seed))
 			want := q.committed(t, "work", "private")
-			root := readFile(t, filepath.Join(q.store, "root"))
+			generation, _ := q.newestHead()
 			q.forgetPacks(t)
 			was := q.stored()
 			q.api.ForgetCalls()
@@ -51,7 +51,7 @@ func TestQubesBackupKilledQrexec(t *testing.T) {
 				remove = q.api.Inject(qubesd.Fault{Method: "admin.vm.property.Set", Effect: qubesd.Hang})
 			}
 			r := q.start("backup", "work")
-			m.at(root)
+			m.at(generation)
 			r.cmd.Process.Kill()
 			q.wait(r).expect(128 + int(syscall.SIGKILL))
 			remove()
@@ -98,15 +98,15 @@ func (q *savedQubes) packs() {
 	q.t.Fatal("no pack appeared")
 }
 
-// awaitRoot waits until the root is another one.
-func (q *savedQubes) awaitRoot(t testing.TB, before []byte) {
+// awaitHead waits until there is a head of that generation.
+func (q *savedQubes) awaitHead(t testing.TB, generation uint64) {
 	t.Helper()
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
-		if b, err := os.ReadFile(filepath.Join(q.store, "root")); err == nil && !bytes.Equal(b, before) {
+		if exists(filepath.Join(q.store, protocol.HeadName(generation))) {
 			return
 		}
 	}
-	t.Fatal("the root stayed as it was")
+	t.Fatalf("there is no head of generation %d", generation)
 }
 
 // Settings that are damaged in the store: every command says of which qube and session, and all else works.

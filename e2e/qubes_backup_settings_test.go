@@ -88,7 +88,7 @@ func TestQubesBackupNotStamped(t *testing.T) {
 	}
 	was := q.property(t, "work", "backup_timestamp")
 	time.Sleep(1100 * time.Millisecond) // the time is in seconds
-	// The helper dies before it replaces the root.
+	// The helper dies before it makes the new head.
 	q.write(t, "work", "private", 0, "random:64K:99")
 	if r := q.proxied(proxyPlan{Fault: "kill-helper-before", Type: protocol.TypeCommit, At: 1}).run("backup", "work"); r.code == 0 {
 		t.Fatalf("%s\nwas to fail", r)

@@ -266,9 +266,9 @@ func TestRecoveryRefusesExchanges(t *testing.T) {
 	// An older root under a higher number is passed over.
 	heads := f.under("head")
 	oldest := f.whole[heads[0]]
-	f.put(filepath.Join(f.store, "head", "999"), oldest)
+	f.put(filepath.Join(f.store, "head", "000000000999"), oldest)
 	f.gives("v", 0, f.image)
-	f.run(nil, "list").expect(0).says("head/999: is of generation")
+	f.run(nil, "list").expect(0).says("head/000000000999: is of generation")
 }
 
 // TestRecoveryIgnoresRubbish: what the root doesn't lead to may be anything,
@@ -281,28 +281,34 @@ func TestRecoveryIgnoresRubbish(t *testing.T) {
 		f.put(path, b)
 	}
 	const id = "00112233445566778899aabbccddeeff"
-	for _, name := range []string{"README.txt", "head/README", "head/0", "head/00000001", "head/77777777777777777777", "roots/7", "index/" + id, "packs/00", "trash"} {
+	for _, name := range []string{"README.txt", "head/README", "head/0", "head/00000001", "head/7777777777777", "roots/000000000007", "index/" + id, "packs/00", "trash"} {
 		f.put(filepath.Join(f.store, name), []byte("PINIONR\x02 and no root"))
 	}
-	f.put(filepath.Join(f.store, "head", "888"), []byte("PINIONR\x02 and no root"))
-	f.put(filepath.Join(f.store, "roots", "889-"+id), f.whole[f.under("head")[0]])
+	f.put(filepath.Join(f.store, "head", "000000000888"), []byte("PINIONR\x02 and no root"))
+	f.put(filepath.Join(f.store, "roots", "000000000889-"+id), f.whole[f.under("head")[0]])
 	f.gives("v", 0, f.image)
-	f.run(nil, "list").expect(0).says("passed over", "head/888", "roots/889-"+id)
+	f.run(nil, "list").expect(0).says("passed over", "head/000000000888", "roots/000000000889-"+id)
 }
 
-// TestRecoveryOfJunkRoots: 64 roots that don't open are passed over, and no
-// more, unless somebody says which one to take.
+// TestRecoveryOfJunkRoots: 64 heads that don't open are passed over, and no
+// more, unless somebody says which root to take. In roots/ more are passed over:
+// a copier keeps up to 4,096.
 func TestRecoveryOfJunkRoots(t *testing.T) {
 	f := newForgery(t)
-	for i := range 63 {
-		f.put(filepath.Join(f.store, "head", fmt.Sprint(1000+i)), []byte("junk"))
+	newest := filepath.Base(slices.Max(f.under("head")))
+	n := strings.TrimLeft(newest, "0")
+	for i := range 65 {
+		f.put(filepath.Join(f.store, "roots", fmt.Sprintf("%012d-%032x", 900+i, i)), []byte("junk"))
+	}
+	for i := range 64 {
+		f.put(filepath.Join(f.store, "head", fmt.Sprintf("%012d", 1000+i)), []byte("junk"))
 	}
 	f.gives("v", 0, f.image)
-	f.put(filepath.Join(f.store, "head", "2000"), []byte("junk"))
-	f.refuses("64 roots that don't open", "v", "64 roots don't open")
-	newest := filepath.Base(slices.MaxFunc(f.under("head"), func(a, b string) int { return len(a) - len(b) + strings.Compare(a, b) }))
-	f.run([]string{"--root", newest}, "list").expect(0)
-	f.run([]string{"--root", "head/" + newest}, "list").expect(0)
+	f.put(filepath.Join(f.store, "head", "000000002000"), []byte("junk"))
+	f.refuses("65 heads that don't open", "v", "more than 64 in head/ don't open")
+	for _, root := range []string{n, newest, "head/" + newest} {
+		f.run([]string{"--root", root}, "list").expect(0).says("is of generation " + n)
+	}
 	f.run([]string{"--root", "2000"}, "list").expect(1).says("passed over")
 	f.run([]string{"--root", "77"}, "list").expect(1).says("the archive has no root 77")
 }

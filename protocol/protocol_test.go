@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -117,91 +118,115 @@ func TestFullRequestsFit(t *testing.T) {
 	}
 }
 
-func TestHeaderRefused(t *testing.T) {
-	good := protocol.AppendHeader(nil, protocol.Header{Type: protocol.TypeData, ID: 9, Len: protocol.MaxPayload})
-	if _, err := protocol.ParseHeader(good); err != nil {
-		t.Fatal(err)
-	}
+// fullHeader is that of a frame that is as long as one may be.
+func fullHeader() []byte {
+	return protocol.AppendHeader(nil, protocol.Header{Type: protocol.TypeData, ID: 9, Len: protocol.MaxPayload})
+}
+
+// refusedHeaders are headers of frames that aren't taken, by what is wrong with them.
+func refusedHeaders() map[string][]byte {
+	good := fullHeader()
 	change := func(at int, to byte) []byte {
 		b := bytes.Clone(good)
 		b[at] = to
 		return b
 	}
-	for name, b := range map[string][]byte{
+	return map[string][]byte{
 		"empty": {}, "short": good[:11], "long": append(bytes.Clone(good), 0),
 		"type 0": change(0, 0), "unknown type": change(0, 0x0f), "type 255": change(0, 255),
 		"pad 1": change(1, 1), "pad 2": change(2, 1), "pad 3": change(3, 1),
 		"huge": change(8, 0xff), "one more": change(11, good[11]+1),
-	} {
+	}
+}
+
+func TestHeaderRefused(t *testing.T) {
+	if _, err := protocol.ParseHeader(fullHeader()); err != nil {
+		t.Fatal(err)
+	}
+	for name, b := range refusedHeaders() {
 		if h, err := protocol.ParseHeader(b); err == nil || h != (protocol.Header{}) {
 			t.Errorf("%s: %+v, %v", name, h, err)
 		}
 	}
 }
 
-func TestMessagesRefused(t *testing.T) {
+// A refused is a message that isn't taken: of which sort, by its vector's name,
+// and the payload.
+type refused struct {
+	message string
+	in      []byte
+}
+
+// refusedMessages are messages that aren't taken, by what is wrong with them.
+func refusedMessages() map[string]refused {
 	u32 := binary.BigEndian.AppendUint32
 	u64 := binary.BigEndian.AppendUint64
 	name := func(n string) []byte { return wire.AppendText(nil, n) }
 	ranges := func(rs ...protocol.Range) []byte { return protocol.Get{Name: packA, Ranges: rs}.Append(nil) }
-	tests := map[string]struct {
-		parse func([]byte) (any, error)
-		in    []byte
-	}{
-		"hello, versions upside down": {parser(protocol.ParseHello), protocol.Hello{Min: 2, Max: 1}.Append(nil)},
-		"hello, unknown flag":         {parser(protocol.ParseHello), append(protocol.Hello{}.Append(nil)[:36], 2)},
-		"lock of mode 0":              {parser(protocol.ParseLock), []byte{0}},
-		"lock of mode 4":              {parser(protocol.ParseLock), []byte{4}},
-		"note of nothing":             {parser(protocol.ParseNote), protocol.Note{}.Append(nil)},
-		"note too long":               {parser(protocol.ParseNote), protocol.Note{Note: make([]byte, protocol.MaxNote+1)}.Append(nil)},
-		"holder of kind 3":            {parser(protocol.ParseHolder), append([]byte{3}, make([]byte, 10)...)},
-		"holder, note too long":       {parser(protocol.ParseHolder), protocol.Holder{Held: protocol.HeldByWriter, Note: make([]byte, protocol.MaxNote+1)}.Append(nil)},
-		"holder, readers with a note": {parser(protocol.ParseHolder), protocol.Holder{Held: protocol.HeldByReaders, Note: []byte("x")}.Append(nil)},
-		"holder, an age of no note":   {parser(protocol.ParseHolder), protocol.Holder{Held: protocol.HeldByWriter, Seconds: 1}.Append(nil)},
-		"holder with bytes behind":    {parser(protocol.ParseHolder), append(protocol.Holder{}.Append(nil), 0)},
-		"put of a bad name":           {parser(protocol.ParsePut), u64(name("../x"), 1)},
-		"put too large":               {parser(protocol.ParsePut), u64(name(packA), protocol.MaxObject+1)},
-		"put of 2^63":                 {parser(protocol.ParsePut), u64(name(packA), 1<<63)},
-		"get of nothing":              {parser(protocol.ParseGet), ranges()},
-		"get of an empty range":       {parser(protocol.ParseGet), ranges(protocol.Range{Off: 1})},
-		"get beyond all":              {parser(protocol.ParseGet), ranges(protocol.Range{Off: protocol.MaxObject, Len: 1})},
-		"get that wraps":              {parser(protocol.ParseGet), ranges(protocol.Range{Off: 1<<64 - 1, Len: 2})},
-		"get of too many":             {parser(protocol.ParseGet), ranges(make([]protocol.Range, protocol.MaxRanges+1)...)},
-		"get with a lying count":      {parser(protocol.ParseGet), u32(name(packA), 4000)},
-		"get-whole of too much":       {parser(protocol.ParseGetWhole), u32(name(packA), protocol.MaxObject+1)},
-		"list of an odd prefix":       {parser(protocol.ParseList), protocol.List{Prefix: "packs/a0", Max: 1}.Append(nil)},
-		"list after a stranger":       {parser(protocol.ParseList), protocol.List{Prefix: "packs/", After: headA, Max: 1}.Append(nil)},
-		"list after no name":          {parser(protocol.ParseList), protocol.List{Prefix: "packs/", After: "packs/", Max: 1}.Append(nil)},
-		"list of none":                {parser(protocol.ParseList), protocol.List{Prefix: "packs/"}.Append(nil)},
-		"list of too many":            {parser(protocol.ParseList), protocol.List{Prefix: "packs/", Max: protocol.MaxListed + 1}.Append(nil)},
-		"list after another pack":     {parser(protocol.ParseList), protocol.List{Prefix: "packs/b0/", After: packA, Max: 1}.Append(nil)},
-		"delete of nothing":           {parser(protocol.ParseDelete), u32([]byte{0}, 0)},
-		"delete with unknown flags":   {parser(protocol.ParseDelete), append([]byte{2}, protocol.Delete{Names: []string{packA}}.Append(nil)[1:]...)},
-		"delete of a bad name":        {parser(protocol.ParseDelete), protocol.Delete{Names: []string{packA, "x"}}.Append(nil)},
-		"commit of nothing":           {parser(protocol.ParseCommit), protocol.Commit{Generation: 1}.Append(nil)},
-		"commit of too much":          {parser(protocol.ParseCommit), protocol.Commit{Generation: 1, Size: protocol.MaxRoot + 1}.Append(nil)},
-		"commit of generation 0":      {parser(protocol.ParseCommit), protocol.Commit{Size: 1}.Append(nil)},
-		"commit of generation 2^63":   {parser(protocol.ParseCommit), protocol.Commit{Generation: 1 << 63, Size: 1}.Append(nil)},
-		"heads that ascend":           {parser(protocol.ParseCommitted), protocol.Committed{Heads: []uint64{1, 2}}.Append(nil)},
-		"the same head twice":         {parser(protocol.ParseCommitted), protocol.Committed{Heads: []uint64{2, 2}}.Append(nil)},
-		"head 0":                      {parser(protocol.ParseCommitted), protocol.Committed{Heads: []uint64{1, 0}}.Append(nil)},
-		"head 2^63":                   {parser(protocol.ParseCommitted), protocol.Committed{Heads: []uint64{1 << 63}}.Append(nil)},
-		"too many heads":              {parser(protocol.ParseCommitted), protocol.Committed{Heads: manyHeads()}.Append(nil)},
-		"hello with long extensions":  {parser(protocol.ParseHello), protocol.Hello{Extensions: []wire.Extension{{Data: make([]byte, protocol.MaxExtensions-7)}}}.Append(nil)},
-		"an inventory of nothing":     {parser(protocol.ParseInventory), (&protocol.Inventory{Rows: [protocol.InventoryRows]protocol.InventoryRow{{Bytes: 1}}}).Append(nil)},
-		"an error with a class":       {parser(protocol.ParseErrorReply), protocol.ErrorReply{Code: protocol.CodeMissing, Class: protocol.ClassIO}.Append(nil)},
-		"unreadable without a class":  {parser(protocol.ParseErrorReply), protocol.ErrorReply{Code: protocol.CodeUnreadable}.Append(nil)},
-		"compose of nothing":          {parser(protocol.ParseCompose), protocol.Compose{Name: packA, ListLen: 1}.Append(nil)},
-		"compose without parts":       {parser(protocol.ParseCompose), protocol.Compose{Name: packA, Size: 1}.Append(nil)},
-		"compose of too many parts":   {parser(protocol.ParseCompose), protocol.Compose{Name: packA, Size: 1, ListLen: protocol.MaxComposeList + 1}.Append(nil)},
-		"hello reply without window":  {parser(protocol.ParseHelloReply), protocol.HelloReply{MaxRanges: 1}.Append(nil)},
-		"hello reply without ranges":  {parser(protocol.ParseHelloReply), protocol.HelloReply{MaxOutstanding: 1}.Append(nil)},
-		"entry with a bad name":       {parser(protocol.ParseEntry), protocol.Entry{Name: "x"}.Append(nil)},
-		"error with code 0":           {parser(protocol.ParseErrorReply), protocol.ErrorReply{Text: "x"}.Append(nil)},
-		"error with a long text":      {parser(protocol.ParseErrorReply), wire.AppendText([]byte{1, 0}, strings.Repeat("x", protocol.MaxText+1))},
+	return map[string]refused{
+		"hello, versions upside down": {"hello", protocol.Hello{Min: 2, Max: 1}.Append(nil)},
+		"hello, unknown flag":         {"hello", append(protocol.Hello{}.Append(nil)[:36], 2)},
+		"lock of mode 0":              {"lock", []byte{0}},
+		"lock of mode 4":              {"lock", []byte{4}},
+		"note of nothing":             {"note", protocol.Note{}.Append(nil)},
+		"note too long":               {"note", protocol.Note{Note: make([]byte, protocol.MaxNote+1)}.Append(nil)},
+		"holder of kind 3":            {"ok-holder", append([]byte{3}, make([]byte, 10)...)},
+		"holder, note too long":       {"ok-holder", protocol.Holder{Held: protocol.HeldByWriter, Note: make([]byte, protocol.MaxNote+1)}.Append(nil)},
+		"holder, readers with a note": {"ok-holder", protocol.Holder{Held: protocol.HeldByReaders, Note: []byte("x")}.Append(nil)},
+		"holder, an age of no note":   {"ok-holder", protocol.Holder{Held: protocol.HeldByWriter, Seconds: 1}.Append(nil)},
+		"holder with bytes behind":    {"ok-holder", append(protocol.Holder{}.Append(nil), 0)},
+		"put of a bad name":           {"put", u64(name("../x"), 1)},
+		"put too large":               {"put", u64(name(packA), protocol.MaxObject+1)},
+		"put of 2^63":                 {"put", u64(name(packA), 1<<63)},
+		"get of nothing":              {"get", ranges()},
+		"get of an empty range":       {"get", ranges(protocol.Range{Off: 1})},
+		"get beyond all":              {"get", ranges(protocol.Range{Off: protocol.MaxObject, Len: 1})},
+		"get that wraps":              {"get", ranges(protocol.Range{Off: 1<<64 - 1, Len: 2})},
+		"get of too many":             {"get", ranges(make([]protocol.Range, protocol.MaxRanges+1)...)},
+		"get with a lying count":      {"get", u32(name(packA), 4000)},
+		"get-whole of too much":       {"get-whole", u32(name(packA), protocol.MaxObject+1)},
+		"list of an odd prefix":       {"list", protocol.List{Prefix: "packs/a0", Max: 1}.Append(nil)},
+		"list after a stranger":       {"list", protocol.List{Prefix: "packs/", After: headA, Max: 1}.Append(nil)},
+		"list after no name":          {"list", protocol.List{Prefix: "packs/", After: "packs/", Max: 1}.Append(nil)},
+		"list of none":                {"list", protocol.List{Prefix: "packs/"}.Append(nil)},
+		"list of too many":            {"list", protocol.List{Prefix: "packs/", Max: protocol.MaxListed + 1}.Append(nil)},
+		"list after another pack":     {"list", protocol.List{Prefix: "packs/b0/", After: packA, Max: 1}.Append(nil)},
+		"delete of nothing":           {"delete", u32([]byte{0}, 0)},
+		"delete with unknown flags":   {"delete", append([]byte{2}, protocol.Delete{Names: []string{packA}}.Append(nil)[1:]...)},
+		"delete of a bad name":        {"delete", protocol.Delete{Names: []string{packA, "x"}}.Append(nil)},
+		"commit of nothing":           {"commit", protocol.Commit{Generation: 1}.Append(nil)},
+		"commit of too much":          {"commit", protocol.Commit{Generation: 1, Size: protocol.MaxRoot + 1}.Append(nil)},
+		"commit of generation 0":      {"commit", protocol.Commit{Size: 1}.Append(nil)},
+		"commit of generation 2^63":   {"commit", protocol.Commit{Generation: 1 << 63, Size: 1}.Append(nil)},
+		"heads that ascend":           {"ok-commit", protocol.Committed{Heads: []uint64{1, 2}}.Append(nil)},
+		"the same head twice":         {"ok-commit", protocol.Committed{Heads: []uint64{2, 2}}.Append(nil)},
+		"head 0":                      {"ok-commit", protocol.Committed{Heads: []uint64{1, 0}}.Append(nil)},
+		"head 2^63":                   {"ok-commit", protocol.Committed{Heads: []uint64{1 << 63}}.Append(nil)},
+		"too many heads":              {"ok-commit", protocol.Committed{Heads: manyHeads()}.Append(nil)},
+		"hello with long extensions":  {"hello", protocol.Hello{Extensions: []wire.Extension{{Data: make([]byte, protocol.MaxExtensions-7)}}}.Append(nil)},
+		"an inventory of nothing":     {"ok-inventory", (&protocol.Inventory{Rows: [protocol.InventoryRows]protocol.InventoryRow{{Bytes: 1}}}).Append(nil)},
+		"an error with a class":       {"error", protocol.ErrorReply{Code: protocol.CodeMissing, Class: protocol.ClassIO}.Append(nil)},
+		"unreadable without a class":  {"error", protocol.ErrorReply{Code: protocol.CodeUnreadable}.Append(nil)},
+		"compose of nothing":          {"compose", protocol.Compose{Name: packA, ListLen: 1}.Append(nil)},
+		"compose without parts":       {"compose", protocol.Compose{Name: packA, Size: 1}.Append(nil)},
+		"compose of too many parts":   {"compose", protocol.Compose{Name: packA, Size: 1, ListLen: protocol.MaxComposeList + 1}.Append(nil)},
+		"hello reply without window":  {"hello-reply", protocol.HelloReply{MaxRanges: 1}.Append(nil)},
+		"hello reply without ranges":  {"hello-reply", protocol.HelloReply{MaxOutstanding: 1}.Append(nil)},
+		"entry with a bad name":       {"entry", protocol.Entry{Name: "x"}.Append(nil)},
+		"error with code 0":           {"error", protocol.ErrorReply{Text: "x"}.Append(nil)},
+		"error with a long text":      {"error", wire.AppendText([]byte{1, 0}, strings.Repeat("x", protocol.MaxText+1))},
 	}
-	for what, tt := range tests {
-		if m, err := tt.parse(tt.in); err == nil {
+}
+
+// vectorOf is the golden vector with that name.
+func vectorOf(name string) vector {
+	all := vectors()
+	return all[slices.IndexFunc(all, func(v vector) bool { return v.name == name })]
+}
+
+func TestMessagesRefused(t *testing.T) {
+	for what, tt := range refusedMessages() {
+		if m, err := vectorOf(tt.message).parse(tt.in); err == nil {
 			t.Errorf("%s was taken: %+v", what, m)
 		} else if strings.Contains(err.Error(), "PARTLY") {
 			t.Errorf("%s: %v", what, err)
@@ -272,7 +297,16 @@ func TestParts(t *testing.T) {
 	if err := protocol.EachPart(partList(), func(protocol.Part) error { return stop }); err != stop {
 		t.Errorf("the caller's error came back as %v", err)
 	}
-	for name, list := range map[string][]byte{
+	for name, list := range refusedParts() {
+		if err := protocol.EachPart(list, collect); err == nil {
+			t.Errorf("%s was taken", name)
+		}
+	}
+}
+
+// refusedParts are part lists that aren't taken, by what is wrong with them.
+func refusedParts() map[string][]byte {
+	return map[string][]byte{
 		"unknown kind":    {2},
 		"bad name":        protocol.AppendCopy(nil, "head/x", protocol.Range{Len: 1}),
 		"empty range":     protocol.AppendCopy(nil, packA, protocol.Range{}),
@@ -280,10 +314,6 @@ func TestParts(t *testing.T) {
 		"literal cut":     protocol.AppendLiteral(nil, []byte("abc"))[:7],
 		"literal of 4 GB": {1, 0xff, 0xff, 0xff, 0xff},
 		"copy cut":        protocol.AppendCopy(nil, packA, protocol.Range{Len: 1})[:20],
-	} {
-		if err := protocol.EachPart(list, collect); err == nil {
-			t.Errorf("%s was taken", name)
-		}
 	}
 }
 

@@ -58,7 +58,9 @@ func TestRPMForDom0(t *testing.T) {
 		t.Errorf("rpm -i says: %s", said)
 	}
 	added(t, before, tree(t, root), inDom0)
-	hasDocs(t, root, "pinion-dom0/README.md", "pinion-dom0/docs/operation.md", "pinion-dom0/recover.py", "pinion-dom0/LICENSES")
+	hasDocs(t, root, "pinion-dom0/README.md", "pinion-dom0/docs/operation.md", "pinion-dom0/docs/recovery-format.md", "pinion-dom0/recover.py",
+		"pinion-dom0/docs/vectors/format/MANIFEST", "pinion-dom0/docs/vectors/protocol/MANIFEST", "pinion-dom0/LICENSES")
+	checksVectors(t, filepath.Join(root, "usr/share/doc/pinion-dom0"))
 	for _, program := range []string{"pinion", "pinion-store"} {
 		static(t, root, "usr/bin/"+program)
 		saysVersion(t, root, program, b.version)
@@ -71,6 +73,17 @@ func TestRPMForDom0(t *testing.T) {
 	write(t, root, "var/lib/pinion/state", "")
 	rpm(t, root, "-e", "pinion-dom0")
 	added(t, before, tree(t, root), map[string]entry{"var/lib/pinion": dir(0o700), "var/lib/pinion/state": file(0o644)})
+}
+
+// checksVectors: the script for the day without pinion is whole, and agrees with
+// the vectors beside it.
+func checksVectors(t *testing.T, docs string) {
+	t.Helper()
+	tool(t, "python3", "python3")
+	out, err := run("python3", "-I", "-B", filepath.Join(docs, "recover.py"), "--vectors", filepath.Join(docs, "docs/vectors/format"))
+	if err != nil || !strings.Contains(out, " vectors, of which ") {
+		t.Errorf("the script that is shipped: %v\n%s", err, out)
+	}
 }
 
 func TestRPMForVM(t *testing.T) {

@@ -113,6 +113,7 @@ func (a *Archive) commitRoot(ctx context.Context, next *format.Root, branch form
 	parent := format.RootHash(a.rootHash[:16])
 	next.Predecessors = append([]format.RootHash{parent}, a.root.Predecessors...)
 	next.Predecessors = next.Predecessors[:min(len(next.Predecessors), format.MaxPredecessors)]
+	next.Ext = format.Edited(next.Ext) // something of every root differs from the one before
 	sealed, err := a.sealRoot(next)
 	if err != nil {
 		return err

@@ -173,7 +173,7 @@ func (w *Writer) RewriteIndex(ctx context.Context, change func(e index.Entry) (t
 	return nil
 }
 
-// CommitRewrite swaps in the root next, which Apply returned, with the index
+// CommitRewrite commits the root next, which Apply returned, with the index
 // that RewriteIndex wrote. From then on nobody needs what that left out; stored
 // is how many bytes the packs that are left have.
 func (w *Writer) CommitRewrite(ctx context.Context, next *format.Root, stored int64) error {
@@ -190,7 +190,7 @@ func (w *Writer) CommitRewrite(ctx context.Context, next *format.Root, stored in
 func (w *Writer) Stored() int64 { return w.stored }
 
 // Discard deletes what this run has put into the store, before a root that
-// names it was swapped in, or tried to be. It needs the exclusive lock.
+// names it was committed, or tried to be. It needs the exclusive lock.
 func (w *Writer) Discard(ctx context.Context) error {
 	var names []string
 	for id := range w.own {

@@ -94,6 +94,9 @@ func rootError(err error) error {
 	return &RootError{Err: err}
 }
 
+// errIsMissing is the reason of damage where the object isn't there.
+var errIsMissing = errors.New("is missing")
+
 // readError makes damage of a failed get, if it is the object's.
 func readError(object string, err error) error {
 	var text *store.Error
@@ -101,7 +104,7 @@ func readError(object string, err error) error {
 	case !store.IsObjectError(err):
 		return fmt.Errorf("read %s: %w", object, err)
 	case errors.Is(err, store.ErrMissing):
-		return &DamageError{Object: object, Reason: errors.New("is missing")}
+		return &DamageError{Object: object, Reason: errIsMissing}
 	case errors.As(err, &text) && text.Text != "":
 		return &DamageError{Object: object, Reason: &said{text.Text, []error{err}}}
 	}

@@ -25,7 +25,7 @@ type newObject struct {
 }
 
 // ReadBack reads everything from the store that the next root will name for
-// the first time, and checks it. It is called between the last put and the swap
+// the first time, and checks it. It is called between the last put and the commit
 // of the root. The first damage is the error.
 func (w *Writer) ReadBack(ctx context.Context) error {
 	err := w.readBack(ctx)

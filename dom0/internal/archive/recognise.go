@@ -264,6 +264,9 @@ func (a *Archive) mayWrite() (branch format.ObjectID, err error) {
 	if a.kept != nil {
 		return branch, fmt.Errorf("%s: %w", a.kept.name, ErrKept)
 	}
+	if err := a.root.CheckWritable(); err != nil {
+		return branch, fmt.Errorf("write to %s: %w", a.dest, err)
+	}
 	for _, b := range a.badRoots {
 		// It may hold a commit: what can't be read now is not known to be damaged.
 		if errors.Is(b.Err, store.ErrUnreadable) {

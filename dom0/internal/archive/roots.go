@@ -56,6 +56,9 @@ type sealedRoot struct {
 type BadRoot struct {
 	Name string
 	Err  error // a DamageError
+	// Unmade says that it is the second copy of the newest root, which isn't there:
+	// a commit is under way, or its command was killed. The next writer makes it.
+	Unmade bool
 }
 
 // roots are the roots of one store, as far as they were listed and read.
@@ -191,7 +194,7 @@ func (r *roots) get(ctx context.Context, n RootName) (*sealedRoot, error) {
 // spoil notes that a root doesn't open.
 func (r *roots) spoil(name string, err error) {
 	if r.bad[name] == nil {
-		r.failed = append(r.failed, BadRoot{name, err})
+		r.failed = append(r.failed, BadRoot{Name: name, Err: err})
 	}
 	r.bad[name] = err
 	delete(r.read, name)

@@ -269,6 +269,9 @@ func (a *Archive) OtherRoots(ctx context.Context) (bad []BadRoot, err error) {
 	}
 	for _, n := range r.names {
 		s, err := readSealedRoot(ctx, a.conn, n)
+		if n.Head && errors.Is(err, errIsMissing) && n.Generation != a.root.Generation {
+			continue // a writer came, and the store removed its old heads
+		}
 		if err != nil && !isDamage(err) {
 			return nil, err
 		}
@@ -285,15 +288,16 @@ func (a *Archive) OtherRoots(ctx context.Context) (bad []BadRoot, err error) {
 			return nil, err
 		}
 	}
-	name := protocol.RootName(a.root.Generation, [16]byte(a.rootHash[:16]))
 	if !r.hasCopy(a.root.Generation, a.rootHash) {
-		r.spoil(name, &DamageError{Object: name, Reason: errors.New("is missing")})
+		name := protocol.RootName(a.root.Generation, [16]byte(a.rootHash[:16]))
+		missing := &DamageError{Object: name, Reason: errIsMissing}
+		r.failed = append(r.failed, BadRoot{Name: name, Err: missing, Unmade: true})
 	}
 	head := protocol.HeadName(a.root.Generation)
 	if lost, err := a.lostHead(r, head); err != nil {
 		return nil, err
 	} else if lost {
-		r.spoil(head, &DamageError{Object: head, Reason: errors.New("is missing")})
+		r.spoil(head, &DamageError{Object: head, Reason: errIsMissing})
 	}
 	return r.failed, nil
 }

@@ -32,7 +32,7 @@ import (
 //  3. tracker   the session is what the next difference is from; what was set
 //               aside is forgotten                             (Run.Commit)
 //
-// Killed before the root is swapped, or in between 2 and 3: the next run finds
+// Killed before the root is committed, or in between 2 and 3: the next run finds
 // that this one is dead and adds what was set aside to what changed since. It
 // reads that again, from the older session on, and sends nothing of it that the
 // archive has. What is set aside is forgotten only after the root is durable, so

@@ -239,6 +239,9 @@ func (o *Opener) parse(inner []byte, t format.BlobType, id format.BlobID, maxLen
 
 // decompress undoes methodZstd, in buf if its capacity suffices.
 func (o *Opener) decompress(buf []byte, in inside) ([]byte, error) {
+	if !isFrame(in.content) {
+		return nil, fmt.Errorf("compression %w: it isn't one frame", ErrDamaged)
+	}
 	if cap(buf) < in.plain {
 		buf = make([]byte, in.plain)
 	}

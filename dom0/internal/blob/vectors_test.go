@@ -8,35 +8,28 @@ import (
 	ft "pinion/dom0/internal/formattest"
 )
 
-// notForRecovery are refused here, and not by the other reader, which isn't told
-// domain and length, and may not have BLAKE3.
-var notForRecovery = map[string]bool{
-	"another domain":                 true,
-	"a stored blob that is too long": true,
-	"other bytes, stored":            true,
-}
-
-// TestReadersAgree gives the golden blobs, and all insides that are refused, to a
-// reader that was written by the page alone.
-func TestReadersAgree(t *testing.T) {
-	master := ft.Master()
+// TestVectors compares the golden blobs, and all insides that are refused, with
+// those that are shipped, and gives them to a reader that was written by the page
+// alone.
+func TestVectors(t *testing.T) {
 	vector := func(name string, typ format.BlobType, id format.BlobID, sealed []byte) ft.Vector {
-		return ft.Vector{
-			Name: name, Structure: "blob", Type: int(typ), ID: id.String(), Bytes: sealed,
-			Master: hex.EncodeToString(master[:]), Archive: ft.Archive().String(),
-		}
+		v := ft.Sealed(name, "blob", sealed)
+		v.Type, v.ID = int(typ), id.String()
+		return v
 	}
 	var all []ft.Vector
 	for _, v := range vectors() {
 		x := vector(v.name, v.typ, v.id(t), ft.Read(t, v.name))
-		x.Valid = true
+		domain := int(v.domain)
+		x.Domain, x.Fields = &domain, []any{hex.EncodeToString(v.plain)}
 		all = append(all, x)
 	}
-	id := hostileID(t)
+	id, shared := hostileID(t), 0
 	for name, in := range hostile(t) {
-		if !notForRecovery[name] {
-			all = append(all, vector(name, format.BlobChunk, id, ft.SealBlob(t, 9, format.BlobChunk, id, in)))
-		}
+		v := vector("-- "+name, format.BlobChunk, id, ft.SealBlob(t, 9, format.BlobChunk, id, in))
+		v.Valid, v.Why, v.Domain, v.Most = false, name, &shared, 128<<10
+		v.BLAKE3 = name == "other bytes, stored"
+		all = append(all, v)
 	}
-	ft.CompareReaders(t, all)
+	ft.Ship(t, *update, "blobs", all)
 }

@@ -68,7 +68,7 @@ func runKeyList(ctx context.Context, env *Env) error {
 		doc.Keys = append(doc.Keys, d)
 		created := "-"
 		if k.Created != 0 {
-			created = env.showRFC(d.Created)
+			created = env.showDay(d.Created)
 		}
 		label := ""
 		if d.Label != "" {

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/hex"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 
 	"pinion/dom0/internal/format"
@@ -45,4 +47,46 @@ func TestReadersAgree(t *testing.T) {
 		}
 	}
 	ft.CompareReaders(t, all)
+}
+
+// TestVectors compares sealed objects of the golden archive with those that are
+// shipped. The other implementation sealed them, with nonces that are known.
+func TestVectors(t *testing.T) {
+	body := func(name string) []byte { return ft.ReadFile(t, "../format/testdata/"+name+".hex") }
+	clear, object := body("clear-part"), ft.ID(0xd0)
+	name := "index/" + object.String()
+	all := []ft.Vector{
+		ft.Sealed("root", "root", ft.SealObject(t, 2, format.KindRoot, format.RootSealName, clear, body("root"))),
+		ft.Sealed("key export", "key export", ft.SealObject(t, 2, format.KindKeyExport, format.KeyExportSealName, clear, body("key-export"))),
+		ft.Sealed("lock note", "lock note", ft.SealObject(t, 2, format.KindLockNote, format.LockNoteName, nil, body("lock-note"))),
+		ft.Sealed("index list", "index list", ft.SealObject(t, 2, format.KindIndexList, name, nil, body("index-list"))),
+	}
+	list := &all[len(all)-1]
+	list.Object = object.String()
+	all = append(all, refused(*list, "under the name of its twin", func(v *ft.Vector) { v.Object = object.Twin().String() }))
+	for _, s := range slots() {
+		v := ft.Sealed(s.name, "key slot", ft.Read(t, s.name))
+		v.KeyFile, v.Passphrase = hex.EncodeToString(s.secret.KeyFile), string(s.secret.Passphrase)
+		all = append(all, v)
+		if s.secret.KeyFile != nil {
+			all = append(all, refused(v, "another key file", func(v *ft.Vector) { v.KeyFile = strings.Repeat("00", 32) }))
+		}
+	}
+	for _, v := range slices.Clone(all) {
+		if !v.Valid || v.Passphrase != "" {
+			continue
+		}
+		for _, at := range []int{0, 7, 11, 15, 30, len(v.Bytes) / 2, len(v.Bytes) - 1} {
+			all = append(all, refused(v, fmt.Sprintf("byte %d changed", at), func(v *ft.Vector) { v.Flip = []int{at} }))
+		}
+		all = append(all, refused(v, "in another archive", func(v *ft.Vector) { v.Archive = ft.ID(0xa1).String() }))
+	}
+	ft.Ship(t, *update, "sealed", all)
+}
+
+// refused is a vector with something changed that makes it one to refuse.
+func refused(v ft.Vector, why string, change func(*ft.Vector)) ft.Vector {
+	v.Name, v.Why, v.Valid = v.Name+"--"+why, why, false
+	change(&v)
+	return v
 }

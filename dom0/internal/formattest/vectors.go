@@ -1,6 +1,7 @@
 package formattest
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -8,40 +9,40 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"pinion/protocol/vectortest"
 )
 
-// A Vector is bytes that every reader of the format takes, or refuses: a line of
-// the manifest that docs/vectors.md describes.
-type Vector struct {
-	Name       string `json:"name"`
-	File       string `json:"file"`
-	Structure  string `json:"structure"`
-	Valid      bool   `json:"valid"`
-	Why        string `json:"why,omitempty"`
-	Master     string `json:"master,omitempty"`
-	Archive    string `json:"archive,omitempty"`
-	Object     string `json:"object,omitempty"`
-	Type       int    `json:"type,omitempty"`
-	ID         string `json:"id,omitempty"`
-	Slots      int    `json:"slots,omitempty"`
-	KeyFile    string `json:"keyfile,omitempty"`
-	Passphrase string `json:"passphrase,omitempty"`
+// A Vector is bytes that every reader of the format takes, or refuses.
+type Vector = vectortest.Vector
 
-	Bytes []byte `json:"-"`
+// Where things are, from the directory of a package under dom0/internal: the
+// other reader, and the vectors that are shipped.
+const (
+	script  = "../../../e2e/recovery/recover.py"
+	Shipped = "../../../docs/vectors/format"
+)
+
+// Sealed is a vector of the golden archive: of what opens with its keys.
+func Sealed(name, structure string, b []byte) Vector {
+	master := Master()
+	return Vector{Name: name, Structure: structure, Valid: true, Bytes: b, Master: hex.EncodeToString(master[:]), Archive: Archive().String()}
 }
 
-// script is the other reader, from the directory of a package under dom0/internal.
-const script = "../../../e2e/recovery/recover.py"
+// Ship compares the vectors of the package under test with those that are
+// shipped, or writes them there if update is set, and gives them to the other
+// reader.
+func Ship(t *testing.T, update bool, part string, vectors []Vector) {
+	t.Helper()
+	vectortest.Ship(t, update, Shipped, part, vectors)
+	CompareReaders(t, vectors)
+}
 
 // CompareReaders gives vectors to the reader in e2e/recovery, which has nothing
 // in common with this program, and fails the test where it disagrees. It is
 // skipped where Python isn't there.
 func CompareReaders(t *testing.T, vectors []Vector) {
 	t.Helper()
-	python, err := exec.LookPath("python3")
-	if err != nil {
-		t.Skip("python3 isn't there")
-	}
 	dir := t.TempDir()
 	for i := range vectors {
 		v := &vectors[i]
@@ -56,6 +57,16 @@ func CompareReaders(t *testing.T, vectors []Vector) {
 	}
 	if err := os.WriteFile(filepath.Join(dir, "MANIFEST"), manifest, 0o644); err != nil {
 		t.Fatal(err)
+	}
+	OtherReader(t, dir)
+}
+
+// OtherReader has the reader in e2e/recovery check the vectors in a directory.
+func OtherReader(t *testing.T, dir string) {
+	t.Helper()
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		t.Skip("python3 isn't there")
 	}
 	out, err := exec.Command(python, "-I", "-B", script, "--vectors", dir).CombinedOutput()
 	if err != nil {

@@ -2,7 +2,6 @@ package pack_test
 
 import (
 	"bytes"
-	"encoding/hex"
 	"fmt"
 	"testing"
 
@@ -10,34 +9,30 @@ import (
 	ft "pinion/dom0/internal/formattest"
 )
 
-// TestReadersAgree gives the golden packs, whole and spoilt, to a reader that was
-// written by the page alone.
-func TestReadersAgree(t *testing.T) {
-	master := ft.Master()
+// TestVectors compares the golden packs, whole and spoilt, with those that are
+// shipped, and gives them to a reader that was written by the page alone.
+func TestVectors(t *testing.T) {
 	var all []ft.Vector
 	for name, id := range map[string]format.ObjectID{"pack": ft.ID(0x90), "metadata": ft.ID(0x90), "twin": ft.ID(0x90).Twin()} {
 		whole := ft.Read(t, name)
-		v := ft.Vector{
-			Name: name, Structure: "pack", Valid: true, Object: id.String(), Bytes: whole,
-			Master: hex.EncodeToString(master[:]), Archive: ft.Archive().String(),
-		}
-		all = append(all, v)
-		add := func(why string, b []byte) {
-			v.Name, v.Why, v.Valid, v.Bytes = name+", "+why, why, false, b
+		golden := ft.Sealed(name, "pack", whole)
+		golden.Object = id.String()
+		all = append(all, golden)
+		refuse := func(why string, change func(*ft.Vector)) {
+			v := golden
+			v.Name, v.Why, v.Valid = name+"--"+why, why, false
+			change(&v)
 			all = append(all, v)
 		}
-		add("a byte more", append(bytes.Clone(whole), 0))
-		add("a byte less", whole[:len(whole)-1])
-		add("a byte more in front of the table", bytes.Join([][]byte{whole[:146], whole[145:]}, nil))
+		bytesOf := func(b []byte) func(*ft.Vector) { return func(v *ft.Vector) { v.Bytes = b } }
+		refuse("a byte more", bytesOf(append(bytes.Clone(whole), 0)))
+		refuse("a byte less", bytesOf(whole[:len(whole)-1]))
+		refuse("a byte more in front of the table", bytesOf(bytes.Join([][]byte{whole[:146], whole[145:]}, nil)))
 		for _, at := range []int{0, 6, 7, 8, 15, 16, 100, 200, len(whole) - 5, len(whole) - 1} {
-			b := bytes.Clone(whole)
-			b[at] ^= 1
-			add(fmt.Sprintf("byte %d", at), b)
+			refuse(fmt.Sprintf("byte %d changed", at), func(v *ft.Vector) { v.Flip = []int{at} })
 		}
-		v.Object = ft.ID(0x91).String()
-		add("the name of another", whole)
-		v.Object = id.Twin().String()
-		add("the name of its twin", whole)
+		refuse("the name of another", func(v *ft.Vector) { v.Object = ft.ID(0x91).String() })
+		refuse("the name of its twin", func(v *ft.Vector) { v.Object = id.Twin().String() })
 	}
-	ft.CompareReaders(t, all)
+	ft.Ship(t, *update, "packs", all)
 }

@@ -231,7 +231,7 @@ func (r *run) prepare(ctx context.Context, c *Content, cuts Cuts, put archive.Pu
 	return next, r.rewrite(ctx)
 }
 
-// commit swaps the root in and frees what it doesn't name.
+// commit commits the root and frees what it doesn't name.
 func (r *run) commit(ctx context.Context, next *format.Root) error {
 	if err := r.w.CommitRewrite(ctx, next, r.stored(next.Stored)); err != nil {
 		return err

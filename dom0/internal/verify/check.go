@@ -170,6 +170,8 @@ func (c *check) roots(ctx context.Context) error {
 		switch {
 		case mended:
 			c.restored(b.Name)
+		case b.Unmade:
+			c.o.Warn(fmt.Sprintf("%v: a command that is committing, or was killed, didn't make it; the next one that writes does", b.Err))
 		case (c.o.Repair || c.after) && c.below(b.Name):
 			c.o.Warn(fmt.Sprintf("%v; an older state of the archive may not be there any more", b.Err))
 		default:
@@ -354,10 +356,6 @@ func (c *check) contents(ctx context.Context, l *archive.Listing, found *damage.
 		return err
 	}
 	for i, s := range sessions {
-		if e := &l.Entries[i]; errs[i] != nil && e.State == format.EntryLost {
-			c.o.Warn(fmt.Sprintf("session #%d is lost, as was noted in generation %d: %s", e.Seq, e.Noted, e.Reason))
-			continue
-		}
 		if errs[i] != nil {
 			c.markBad(l.Entries[i].Blob)
 			found.Add(damage.Range{Session: l.Entries[i].Seq}, errs[i])
