@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bytes"
-	"encoding/hex"
 	"fmt"
 	"maps"
 	"os"
@@ -153,7 +152,7 @@ func (m *matrix) sort(punched, composed string) {
 			kind = "older " + strings.Split(name, "/")[0]
 		case strings.HasPrefix(name, "index/"), strings.HasPrefix(name, "packs/"):
 			kind = strings.Split(name, "/")[0]
-			if slices.Contains(names, twinName(m.t, name)) {
+			if slices.Contains(names, m.object(twinOf(m.t, filepath.Join(m.store, name)))) {
 				kind += " in pairs"
 			}
 		default:
@@ -172,22 +171,6 @@ func (m *matrix) sort(punched, composed string) {
 	if len(m.kinds) != 9 {
 		m.t.Fatalf("the archive has objects of these kinds: %v", m.kinds)
 	}
-}
-
-// twinName is the name that an object's twin has: all bits of the id are inverted.
-func twinName(t testing.TB, name string) string {
-	t.Helper()
-	id, err := hex.DecodeString(filepath.Base(name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := range id {
-		id[i] = ^id[i]
-	}
-	if strings.HasPrefix(name, "packs/") {
-		return fmt.Sprintf("packs/%x/%x", id[:1], id)
-	}
-	return fmt.Sprintf("index/%x", id)
 }
 
 // mount makes the store seen as media that can't be written.
@@ -393,7 +376,7 @@ func TestMatrix(t *testing.T) {
 			}
 			for _, f := range objectFaults {
 				m.cell(kind, object, f.name, f.do)
-				if twin := pairOf(m.kinds[kind], t, object); twin != "" && !whole && f.name != "cut" {
+				if twin := m.pairOf(kind, object); twin != "" && !whole && f.name != "cut" {
 					m.cell(kind, twin, f.name, f.do)
 				}
 			}
@@ -404,12 +387,9 @@ func TestMatrix(t *testing.T) {
 }
 
 // pairOf is an object's twin, if it is one of a pair.
-func pairOf(kind []string, t testing.TB, object string) string {
-	if strings.HasPrefix(object, "head/") || strings.HasPrefix(object, "roots/") {
+func (m *matrix) pairOf(kind, object string) string {
+	if !strings.HasSuffix(kind, "in pairs") {
 		return ""
 	}
-	if twin := twinName(t, object); slices.Contains(kind, twin) {
-		return twin
-	}
-	return ""
+	return m.object(twinOf(m.t, filepath.Join(m.store, object)))
 }
