@@ -90,11 +90,11 @@ func TestKeyRemoveOnATerminal(t *testing.T) {
 	w := archive(t)
 	w.ok("key", "add", "--new-keyfile", w.keyFile("second", 2))
 	id := w.keys(w.key)[0].ID
-	code, shown := onTerminal(t, w.command("key", "remove", id), "n\n")
+	code, shown := answering(t, w.command("key", "remove", id), askedYesNo, "n\n")
 	if code != 1 || !strings.Contains(shown, "the one you used just now?") || len(w.slotObjects()) != 2 {
 		t.Errorf("exit status %d\n%s", code, shown)
 	}
-	if code, shown = onTerminal(t, w.command("key", "remove", id), "y\n"); code != 0 || len(w.slotObjects()) != 1 {
+	if code, shown = answering(t, w.command("key", "remove", id), askedYesNo, "y\n"); code != 0 || len(w.slotObjects()) != 1 {
 		t.Errorf("exit status %d\n%s", code, shown)
 	}
 	w.exits(12, "list").oneLine()

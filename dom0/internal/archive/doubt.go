@@ -4,7 +4,6 @@ import (
 	"errors"
 
 	"pinion/dom0/internal/format"
-	"pinion/protocol"
 )
 
 // Where an older root was put back, a prune that came after it may have taken
@@ -33,8 +32,8 @@ func (a *Archive) InDoubt() (bool, error) {
 }
 
 // prunedSince reports whether there was a newer root that pruned, or may have.
-// One that doesn't open in head/ alone was never acknowledged; a name in roots/
-// proves itself, and so does what this host has seen.
+// One that doesn't open in head/ alone was never acknowledged, and one whose name in
+// roots/ is true is not of this archive; where that is false, a root was there.
 func (a *Archive) prunedSince() (bool, error) {
 	newest, known, err := a.newestSeen()
 	if err != nil {
@@ -44,7 +43,7 @@ func (a *Archive) prunedSince() (bool, error) {
 		return newest.PrunedAt > a.root.Generation, nil
 	}
 	for _, b := range a.badRoots {
-		if _, _, copied := protocol.ParseRootName(b.Name); copied && a.opts.AllowRollback {
+		if errors.Is(b.Err, errFalseName) {
 			return true, nil
 		}
 	}

@@ -213,7 +213,7 @@ func parseSealedRoot(n RootName, untrusted []byte) (*sealedRoot, error) {
 	s := &sealedRoot{RootName: n, object: untrusted, hash: sha256.Sum256(untrusted)}
 	_, clearPart, _, err := format.SplitRoot(untrusted)
 	if err == nil && !n.Head && n.Sum != [16]byte(s.hash[:16]) {
-		err = errors.New("is not what its name says")
+		err = errFalseName
 	}
 	if err == nil {
 		s.clear, err = format.ParseClear(clearPart)
@@ -226,6 +226,9 @@ func parseSealedRoot(n RootName, untrusted []byte) (*sealedRoot, error) {
 	}
 	return s, nil
 }
+
+// errFalseName says that a root in roots/ is not what was put there.
+var errFalseName = errors.New("is not what its name says")
 
 // rootReason says of a root of another version what is known of it: nothing
 // below it proves the version, so it may be damage as well.
