@@ -25,22 +25,6 @@ func twinKillWorld(t *testing.T) (w *world, backup []string) {
 	return w, []string{"backup", "--json", "v=file:" + v}
 }
 
-// twinName is the name of the object that may be another one's twin.
-func twinName(t testing.TB, name string) string {
-	t.Helper()
-	id, ok := protocol.ParseID(name)
-	if !ok {
-		t.Fatalf("%s has no id", name)
-	}
-	for i := range id {
-		id[i] ^= 0xff
-	}
-	if strings.HasPrefix(name, protocol.PrefixIndex) {
-		return protocol.IndexName(id)
-	}
-	return protocol.PackName(id)
-}
-
 // twinPuts are the numbers, among all puts under a prefix, of those whose other one
 // was put before.
 func twinPuts(t testing.TB, all []proxyEvent, under string) (at []int) {
@@ -51,7 +35,7 @@ func twinPuts(t testing.TB, all []proxyEvent, under string) (at []int) {
 			continue
 		}
 		n++
-		if seen[twinName(t, e.Name)] {
+		if seen[twinOf(t, e.Name)] {
 			at = append(at, n)
 		}
 		seen[e.Name] = true
@@ -59,21 +43,16 @@ func twinPuts(t testing.TB, all []proxyEvent, under string) (at []int) {
 	return at
 }
 
-// unpaired are the objects under a prefix whose other one isn't there, but for those
-// of at least a megabyte, which have data.
-func (w *world) unpaired(under string) (names []string) {
+// alone are the objects under a prefix that have no twin, but for those of at least a
+// megabyte, which have data.
+func (w *world) alone(under string) (paths []string) {
 	w.t.Helper()
-	all := files(w.t, w.store)
 	for _, path := range w.under(under) {
-		name, err := filepath.Rel(w.store, path)
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		if _, both := all[twinName(w.t, name)]; !both && all[name] < 1<<20 {
-			names = append(names, name)
+		if !exists(twinOf(w.t, path)) && len(readFile(w.t, path)) < 1<<20 {
+			paths = append(paths, path)
 		}
 	}
-	return names
+	return paths
 }
 
 // A backup that is killed between a metadata pack or an index object and its twin
@@ -102,8 +81,8 @@ func TestKillBetweenAnObjectAndItsTwin(t *testing.T) {
 						t.Fatalf("%s\nwas to fail", r)
 					}
 					what := fmt.Sprintf("%s at the twin under %s: ", plan.Fault, under)
-					if row.when == "settled" && len(w.unpaired(under)) != 1 {
-						t.Errorf("%s%q are there once", what, w.unpaired(under))
+					if row.when == "settled" && len(w.alone(under)) != 1 {
+						t.Errorf("%s%q are there once", what, w.alone(under))
 					}
 					w.survivesHalfAPair(what, backup)
 				}
@@ -116,45 +95,26 @@ func TestKillBetweenAnObjectAndItsTwin(t *testing.T) {
 // it to the disk.
 func TestOneOfAPairArrived(t *testing.T) {
 	w, backup := twinKillWorld(t)
-	old := w.packPairs()
+	old := w.pairs(protocol.PrefixPacks)
 	w.proxied(proxyPlan{Fault: "kill-pinion-before", Type: protocol.TypeCommit}).run(backup...).expect(137)
 	killed := w.saveApart()
-	arrived := slices.DeleteFunc(w.packPairs(), func(path string) bool { return slices.Contains(old, path) })
+	arrived := slices.DeleteFunc(w.pairs(protocol.PrefixPacks), func(pair [2]string) bool { return slices.Contains(old, pair) })
 	if len(old) == 0 || len(arrived) == 0 {
 		t.Fatalf("there were %d pairs of packs, and %d came", len(old), len(arrived))
 	}
-	for i, one := range arrived {
-		for _, lost := range []string{one, filepath.Join(w.store, twinName(t, w.name(one)))} {
+	for _, pair := range arrived {
+		for _, lost := range pair {
 			w.rewindApart(killed)
 			if err := os.Remove(lost); err != nil {
 				t.Fatal(err)
 			}
-			what := fmt.Sprintf("pair %d, without %s: ", i, w.name(lost))
+			what := fmt.Sprintf("without %s: ", lost)
 			w.survivesHalfAPair(what, backup)
 			if !exists(lost) {
 				t.Errorf("%sthe other one was not made", what)
 			}
 		}
 	}
-}
-
-// name is the name of an object at a path.
-func (w *world) name(path string) string {
-	w.t.Helper()
-	name, err := filepath.Rel(w.store, path)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return name
-}
-
-// packPairs are the paths of one of each pair of packs.
-func (w *world) packPairs() (paths []string) {
-	w.t.Helper()
-	for _, pair := range w.pairs(protocol.PrefixPacks) {
-		paths = append(paths, pair[0])
-	}
-	return paths
 }
 
 // survivesHalfAPair checks the archive of a twinKillWorld whose second backup was
@@ -171,14 +131,14 @@ func (w *world) survivesHalfAPair(what string, backup []string) {
 	if d := document[backupDoc](w.ok(backup...)); d.Sent > 1<<20 {
 		t.Errorf("%sthe next backup sent %d bytes", what, d.Sent)
 	}
-	if lost := w.unpaired(protocol.PrefixPacks); len(lost) > 0 {
+	if lost := w.alone(protocol.PrefixPacks); len(lost) > 0 {
 		t.Errorf("%s%q are there once", what, lost)
 	}
 	w.ok("check", "-q", "--read-data")
 	w.verifies(killedState{"v", "latest", w.path("v.img")})
 	// An index object that no root names is of no use: a repair takes it away.
 	w.ok("check", "-q", "--repair")
-	if lost := w.unpaired(protocol.PrefixIndex); len(lost) > 0 {
+	if lost := w.alone(protocol.PrefixIndex); len(lost) > 0 {
 		t.Errorf("%s%q are there once", what, lost)
 	}
 }

@@ -230,7 +230,7 @@ func TestQrexecFullDuplex(t *testing.T) {
 	body := content("random:1M:1")
 	send := func(b []byte) {
 		if _, err := in.Write(b); err != nil {
-			t.Error(err)
+			t.Fatal(err)
 		}
 	}
 	put := func(id uint32, name string) {
@@ -245,7 +245,7 @@ func TestQrexecFullDuplex(t *testing.T) {
 	replies := make(chan uint32, 2*rounds)
 	received := make(chan int64, 1)
 	go func() { received <- readReplies(t, out, replies) }()
-	send(protocol.AppendFrame(nil, protocol.TypeHello, 0, protocol.Hello{Min: 1, Max: 1, Create: true}))
+	send(protocol.AppendFrame(nil, protocol.TypeHello, 0, protocol.Hello{Min: protocol.Version, Max: protocol.Version, Create: true}))
 	send(protocol.AppendFrame(nil, protocol.TypeLock, 1, protocol.Lock{Mode: protocol.LockAppend}))
 	put(2, name(0))
 	for id := range replies {

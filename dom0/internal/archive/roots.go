@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"golang.org/x/sync/errgroup"
 
@@ -233,7 +234,8 @@ var errFalseName = errors.New("is not what its name says")
 // below it proves the version, so it may be damage as well.
 func rootReason(err error) error {
 	if errors.Is(err, format.ErrNewer) {
-		return fmt.Errorf("is damaged, or of a newer version of pinion (%v)", err)
+		what := strings.TrimSuffix(err.Error(), ": "+format.ErrNewer.Error())
+		return fmt.Errorf("is damaged, or of a newer version of pinion (%s)", what)
 	}
 	return err
 }

@@ -50,8 +50,8 @@ func (k *Keys) SealObject(kind format.Kind, name string, clear, plaintext []byte
 
 // OpenObject authenticates and decrypts a whole object of that kind and name. It
 // never changes untrusted; the clear part points into it. An object of a higher
-// version is format.ErrNewer; any other whose header is wrong, and one that
-// doesn't open, is ErrForged.
+// version is format.ErrNewer, if format.CheckHeader says so; any other whose header
+// is wrong, and one that doesn't open, is ErrForged.
 func (k *Keys) OpenObject(untrusted []byte, kind format.Kind, name string) (clear, plaintext []byte, err error) {
 	n, err := checkHeader(untrusted, kind)
 	if err != nil {

@@ -64,6 +64,11 @@ func (k Kind) String() string {
 // hasClear says whether objects of the kind have a clear part.
 func (k Kind) hasClear() bool { return k == KindRoot || k == KindKeyExport }
 
+// belowRoot says whether a root leads to objects of the kind.
+func (k Kind) belowRoot() bool {
+	return k == KindPack || k == KindIndex || k == KindIndexList || k == KindTOC
+}
+
 // Version is the version of everything that this program reads and writes.
 const Version = 2
 
@@ -80,7 +85,8 @@ func AppendHeader(b []byte, k Kind, clearLen int) []byte {
 // CheckHeader checks that untrusted begins with the header of kind k, and
 // returns the length of the clear part, in bytes, which is 0 for a kind without
 // one and at most MaxClear; untrusted may be shorter. A higher version or key
-// epoch is ErrNewer.
+// epoch is ErrNewer, but in packs and index objects damage: a root leads to
+// nothing newer than it is.
 func CheckHeader(untrusted []byte, k Kind) (clearLen int, err error) {
 	if len(untrusted) < HeaderSize {
 		return 0, fmt.Errorf("%d bytes are too few for a %s", len(untrusted), k)
@@ -88,13 +94,17 @@ func CheckHeader(untrusted []byte, k Kind) (clearLen int, err error) {
 	if string(untrusted[:len(magic)]) != magic || untrusted[6] != byte(k) {
 		return 0, fmt.Errorf("does not begin like a %s", k)
 	}
-	switch v := untrusted[7]; {
+	v, epoch := untrusted[7], binary.BigEndian.Uint32(untrusted[8:])
+	switch {
+	case k.belowRoot() && v != Version:
+		return 0, checkVersion(v)
+	case k.belowRoot() && epoch != 0:
+		return 0, fmt.Errorf("has key epoch %d where 0 belongs", epoch)
 	case v > Version:
 		return 0, fmt.Errorf("version %d: %w", v, ErrNewer)
 	case v < Version:
 		return 0, fmt.Errorf("has version %d, which no released program wrote", v)
-	}
-	if epoch := binary.BigEndian.Uint32(untrusted[8:]); epoch != 0 {
+	case epoch != 0:
 		return 0, fmt.Errorf("key epoch %d: %w", epoch, ErrNewer)
 	}
 	n := binary.BigEndian.Uint32(untrusted[12:])

@@ -20,6 +20,7 @@ var kinds = []format.Kind{
 // told apart from rubbish.
 func TestHeader(t *testing.T) {
 	names := map[string]bool{}
+	below := map[format.Kind]bool{format.KindPack: true, format.KindIndex: true, format.KindIndexList: true, format.KindTOC: true}
 	for _, k := range kinds {
 		h := format.AppendHeader([]byte("x"), k, 0)[1:]
 		if n, err := format.CheckHeader(h, k); err != nil || n != 0 || len(h) != format.HeaderSize || !bytes.Equal(h, ft.Header(k, 0)) {
@@ -31,7 +32,7 @@ func TestHeader(t *testing.T) {
 			}
 			b := bytes.Clone(h)
 			b[i] ^= 0x20
-			newer := i >= 7 && i < 12 // version 34, or a key epoch
+			newer := i >= 7 && i < 12 && !below[k] // version 34, or a key epoch
 			if _, err := format.CheckHeader(b, k); err == nil && !(clearKinds[k] && i >= 14) || errors.Is(err, format.ErrNewer) != newer {
 				t.Errorf("%s with the header %x: %v", k, b, err)
 			}

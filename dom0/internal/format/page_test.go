@@ -8,6 +8,7 @@ import (
 	"go/token"
 	"go/types"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -151,6 +152,11 @@ func parts(t *testing.T) map[string]string {
 	for _, name := range []string{"id-chunk", "id-chunk-domain", "sealed-chunk", "sealed-root", "slot-passphrase"} {
 		p["example: "+name] = "```\n" + ft.Dump(ft.ReadFile(t, "../crypt/testdata/"+name+".hex")) + "```\n"
 	}
+	body, err := os.ReadFile(filepath.Join(ft.Shipped, "index/golden")) // the package index has it, above this one
+	if err != nil {
+		t.Fatal(err)
+	}
+	p["example: index-body"] = "```\n" + ft.Dump(body) + "```\n"
 	return p
 }
 
