@@ -247,7 +247,7 @@ func TestForeignFiles(t *testing.T) {
 	c.Put(pack(1), []byte("abc"))
 	c.Close()
 	foreign := []string{
-		"README", "root.txt", "root", "root.1", "keys/x", "tmp/notes.txt", "head/README", "head/000000000001", "roots/000000000001-x", "packs/README", "packs/zz/x", "packs/01/README",
+		"README", "root.txt", "root", "root.1", "keys/x", "tmp/notes.txt", "head/README", "head/01", "roots/000000000001-x", "packs/README", "packs/zz/x", "packs/01/README",
 		"packs/02/" + strings.Repeat("0", 32), "index/.hidden", "lost+found/x",
 	}
 	for _, f := range foreign {

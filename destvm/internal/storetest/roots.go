@@ -81,7 +81,7 @@ func testCommit(t *testing.T, command []string) {
 		t.Errorf("the hello's heads are %d", r.Heads)
 	}
 	same(t, "the longest root", c.Whole(protocol.HeadName(protocol.MaxGeneration)), big)
-	if got := c.Names(protocol.PrefixHead, 2); !slices.Equal(got, []string{"head/000000000001", "head/000000000010", "head/000000000009", "head/999999999999"}) {
+	if got := c.Names(protocol.PrefixHead, 2); !slices.Equal(got, []string{"head/000000000001", "head/000000000009", "head/000000000010", "head/999999999999"}) {
 		t.Errorf("heads are %q", got)
 	}
 	c.Close()
