@@ -11,6 +11,10 @@ import (
 	"pinion/dom0/internal/format"
 )
 
+// maxConfig bounds a qube's configuration, in bytes: some hundred times what qubes
+// have, and little enough that thousands of them are read at once.
+const maxConfig = 256 << 10
+
 // A keeper turns what was seen into a configuration within format's bounds.
 // The lists that it makes are ascending and without doubles.
 type keeper struct{ warnings []string }
@@ -50,8 +54,8 @@ func (k *keeper) config(v *view) (*format.QubeConfig, error) {
 		return nil, err
 	}
 	k.fit(c)
-	if n := len(c.Append(nil)); n > format.MaxMetadata {
-		return nil, fmt.Errorf("its volumes, tags, devices and firewall rules alone take %d bytes to describe, at most %d are kept", n, format.MaxMetadata)
+	if n := len(c.Append(nil)); n > maxConfig {
+		return nil, fmt.Errorf("its volumes, tags, devices and firewall rules alone take %d bytes to describe, at most %d are kept", n, maxConfig)
 	}
 	if err := c.Check(); err != nil {
 		return nil, fmt.Errorf("its settings can't be kept: %w", err)
@@ -214,7 +218,7 @@ type part struct {
 // could is never left out: firewall, network, devices, and the tags that
 // policies go by.
 func (k *keeper) fit(c *format.QubeConfig) {
-	excess := len(c.Append(nil)) - format.MaxMetadata
+	excess := len(c.Append(nil)) - maxConfig
 	drop := func(parts []part) {
 		slices.SortStableFunc(parts, func(a, b part) int { return cmp.Compare(b.size, a.size) })
 		for _, p := range parts {

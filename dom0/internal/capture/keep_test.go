@@ -191,7 +191,7 @@ func TestFit(t *testing.T) {
 	d.Features = append(d.Features, format.QubePair{Name: "small", Value: "1"})
 	c, warnings := kept(t, d, live{notes: "kept", firewall: []string{"action=accept"}})
 	wantWarnings(t, warnings, `feature "f0" is not kept`, `feature "f1" is not kept`)
-	if n := len(c.Append(nil)); n > format.MaxMetadata || len(c.Features) != 5 || c.Notes != "kept" || len(c.Tags) != 1 || len(c.Firewall) != 1 {
+	if n := len(c.Append(nil)); n > maxConfig || len(c.Features) != 5 || c.Notes != "kept" || len(c.Tags) != 1 || len(c.Firewall) != 1 {
 		t.Errorf("%d bytes, %d features, notes %q, tags %q, firewall %q", n, len(c.Features), c.Notes, c.Tags, c.Firewall)
 	}
 	// Every kind of part that may go can be the one that is too much.
@@ -205,7 +205,7 @@ func TestFit(t *testing.T) {
 	if got.Err != nil || len(got.Warnings) != maxWarnings+1 {
 		t.Fatalf("%v, %d warnings", got.Err, len(got.Warnings))
 	}
-	if err := got.Config.Check(); err != nil || len(got.Config.Append(nil)) > format.MaxMetadata {
+	if err := got.Config.Check(); err != nil || len(got.Config.Append(nil)) > maxConfig {
 		t.Errorf("%v, %d bytes", err, len(got.Config.Append(nil)))
 	}
 }
