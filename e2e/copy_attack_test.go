@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"flag"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
@@ -13,7 +14,7 @@ import (
 )
 
 // attacks is how many times in a row a hostile source is copied from.
-const attacks = 50
+var attacks = flag.Int("attacks", 8, "how many runs of copy a hostile source attacks")
 
 // A source that shows its own older roots in turn takes nothing from a copy that is
 // made without the key, and is found out every time by a host that knows the newest.
@@ -30,7 +31,7 @@ func TestCopyFromASourceThatReplays(t *testing.T) {
 	to := w.path("copy")
 	w.keyless().ok("copy", "--to", "file:"+to)
 	root, was := highestRoot(t, to), digest(t, to)
-	for i := range attacks {
+	for i := range *attacks {
 		putTree(t, states[i%(len(states)-1)], w.store)
 		r := w.keyless().exits(14, "copy", "--to", "file:"+to)
 		r.oneLine().says("and 9 was seen").silent("Nothing to copy")
@@ -70,7 +71,7 @@ func TestCopyFromASourceThatMakesThingsUp(t *testing.T) {
 		writeFile(t, path, nil)
 	}
 	var planted []string
-	for i := range attacks {
+	for i := range *attacks {
 		for _, name := range planted {
 			if err := os.Remove(filepath.Join(w.store, name)); err != nil {
 				t.Fatal(err)

@@ -290,8 +290,16 @@ func (a *Archive) OtherRoots(ctx context.Context) (bad []BadRoot, err error) {
 	}
 	if !r.hasCopy(a.root.Generation, a.rootHash) {
 		name := protocol.RootName(a.root.Generation, [16]byte(a.rootHash[:16]))
-		missing := &DamageError{Object: name, Reason: errIsMissing}
-		r.failed = append(r.failed, BadRoot{Name: name, Err: missing, Unmade: true})
+		_, err := readSealedRoot(ctx, a.conn, RootName{Name: name, Generation: a.root.Generation, Sum: [16]byte(a.rootHash[:16])})
+		switch {
+		case err == nil: // made since it was listed
+		case errors.Is(err, errIsMissing):
+			r.failed = append(r.failed, BadRoot{Name: name, Err: err, Unmade: true})
+		case isDamage(err): // something else has its name
+			r.failed = append(r.failed, BadRoot{Name: name, Err: err})
+		default:
+			return nil, err
+		}
 	}
 	head := protocol.HeadName(a.root.Generation)
 	if lost, err := a.lostHead(r, head); err != nil {
