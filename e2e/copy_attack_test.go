@@ -1,10 +1,10 @@
 package e2e
 
 import (
-	"flag"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"

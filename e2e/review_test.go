@@ -44,7 +44,7 @@ func TestReviewDamageNeverMakesAnOlderSessionTheLatest(t *testing.T) {
 	}
 	to, all := w.path("to"), w.path("all")
 	errors := 0
-	for at := packHeader; at < len(pair[metadata[3]]); at += 40 {
+	for at := packHeader; at < len(pair[metadata[3]]); at += 400 {
 		w.spoilBoth(metadata[3], int64(at))
 		for _, args := range [][]string{
 			{"restore", "v", "--to", to}, {"restore", "v", "--to", to, "--session", "^same"},
