@@ -183,6 +183,7 @@ func TestRootPutBackAfterAPruneIsDoubted(t *testing.T) {
 			a, _, x := start(t)
 			spoil(a)
 			a.run("check", "--repair").says("session #2 is lost")
+			a.run("check", "--repair", "--drop-damaged")
 			whole(a, x)
 			a.restores("x2", "#3", a.path("x2"))
 		})
@@ -205,6 +206,7 @@ func TestRootPutBackAfterAPruneIsDoubted(t *testing.T) {
 		b.backTo(4)
 		b.exits(13, "backup", "--allow-rollback", x).oneLine().says("check --repair")
 		b.run("check", "--repair").says("session #2 is lost")
+		b.run("check", "--repair", "--drop-damaged")
 		whole(b, x)
 	})
 	t.Run("older one", func(t *testing.T) {
