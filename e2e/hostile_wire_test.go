@@ -82,7 +82,7 @@ var wireRows = []wireRow{
 	{fault: "flip", n: 100, types: wholes, commands: reading, codes: []int{13}},
 	{fault: "flip", n: 100, at: 1, types: wholes, commands: reading, codes: []int{0, 13}, says: "head/"},
 	{fault: "flip", n: 100, at: 2, types: wholes, commands: reading, codes: []int{0, 13}},
-	{fault: "flip", n: 100, at: 3, types: wholes, commands: reading, codes: []int{0, 13}, says: "index/"},
+	{fault: "flip", n: 100, at: 3, types: wholes, commands: reading, codes: []int{0, 13}},
 	{fault: "flip", n: 100, at: 4, types: wholes, commands: restores, codes: []int{0}},
 	{fault: "flip-ok", n: 5, types: []protocol.Type{protocol.TypeGet, protocol.TypeGetWhole, protocol.TypeHello}, commands: listing, codes: []int{0, 1}},
 	{fault: "flip-ok", n: 1, types: lists, commands: checking, codes: []int{1, 13}},
