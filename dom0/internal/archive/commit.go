@@ -107,11 +107,17 @@ func (w *Writer) commit(ctx context.Context, next *format.Root, verify func() er
 // it. Where another writer was first, that is store.ErrConflict, and nothing has
 // changed.
 func (a *Archive) commitRoot(ctx context.Context, next *format.Root, branch format.ObjectID) error {
-	host, name := Host()
-	next.Branch, next.Generation = branch, a.next
-	next.HostID, next.Host, next.Written = host, name, a.opts.Now().UnixNano()
+	next.Branch = branch
 	parent := format.RootHash(a.rootHash[:16])
 	next.Predecessors = append([]format.RootHash{parent}, a.root.Predecessors...)
+	return a.commitAs(ctx, next)
+}
+
+// commitAs is commitRoot for a root that says its branch and its predecessors.
+func (a *Archive) commitAs(ctx context.Context, next *format.Root) error {
+	host, name := Host()
+	next.Generation = a.next
+	next.HostID, next.Host, next.Written = host, name, a.opts.Now().UnixNano()
 	next.Predecessors = next.Predecessors[:min(len(next.Predecessors), format.MaxPredecessors)]
 	next.Ext = format.Edited(next.Ext) // something of every root differs from the one before
 	sealed, err := a.sealRoot(next)

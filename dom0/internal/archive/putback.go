@@ -129,20 +129,11 @@ func (a *Archive) commitPutBack(ctx context.Context, next *format.Root, res *Res
 	if err := a.opts.State.MarkUnclean(a.keys.Archive, a.dest.String(), false); err != nil {
 		return err
 	}
-	host, name := Host()
-	next.Generation, next.HostID, next.Host, next.Written = a.next, host, name, a.opts.Now().UnixNano()
-	next.Predecessors = next.Predecessors[:min(len(next.Predecessors), format.MaxPredecessors)]
-	sealed, err := a.sealRoot(next)
-	if err != nil {
-		return err
-	}
-	if err := a.publish(ctx, next.Generation, sealed); err != nil {
+	if err := a.commitAs(ctx, next); err != nil {
 		return fmt.Errorf("put the root back: %w", err)
 	}
-	replaced := a.rootHash
-	a.root, a.rootHash, a.sealed = next, hashRoot(sealed), sealed
 	res.Root = next
-	return a.rememberRoot(sealed, &replaced)
+	return nil
 }
 
 // ErrKeyNotListed says that a root doesn't list the key that was given: it was
