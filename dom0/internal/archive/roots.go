@@ -159,14 +159,6 @@ func eachName(ctx context.Context, conn *store.Conn, prefix, after string, most 
 	return fmt.Errorf("list %s: the store lists more than %d: %w", prefix, most, store.ErrProtocol)
 }
 
-// highestNamed is the highest generation that any name has.
-func (r *roots) highestNamed() uint64 {
-	if len(r.names) == 0 {
-		return 0
-	}
-	return r.names[0].Generation
-}
-
 // get reads one root and its clear part. An error that is not the root's own
 // ends the command; a root that can't be had is a DamageError.
 func (r *roots) get(ctx context.Context, n RootName) (*sealedRoot, error) {
