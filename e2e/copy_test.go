@@ -258,7 +258,7 @@ func TestCopyEndlessList(t *testing.T) {
 	w.ok("init")
 	to := w.path("copy")
 	r := w.proxied(proxyPlan{Fault: "list-endless", Type: protocol.TypeList, Of: w.store}).exits(1, "copy", "--to", "file:"+to)
-	r.oneLine().says("lists more than 2097152")
+	r.oneLine().says("lists more than 4194304")
 	if r.maxRSS > 64<<20 {
 		t.Errorf("took %d MiB", r.maxRSS>>20)
 	}
