@@ -13,7 +13,7 @@ import (
 
 // TestLVM runs the tests of the driver lvm_thin where LVM is.
 func TestLVM(t *testing.T) {
-	umltest.Run(t, umltest.Options{Disks: []int64{2 << 30}, Timeout: 3 * time.Minute}, "TestReal.*")
+	umltest.Run(t, umltest.Options{Disks: []int64{2 << 30}, Timeout: 15 * time.Minute}, "TestReal.*")
 }
 
 // TestRealDance follows the volumes of a qube through starts, stops and an

@@ -34,8 +34,9 @@ const (
 	// defaultMemory is enough for a Go program, LVM and some megabytes of
 	// temporary files. The host only gives what is touched.
 	defaultMemory = 768 << 20
-	// defaultTimeout is for the boot, some seconds, and all tests inside.
-	defaultTimeout = 5 * time.Minute
+	// defaultTimeout is for the boot, some seconds, and all tests inside: a limit for
+	// what hangs, far from what they take, since neighbours may be busy.
+	defaultTimeout = 15 * time.Minute
 	// silence is after how long a kernel counts as stuck that says nothing:
 	// now and then one spins and nothing in it goes on, whatever it was
 	// doing. No test takes so long.
@@ -52,7 +53,7 @@ type Options struct {
 	// Memory in bytes; 0 means 768 MiB. Half of it is for temporary files:
 	// TMPDIR is a tmpfs.
 	Memory int64
-	// Timeout is for everything from the boot on; 0 means five minutes. The
+	// Timeout is for everything from the boot on; 0 means fifteen minutes. The
 	// test's own deadline cuts it short.
 	Timeout time.Duration
 	// Package is the import path of the package whose tests run; empty means

@@ -23,7 +23,7 @@ import (
 
 // TestInUML runs all tests of this package that need LVM.
 func TestInUML(t *testing.T) {
-	umltest.Run(t, umltest.Options{Disks: []int64{2 << 30, 64 << 20}, Timeout: 3 * time.Minute}, "TestReal.*")
+	umltest.Run(t, umltest.Options{Disks: []int64{2 << 30, 64 << 20}, Timeout: 15 * time.Minute}, "TestReal.*")
 }
 
 const vg = "my-vg"

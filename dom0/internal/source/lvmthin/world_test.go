@@ -26,7 +26,7 @@ import (
 
 // TestInUML runs all tests of this package that need a thin pool.
 func TestInUML(t *testing.T) {
-	umltest.Run(t, umltest.Options{Disks: []int64{24 << 30}, Timeout: 9 * time.Minute}, "TestReal.*")
+	umltest.Run(t, umltest.Options{Disks: []int64{24 << 30}, Timeout: 25 * time.Minute}, "TestReal.*")
 }
 
 const (
