@@ -104,6 +104,9 @@ func (m *copyMatrix) each() {
 		plan.Log, plan.Of = filepath.Join(m.t.TempDir(), "log"), m.of
 		m.rewind()
 		r := m.proxied.planned(plan).run(m.args...)
+		if r.code == 128+9 {
+			settled(m.t, plan.Log)
+		}
 		first := events(m.t, plan.Log)
 		if count(first, "fault", 0) == 0 {
 			r.expect(0)
