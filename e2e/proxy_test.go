@@ -35,7 +35,7 @@ type proxyPlan struct {
 
 // A proxyEvent is a line of the log. Events of one connection are in order.
 type proxyEvent struct {
-	Event string // "request", "half", "ok", "error", "fault", "end" of the helper
+	Event string // "request", "half", "ok", "error", "fault"
 	Conn  int    // process id of the proxy
 	N     int    // number of the request on its connection; the hello is 1
 	Type  protocol.Type
@@ -148,7 +148,6 @@ func (p *proxy) run() int {
 	p.toHelper.Close()
 	<-down
 	p.helper.Wait()
-	p.end()
 	return p.helper.ProcessState.ExitCode()
 }
 
@@ -333,15 +332,7 @@ func (p *proxy) killClient() {
 	syscall.Kill(os.Getppid(), syscall.SIGKILL)
 	p.toHelper.Close()
 	p.helper.Process.Wait()
-	p.end()
 	os.Exit(0)
-}
-
-// end logs that the helper has ended.
-func (p *proxy) end() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.log("end", &proxyRequest{})
 }
 
 func readFrame(r *bufio.Reader) (protocol.Header, []byte, error) {

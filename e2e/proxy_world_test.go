@@ -5,13 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"pinion/protocol"
 )
@@ -143,24 +140,6 @@ func events(t testing.TB, path string) []proxyEvent {
 		all = append(all, e)
 	}
 	return all
-}
-
-// settled waits until the helpers of a log have ended: those of a pinion that was
-// killed may be at their last request still.
-func settled(t testing.TB, path string) {
-	t.Helper()
-	for began := time.Now(); ; time.Sleep(5 * time.Millisecond) {
-		open := map[int]bool{}
-		for _, e := range events(t, path) {
-			open[e.Conn] = e.Event != "end"
-		}
-		if !slices.Contains(slices.Collect(maps.Values(open)), true) {
-			return
-		}
-		if time.Since(began) > time.Minute {
-			t.Fatalf("the helpers of a killed pinion go on: %v", open)
-		}
-	}
 }
 
 // count counts events of a kind and a type of request; 0 is all types.
