@@ -1,6 +1,7 @@
 package prune
 
 import (
+	"flag"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -17,11 +18,13 @@ import (
 	"pinion/protocol"
 )
 
+var killedSeeds = flag.Uint64("killed-seeds", 4, "how many histories TestKilledModel makes")
+
 // TestKilledModel: prunes that end anywhere, and backups and prunes after them.
 // Either all that was to go is gone or nothing, and when one gets to its end,
 // both of all that is there twice are, and nothing else.
 func TestKilledModel(t *testing.T) {
-	for seed := range uint64(8) {
+	for seed := range *killedSeeds {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 1))
 			p := archivetest.New(t).Init(t)

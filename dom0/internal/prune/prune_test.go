@@ -1,6 +1,7 @@
 package prune
 
 import (
+	"flag"
 	"bytes"
 	"context"
 	"encoding/binary"
@@ -38,6 +39,10 @@ const (
 func TestMain(m *testing.M) {
 	if n, err := strconv.Atoi(os.Getenv(diesEnv)); err == nil {
 		os.Exit(dies(n))
+	}
+	// Each starts some twenty helpers. The command line may ask for more.
+	if err := flag.Set("rapid.checks", "40"); err != nil {
+		panic(err)
 	}
 	os.Exit(archivetest.Main(m))
 }
