@@ -1,10 +1,10 @@
 package prune
 
 import (
-	"flag"
 	"bytes"
 	"context"
 	"encoding/binary"
+	"flag"
 	"io/fs"
 	"maps"
 	"math/rand/v2"
