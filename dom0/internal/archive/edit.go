@@ -259,7 +259,8 @@ func (a *Archive) BlobsEnd(ctx context.Context, id format.ObjectID, size int64) 
 // be in the way are readers; it tries for a moment and doesn't wait for them.
 func (a *Archive) Exclusively(ctx context.Context) error {
 	readers := func(context.Context) error { return &LockedError{Readers: true} }
-	return takeLock(ctx, a.conn, protocol.LockExclusive, false, a.opts.Warn, readers)
+	ask := func(ctx context.Context) error { return a.conn.Lock(ctx, protocol.LockExclusive) }
+	return takeLock(ctx, false, a.opts.Warn, ask, readers)
 }
 
 // Limited reports why nothing can be removed from the store, or nil.
