@@ -66,7 +66,10 @@ func (a *Archive) Places(ctx context.Context, f func(e index.Entry, counts bool)
 
 // Packs lists the packs in the store, in order of their ids, with their sizes in bytes.
 func (a *Archive) Packs(ctx context.Context, f func(id format.ObjectID, size int64) error) error {
-	return a.eachPack(ctx, f)
+	if err := a.eachPack(ctx, f); err != nil {
+		return err
+	}
+	return a.listedAll()
 }
 
 // Holds reports whether a pack is this run's: begun by it, or adopted from a
