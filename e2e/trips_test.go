@@ -101,7 +101,7 @@ func TestRoundTrips(t *testing.T) {
 		args []string
 	}{
 		{5, []string{"list"}},
-		{10, []string{"backup", "file:" + image}},
+		{11, []string{"backup", "file:" + image}},
 		{12, []string{"tag", "add", "#1", "one"}},
 	} {
 		n, text := w.trips(c.args...)
