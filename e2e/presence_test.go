@@ -98,7 +98,7 @@ func TestBackupSeesWhatTheStoreLost(t *testing.T) {
 	if at, err := time.Parse(time.RFC3339, doc.Volumes[0].Archives[0].Listed); err != nil || at.Format("2006-01-02 15") != "2026-11-23 12" {
 		t.Errorf("%+v, %v: the check was the last to list everything", doc, err)
 	}
-	at("2026-11-24T08:00:00Z").ok("status").says("was listed completely 19 h ago")
+	at("2026-11-24T08:30:00Z").ok("status").says("was listed completely 20 h ago")
 }
 
 // TestBackupWithoutInventory: a store that can't say what it holds is listed once a day.
