@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -99,6 +101,29 @@ func TestBackupSeesWhatTheStoreLost(t *testing.T) {
 		t.Errorf("%+v, %v: the check was the last to list everything", doc, err)
 	}
 	at("2026-11-24T08:30:00Z").ok("status").says("was listed completely 20 h ago")
+}
+
+// TestBackupListsWhereAKilledOneWas: what a killed backup left is found by listing the
+// directories that it is in, and no others.
+func TestBackupListsWhereAKilledOneWas(t *testing.T) {
+	w := archive(t).proxied(proxyPlan{})
+	image := w.image("image", "random:1M:1")
+	w.ok("backup", "v=file:"+image)
+	had := w.under("packs/")
+	overwrite(t, image, 0, "random:512K:2")
+	w.planned(proxyPlan{Fault: "kill-pinion-before", Type: protocol.TypeCommit, At: 1}).exits(128+9, "backup", "v=file:"+image)
+	want := map[string]bool{}
+	for _, path := range w.under("packs/") {
+		if !slices.Contains(had, path) {
+			want["packs/"+filepath.Base(path)[:2]+"/"] = true
+		}
+	}
+	prefixes, _ := w.listsOf(0, "backup", "v=file:"+image)
+	slices.Sort(prefixes)
+	// The metadata that it left is the next one's in part only, and stays beside the index.
+	if prefixes = slices.Compact(prefixes); !slices.Equal(slices.DeleteFunc(prefixes, func(p string) bool { return p == "index/" }), slices.Sorted(maps.Keys(want))) {
+		t.Errorf("listed %q, not %v", prefixes, want)
+	}
 }
 
 // TestBackupWithoutInventory: a store that can't say what it holds is listed once a day.

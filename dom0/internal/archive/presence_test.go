@@ -1,14 +1,17 @@
 package archive_test
 
 import (
+	"crypto/sha256"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/archivetest"
+	"pinion/dom0/internal/format"
 	"pinion/protocol"
 )
 
@@ -129,5 +132,39 @@ func TestPresenceOfEachObject(t *testing.T) {
 	}
 	if looked == 0 {
 		t.Error("nothing was looked at")
+	}
+}
+
+// TestManyPacksAreListed: more than one request gives are listed in order, none left
+// out and none twice.
+func TestManyPacksAreListed(t *testing.T) {
+	p := archivetest.New(t).Init(t)
+	p.Commit(t, chunk(1, 300_000))
+	for i := range 2500 {
+		id := sha256.Sum256([]byte{byte(i), byte(i >> 8)})
+		if i < 1200 {
+			id[0] = 0x77 // more in one directory, too
+		}
+		path := p.Path(protocol.PackName([16]byte(id[:16])))
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, make([]byte, i%7), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a := p.Open(t, protocol.LockRead)
+	defer a.Close()
+	var got []string
+	err := a.Packs(ctx, func(id format.ObjectID, size int64) error {
+		name := protocol.PackName(id)
+		if info, err := os.Stat(p.Path(name)); err != nil || info.Size() != size {
+			t.Errorf("%s: %d bytes, %v", name, size, err)
+		}
+		got = append(got, name)
+		return nil
+	})
+	if want := p.Objects(t, protocol.PrefixPacks); err != nil || !slices.Equal(got, want) {
+		t.Errorf("%d packs of %d, %v", len(got), len(want), err)
 	}
 }
