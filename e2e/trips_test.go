@@ -13,7 +13,7 @@ import (
 
 // roundQuiet is how long pinion has to have sent nothing for it to count as
 // waiting.
-const roundQuiet = 150 * time.Millisecond
+const roundQuiet = 500 * time.Millisecond
 
 // The faults enter themselves into the table. The first holds all answers back until
 // pinion has nothing more to ask before it has one, and then gives all of them.
