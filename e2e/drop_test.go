@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -27,7 +28,7 @@ func TestCheckDropsDamagedOnlyWhenAsked(t *testing.T) {
 		t.Fatal(err)
 	}
 	overwrite(t, a, 1<<20, "random:512K:4") // it isn't here any more, either
-	w.backup("a=file:"+a, "b=file:"+b)
+	w.exits(13, "backup", "a=file:"+a, "b=file:"+b).says("the session was made, but 1 object", filepath.Base(lost)+" is missing", "pinion check")
 	w.exits(13, "check").says("--drop-damaged")
 	w.exits(2, "check", "--drop-damaged").says("with --repair only")
 	w.exits(13, "check", "--repair")

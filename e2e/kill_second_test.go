@@ -20,8 +20,6 @@ var secondMoments = []struct {
 	under string
 }{
 	{"after", protocol.TypeCommit, ""},
-	{"before", protocol.TypeList, protocol.PrefixHead},
-	{"after", protocol.TypeList, protocol.PrefixHead},
 	{"before", protocol.TypeList, protocol.PrefixRoots},
 	{"after", protocol.TypeList, protocol.PrefixRoots},
 	{"before", protocol.TypePut, protocol.PrefixRoots},

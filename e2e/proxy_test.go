@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"pinion/protocol"
 )
@@ -35,7 +36,7 @@ type proxyPlan struct {
 
 // A proxyEvent is a line of the log. Events of one connection are in order.
 type proxyEvent struct {
-	Event string // "request", "half", "ok", "error", "fault"
+	Event string // "request", "half", "ok", "error", "fault", "round"
 	Conn  int    // process id of the proxy
 	N     int    // number of the request on its connection; the hello is 1
 	Type  protocol.Type
@@ -117,6 +118,10 @@ type proxy struct {
 	held     *proxyRequest // whose answer waits for another one to be exchanged with
 	first    []byte        // the first data frame that came
 	pages    uint64        // entries of an endless list
+
+	rounds  sync.Once    // begins to give answers round by round
+	late    []proxyFrame // that are held back until then
+	touched time.Time    // when the client last sent something
 }
 
 type proxyFrame struct {

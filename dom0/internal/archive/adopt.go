@@ -16,7 +16,8 @@ import (
 // adopt enters the finished packs of backups that didn't end into the index, so
 // that what they sent is not sent again. The store is listed only if there can
 // be such packs: after a backup that didn't end on this host, or where nothing
-// was known of the archive, for the first backup from then on.
+// was known of the archive, for the first backup from then on; and only where it
+// has other packs than the index names.
 //
 // A pack is adopted only if it was written on a root that is not older than the
 // last prune: that prune may have begun to punch holes into older ones. With
@@ -31,7 +32,7 @@ func (w *Writer) adopt(ctx context.Context, tryAll bool) error {
 		return nil
 	}
 	tryAll = tryAll || suspect
-	return w.a.eachPack(ctx, func(id format.ObjectID, size int64) error {
+	return w.a.eachOtherPack(ctx, func(id format.ObjectID, size int64) error {
 		known, err := w.a.index.PackKnown(ctx, id)
 		if err != nil || known || w.adopted[id] || w.adopted[id.Twin()] {
 			return err
@@ -121,17 +122,6 @@ func (w *Writer) adoptPack(ctx context.Context, id format.ObjectID, toc *format.
 		return w.a.index.Add(index.Entry{ID: b.ID, Type: b.Type, Pack: at.Pack, Offset: at.Offset, Length: at.Length})
 	})
 	return entered, err
-}
-
-// eachPack lists the packs in the store, in order of their ids.
-func (a *Archive) eachPack(ctx context.Context, fn func(id format.ObjectID, size int64) error) error {
-	return eachName(ctx, a.conn, protocol.PrefixPacks, "", format.MaxPacks, func(e protocol.Entry) error {
-		id, ok := protocol.ParseID(e.Name)
-		if !ok {
-			return fmt.Errorf("list packs: %q: %w", e.Name, store.ErrProtocol)
-		}
-		return fn(id, int64(e.Size))
-	})
 }
 
 // tocGuess is how many bytes at the end of a pack are asked for at first:

@@ -164,16 +164,26 @@ func Open(ctx context.Context, dest store.Destination, opts Options) (_ *Archive
 			return nil, err
 		}
 	}
-	if err := a.lock(ctx); err != nil {
+	// What was read before stays good, since nothing is ever replaced: under the
+	// lock the names are enough, and come with it.
+	err = a.lockAnd(ctx, func(ctx context.Context) (err error) {
+		if before, err = a.recall(); err != nil {
+			return err
+		}
+		r = r.again()
+		return r.listNew(ctx, a.root.Generation)
+	})
+	if err != nil {
 		return nil, err
 	}
-	return a, a.settle(ctx)
+	return a, a.settle(ctx, r, before)
 }
 
 // settle makes the newest root that the store has under the lock the archive's,
-// if it is one that may follow what is known.
-func (a *Archive) settle(ctx context.Context) error {
-	if err := a.reload(ctx); err != nil {
+// if it is one that may follow what is known: before, when r was listed under the
+// lock.
+func (a *Archive) settle(ctx context.Context, r *roots, before memory) error {
+	if err := a.takeNewest(ctx, r, before); err != nil {
 		return err
 	}
 	if err := a.doubt(); err != nil {
@@ -191,27 +201,34 @@ func (a *Archive) settle(ctx context.Context) error {
 // maxBadShown is how many roots that don't open are named one by one.
 const maxBadShown = 4
 
-// reload lists the roots once more and takes the newest. Before anything is
-// written, the second copy of that root has to be there: else its number could be
-// given a second time if head/ is lost. So numbers are taken from a list that was
-// made after it.
+// reload lists the roots once more and takes the newest.
 func (a *Archive) reload(ctx context.Context) error {
 	before, err := a.recall()
 	if err != nil {
 		return err
 	}
+	r, likely := newRoots(a.conn), uint64(0)
+	if a.sealed != nil { // written once: the same name is the same object
+		likely = a.root.Generation
+		n := RootName{Name: protocol.HeadName(likely), Generation: likely, Head: true}
+		r.read[n.Name] = &sealedRoot{n, a.sealed, a.rootHash, &a.root.Clear}
+	}
+	if err := r.listNew(ctx, likely); err != nil {
+		return err
+	}
+	return a.takeNewest(ctx, r, before)
+}
+
+// takeNewest takes the newest of roots that were just listed; before is what was
+// known until then. Before anything is
+// written, the second copy of that root has to be there: else its number could be
+// given a second time if head/ is lost. So numbers are taken from a list that was
+// made after it.
+func (a *Archive) takeNewest(ctx context.Context, r *roots, before memory) error {
 	var second string // the name of the copy that was put
 	for range maxReloads {
-		r := newRoots(a.conn)
-		if err := r.listNew(ctx, false); err != nil {
-			return err
-		}
 		if len(r.names) == 0 {
 			return a.missing(ctx)
-		}
-		if a.sealed != nil { // written once: the same name is the same object
-			n := RootName{Name: protocol.HeadName(a.root.Generation), Generation: a.root.Generation, Head: true}
-			r.read[n.Name] = &sealedRoot{n, a.sealed, a.rootHash, &a.root.Clear}
 		}
 		if err := a.choose(ctx, r, before); err != nil {
 			return err
@@ -227,6 +244,10 @@ func (a *Archive) reload(ctx context.Context) error {
 			return err
 		}
 		second = name
+		r = r.again()
+		if err := r.listNew(ctx, a.root.Generation); err != nil {
+			return err
+		}
 	}
 	return fmt.Errorf("the roots at %s change all the time: %w", a.dest, store.ErrConflict)
 }

@@ -20,7 +20,8 @@ import (
 //     of each first one pack, then its twin
 //  3. index objects that name the first ones, and then their twins
 //  4. the root, as head/<generation>, which is created and replaces nothing
-//  5. the names in head/ and roots/ are listed again: a higher root that opens
+//  5. the names in head/, which the answer to 4 has, and those in roots/ are
+//     listed again: a higher root that opens
 //     and doesn't build on this one, or another one of its number, says that this
 //     one came too late
 //  6. the root a second time, in roots/
@@ -149,11 +150,11 @@ func (a *Archive) sealRoot(r *format.Root) ([]byte, error) {
 // publish creates the head of a generation, finds out whether it counts, and puts
 // its second copy. When it returns nil the root is acknowledged.
 func (a *Archive) publish(ctx context.Context, generation uint64, sealed []byte) error {
-	err := a.createHead(ctx, generation, sealed)
+	heads, err := a.createHead(ctx, generation, sealed)
 	if err != nil {
 		return err
 	}
-	late, err := a.cameLate(ctx, generation, sealed)
+	late, err := a.cameLate(ctx, generation, sealed, heads)
 	if err != nil {
 		return err
 	}
@@ -166,44 +167,50 @@ func (a *Archive) publish(ctx context.Context, generation uint64, sealed []byte)
 	return a.putSecond(ctx, generation, sealed)
 }
 
-// createHead creates a head. If the connection ends before the answer, the head is
-// read through a new one, which stays: ours there is success.
-func (a *Archive) createHead(ctx context.Context, generation uint64, sealed []byte) error {
-	_, err := a.conn.Commit(ctx, generation, sealed)
+// createHead creates a head and returns the heads that there were then. If the
+// connection ends before the answer, the head is read through a new one, which
+// stays: ours there is success, and the heads are not known.
+func (a *Archive) createHead(ctx context.Context, generation uint64, sealed []byte) (heads []uint64, err error) {
+	heads, err = a.conn.Commit(ctx, generation, sealed)
 	if err == nil || !lostAnswer(err) {
-		return err
+		return heads, err
 	}
 	opts := a.opts.Store
 	opts.Create = false
 	conn, dialErr := store.Open(ctx, a.dest, opts)
 	if dialErr != nil {
-		return err
+		return nil, err
 	}
 	now, readErr := conn.GetWhole(ctx, protocol.HeadName(generation), format.MaxRoot)
-	if readErr != nil || string(now) != string(sealed) || takeLock(ctx, conn, a.opts.Lock, false, a.opts.Warn, lockedAgain) != nil {
+	if readErr != nil || string(now) != string(sealed) || TakeLock(ctx, conn, a.opts.Lock, false, a.opts.Warn) != nil {
 		conn.Close()
-		return err
+		return nil, err
 	}
 	_ = a.conn.Close()
 	a.conn = conn
-	return nil
+	return nil, nil
 }
-
-func lockedAgain(context.Context) error { return store.ErrLocked }
 
 // lostAnswer reports whether a request may have been done, though no answer came.
 func lostAnswer(err error) bool {
 	return errors.Is(err, store.ErrGone) || errors.Is(err, store.ErrTimeout) || errors.Is(err, store.ErrProtocol)
 }
 
-// cameLate lists the roots after a head was created, and reports whether that
-// counts for nothing: there is another root of its number in roots/, or a higher
-// one that doesn't have it among its predecessors, or that doesn't show it because
-// it doesn't open. Names so high that they didn't count for the number don't count
+// cameLate looks at the roots after a head was created, and reports whether that
+// counts for nothing. heads are those that the store listed after that; without this
+// one among them they are listed anew. It counts for nothing if there is
+// another root of its number in roots/, or a higher one that doesn't have it among
+// its predecessors, or that doesn't show it because it doesn't open. Names so high that they didn't count for the number don't count
 // here either.
-func (a *Archive) cameLate(ctx context.Context, generation uint64, sealed []byte) (bool, error) {
+func (a *Archive) cameLate(ctx context.Context, generation uint64, sealed []byte, heads []uint64) (bool, error) {
 	r := newRoots(a.conn)
-	if err := r.listNew(ctx, false); err != nil {
+	var err error
+	if slices.Contains(heads, generation) {
+		err = r.listBeside(ctx, heads)
+	} else {
+		err = r.listNew(ctx, generation)
+	}
+	if err != nil {
 		return false, err
 	}
 	hash := hashRoot(sealed)

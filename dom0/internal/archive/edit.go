@@ -66,7 +66,10 @@ func (a *Archive) Places(ctx context.Context, f func(e index.Entry, counts bool)
 
 // Packs lists the packs in the store, in order of their ids, with their sizes in bytes.
 func (a *Archive) Packs(ctx context.Context, f func(id format.ObjectID, size int64) error) error {
-	return a.eachPack(ctx, f)
+	if err := a.eachPack(ctx, f); err != nil {
+		return err
+	}
+	return a.listedAll()
 }
 
 // Holds reports whether a pack is this run's: begun by it, or adopted from a
@@ -259,7 +262,8 @@ func (a *Archive) BlobsEnd(ctx context.Context, id format.ObjectID, size int64) 
 // be in the way are readers; it tries for a moment and doesn't wait for them.
 func (a *Archive) Exclusively(ctx context.Context) error {
 	readers := func(context.Context) error { return &LockedError{Readers: true} }
-	return takeLock(ctx, a.conn, protocol.LockExclusive, false, a.opts.Warn, readers)
+	ask := func(ctx context.Context) error { return a.conn.Lock(ctx, protocol.LockExclusive) }
+	return takeLock(ctx, false, a.opts.Warn, ask, readers)
 }
 
 // Limited reports why nothing can be removed from the store, or nil.

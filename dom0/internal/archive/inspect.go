@@ -210,6 +210,9 @@ func (a *Archive) CheckPacks(ctx context.Context, begin, step func(bytes int64),
 		}
 		return nil
 	})
+	if err == nil {
+		err = a.listedAll()
+	}
 	if err != nil {
 		return nil, strays, err
 	}

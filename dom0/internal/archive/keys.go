@@ -273,11 +273,8 @@ func ParseExport(untrusted []byte) (*format.KeyExport, error) {
 // KeptWith counts the older roots in the store whose clear part has a key slot:
 // whoever has its secret, and gets at one of them, opens the archive with it.
 func (a *Archive) KeptWith(ctx context.Context, id format.SlotID) (n int, err error) {
-	r := newRoots(a.conn)
-	if err := r.listNew(ctx, false); err != nil {
-		return 0, err
-	}
-	if err := r.listAll(ctx); err != nil {
+	r, err := allRoots(ctx, a.conn)
+	if err != nil {
 		return 0, err
 	}
 	seen := map[[32]byte]bool{}

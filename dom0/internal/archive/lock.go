@@ -7,6 +7,8 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/store"
 	"pinion/protocol"
@@ -80,24 +82,48 @@ func (a *Archive) checkWritable() error {
 // lock takes the lock, trying again while somebody else holds it, and leaves a
 // note for others. Without keys there is no note, and nobody else's is read.
 func (a *Archive) lock(ctx context.Context) error {
-	if err := takeLock(ctx, a.conn, a.opts.Lock, a.opts.Wait, a.opts.Warn, a.whoLocked); err != nil {
+	return a.lockAnd(ctx, func(context.Context) error { return nil })
+}
+
+// lockAnd is lock with what is asked as soon as the lock is held. That and the note
+// go out together with the first request for the lock, which mostly is granted;
+// what was asked in vain is asked again.
+func (a *Archive) lockAnd(ctx context.Context, then func(context.Context) error) error {
+	again := false
+	ask := func(ctx context.Context) error {
+		locked := a.conn.StartLock(ctx, a.opts.Lock)
+		if again {
+			if err := locked.Wait(); err != nil {
+				return err
+			}
+		}
+		again = true
+		var g errgroup.Group // all of it is answered, also where the lock is refused
+		g.Go(func() error { return a.leaveNote(ctx) })
+		g.Go(func() error { return then(ctx) })
+		err := g.Wait()
+		if lockErr := locked.Wait(); lockErr != nil {
+			return lockErr
+		}
 		return err
 	}
-	return a.leaveNote(ctx)
+	return takeLock(ctx, a.opts.Wait, a.opts.Warn, ask, a.whoLocked)
 }
 
 // TakeLock takes a store's lock without an archive's keys, trying again while
 // somebody else holds it: for a moment, or with wait as long as it takes, which
 // warn is then told. The error for a refused lock is a LockedError.
 func TakeLock(ctx context.Context, conn *store.Conn, mode protocol.LockMode, wait bool, warn func(string)) error {
-	return takeLock(ctx, conn, mode, wait, warn, func(context.Context) error { return &LockedError{} })
+	ask := func(ctx context.Context) error { return conn.Lock(ctx, mode) }
+	return takeLock(ctx, wait, warn, ask, func(context.Context) error { return &LockedError{} })
 }
 
-// takeLock is TakeLock; who makes the error for a lock that was refused.
-func takeLock(ctx context.Context, conn *store.Conn, mode protocol.LockMode, wait bool, warn func(string), who func(context.Context) error) error {
+// takeLock is TakeLock; ask asks for the lock, and who makes the error for one that
+// was refused.
+func takeLock(ctx context.Context, wait bool, warn func(string), ask, who func(context.Context) error) error {
 	deadline := time.Now().Add(lockPatience)
 	for try := 1; ; try++ {
-		err := conn.Lock(ctx, mode)
+		err := ask(ctx)
 		if !errors.Is(err, store.ErrLocked) {
 			return err
 		}

@@ -64,11 +64,8 @@ func (a *Archive) putBack(ctx context.Context, saved *sealedRoot) (*Restored, er
 	if err != nil {
 		return nil, err
 	}
-	r := newRoots(a.conn)
-	if err := r.listNew(ctx, false); err != nil {
-		return nil, err
-	}
-	if err := r.listAll(ctx); err != nil {
+	r, err := allRoots(ctx, a.conn)
+	if err != nil {
 		return nil, err
 	}
 	known := state.Branch{Generation: root.Generation, RootHash: hex.EncodeToString(saved.hash[:])}

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync"
 
+	"golang.org/x/sync/errgroup"
+
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/index"
 	"pinion/dom0/internal/tree"
@@ -48,22 +50,29 @@ func (g Gap) Unwrap() error { return g.Err }
 // as far as those open.
 func (a *Archive) Listing(ctx context.Context) (*Listing, error) {
 	l := &Listing{}
-	var err error
-	l.Entries, err = a.Sessions(ctx, func(first, last uint64, err error) error {
-		if errors.Is(err, format.ErrNewer) {
+	var g errgroup.Group
+	g.Go(func() (err error) {
+		l.Entries, err = a.Sessions(ctx, func(first, last uint64, err error) error {
+			if errors.Is(err, format.ErrNewer) {
+				return err
+			}
+			l.ListDamage = append(l.ListDamage, Gap{max(first, 1), min(last, a.root.NextSeq-1), err})
+			return nil
+		})
+		return err
+	})
+	g.Go(func() (err error) {
+		if l.Table, err = a.Volumes(ctx); err == nil {
+			return nil
+		}
+		if !isDamage(err) || errors.Is(err, format.ErrNewer) {
 			return err
 		}
-		l.ListDamage = append(l.ListDamage, Gap{max(first, 1), min(last, a.root.NextSeq-1), err})
+		l.TableDamage, l.Table = err, &format.VolumeTable{}
 		return nil
 	})
-	if err != nil {
+	if err := g.Wait(); err != nil {
 		return nil, err
-	}
-	if l.Table, err = a.Volumes(ctx); err != nil {
-		if !isDamage(err) || errors.Is(err, format.ErrNewer) {
-			return nil, err
-		}
-		l.TableDamage, l.Table = err, &format.VolumeTable{}
 	}
 	if len(l.ListDamage) == 0 && l.TableDamage == nil {
 		return l, nil

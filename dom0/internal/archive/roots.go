@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -75,34 +76,120 @@ func newRoots(conn *store.Conn) *roots {
 	return &roots{conn: conn, read: map[string]*sealedRoot{}, bad: map[string]error{}}
 }
 
-// listNew names the heads and what roots/ has from the highest of them on. With
-// hello, heads are those that the store named when it was opened; else they are
-// listed. That is all that is needed where the highest head opens.
-func (r *roots) listNew(ctx context.Context, hello bool) error {
-	heads := r.conn.Heads()
-	if !hello {
-		heads = heads[:0]
-		err := eachName(ctx, r.conn, protocol.PrefixHead, "", format.MaxKeptRoots, func(e protocol.Entry) error {
-			n, ok := protocol.ParseHead(e.Name)
-			if !ok {
-				return fmt.Errorf("list %s: %q: %w", protocol.PrefixHead, e.Name, store.ErrProtocol)
-			}
-			heads = append(heads, n)
-			return nil
-		})
-		if err != nil {
+// again is the same roots before they are listed once more. What was read of them
+// stays; what couldn't be is tried anew.
+func (r *roots) again() *roots {
+	next := newRoots(r.conn)
+	maps.Copy(next.read, r.read)
+	return next
+}
+
+// listNew names the heads and what roots/ has from the highest of them on. That is
+// all that is needed where the highest head opens. Where likely, a generation that
+// may be that of the highest head, isn't above it, both are listed at once.
+func (r *roots) listNew(ctx context.Context, likely uint64) error {
+	var heads []uint64
+	var second []RootName
+	var g errgroup.Group // without a context: to end one of the requests ends the connection
+	g.Go(func() (err error) {
+		heads, err = listHeads(ctx, r.conn)
+		return err
+	})
+	if likely > 0 {
+		g.Go(func() (err error) {
+			second, err = listSecond(ctx, r.conn, likely)
 			return err
-		}
+		})
 	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	if likely == 0 || len(heads) == 0 || slices.Max(heads) < likely {
+		return r.listBeside(ctx, heads)
+	}
+	r.name(heads, second)
+	return nil
+}
+
+// listEvery names all roots.
+func (r *roots) listEvery(ctx context.Context) error {
+	var heads []uint64
+	var second []RootName
+	var g errgroup.Group // without a context: to end one of the requests ends the connection
+	g.Go(func() (err error) {
+		heads, err = listHeads(ctx, r.conn)
+		return err
+	})
+	g.Go(func() (err error) {
+		second, err = listSecond(ctx, r.conn, 0)
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	r.name(heads, nil)
+	r.names = append(r.names, second...)
+	r.whole = true
+	r.sort()
+	return nil
+}
+
+// listBeside is listNew where the heads are known.
+func (r *roots) listBeside(ctx context.Context, heads []uint64) error {
+	top := uint64(0)
+	if len(heads) > 0 {
+		top = slices.Max(heads)
+	}
+	second, err := listSecond(ctx, r.conn, top)
+	if err == nil {
+		r.name(heads, second)
+	}
+	return err
+}
+
+// name makes heads, and what second has from the highest of them on, the names.
+func (r *roots) name(heads []uint64, second []RootName) {
 	r.names, r.whole = r.names[:0], len(heads) == 0
 	top := uint64(0)
 	for _, n := range heads {
 		r.names, top = append(r.names, RootName{Name: protocol.HeadName(n), Generation: n, Head: true}), max(top, n)
 	}
-	if top == 0 {
-		return r.list(ctx, "")
+	for _, n := range second {
+		if n.Generation >= top {
+			r.names = append(r.names, n)
+		}
 	}
-	return r.list(ctx, protocol.RootName(top, [16]byte{})) // behind which all of that generation come, and all higher ones
+	r.sort()
+}
+
+// listHeads lists the generations that have a head.
+func listHeads(ctx context.Context, conn *store.Conn) (heads []uint64, err error) {
+	err = eachName(ctx, conn, protocol.PrefixHead, "", format.MaxKeptRoots, func(e protocol.Entry) error {
+		n, ok := protocol.ParseHead(e.Name)
+		if !ok {
+			return fmt.Errorf("list %s: %q: %w", protocol.PrefixHead, e.Name, store.ErrProtocol)
+		}
+		heads = append(heads, n)
+		return nil
+	})
+	return heads, err
+}
+
+// listSecond lists what roots/ has from a generation on.
+func listSecond(ctx context.Context, conn *store.Conn, from uint64) (names []RootName, err error) {
+	after := ""
+	if from > 0 {
+		after = protocol.RootName(from, [16]byte{}) // behind which all of that generation come
+	}
+	err = eachName(ctx, conn, protocol.PrefixRoots, after, format.MaxKeptRoots, func(e protocol.Entry) error {
+		n, sum, ok := protocol.ParseRootName(e.Name)
+		if !ok {
+			return fmt.Errorf("list %s: %q: %w", protocol.PrefixRoots, e.Name, store.ErrProtocol)
+		}
+		names = append(names, RootName{Name: e.Name, Generation: n, Sum: sum})
+		return nil
+	})
+	return names, err
 }
 
 // listAll names all roots.
@@ -110,21 +197,18 @@ func (r *roots) listAll(ctx context.Context) error {
 	if r.whole {
 		return nil
 	}
-	r.names = slices.DeleteFunc(r.names, func(n RootName) bool { return !n.Head })
+	second, err := listSecond(ctx, r.conn, 0)
+	if err != nil {
+		return err
+	}
+	r.names = append(slices.DeleteFunc(r.names, func(n RootName) bool { return !n.Head }), second...)
 	r.whole = true
-	return r.list(ctx, "")
+	r.sort()
+	return nil
 }
 
-// list adds the names in roots/ behind after.
-func (r *roots) list(ctx context.Context, after string) error {
-	err := eachName(ctx, r.conn, protocol.PrefixRoots, after, format.MaxKeptRoots, func(e protocol.Entry) error {
-		n, sum, ok := protocol.ParseRootName(e.Name)
-		if !ok {
-			return fmt.Errorf("list %s: %q: %w", protocol.PrefixRoots, e.Name, store.ErrProtocol)
-		}
-		r.names = append(r.names, RootName{Name: e.Name, Generation: n, Sum: sum})
-		return nil
-	})
+// sort puts the highest first; of one generation those in roots/.
+func (r *roots) sort() {
 	slices.SortStableFunc(r.names, func(x, y RootName) int {
 		switch {
 		case x.Generation > y.Generation, x.Generation == y.Generation && !x.Head && y.Head:
@@ -134,7 +218,6 @@ func (r *roots) list(ctx context.Context, after string) error {
 		}
 		return 1
 	})
-	return err
 }
 
 // eachName lists the names with a prefix that come after another one. More than
@@ -347,31 +430,36 @@ func (r *roots) nextNumber(root *format.Root, seen uint64) uint64 {
 	return highest + 1
 }
 
-// prefetch reads the highest head while names are listed, so that both take one
-// round trip.
+// prefetched is how many of the highest heads are read before anything is known of
+// them: those whose key slots are tried first.
+const prefetched = 2
+
+// prefetch reads the highest of the heads that the store named when it was opened,
+// while the names in roots/ are listed, so that all takes one round trip.
 func (r *roots) prefetch(ctx context.Context) error {
 	heads := r.conn.Heads()
+	first := heads[:min(len(heads), prefetched)]
 	var g errgroup.Group
-	var top *sealedRoot
-	var topErr error
-	if len(heads) > 0 {
-		n := RootName{Name: protocol.HeadName(heads[0]), Generation: heads[0], Head: true}
+	read, errs := make([]*sealedRoot, len(first)), make([]error, len(first))
+	for i, n := range first {
 		g.Go(func() error {
-			top, topErr = readSealedRoot(ctx, r.conn, n)
-			if topErr != nil && !isDamage(topErr) {
-				return topErr
+			read[i], errs[i] = readSealedRoot(ctx, r.conn, RootName{Name: protocol.HeadName(n), Generation: n, Head: true})
+			if errs[i] != nil && !isDamage(errs[i]) {
+				return errs[i]
 			}
 			return nil
 		})
 	}
-	g.Go(func() error { return r.listNew(ctx, true) })
+	g.Go(func() error { return r.listBeside(ctx, heads) })
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	if top != nil {
-		r.read[top.Name] = top
-	} else if topErr != nil {
-		r.spoil(protocol.HeadName(heads[0]), topErr)
+	for i, n := range first {
+		if read[i] != nil {
+			r.read[read[i].Name] = read[i]
+		} else if i == 0 { // whether a lower one is read, and so met as damage, depends on this one
+			r.spoil(protocol.HeadName(n), errs[i])
+		}
 	}
 	return nil
 }

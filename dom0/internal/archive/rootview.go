@@ -90,11 +90,8 @@ func openRoots(ctx context.Context, dest store.Destination, opts Options) (_ *Ar
 	if err := a.lock(ctx); err != nil {
 		return nil, nil, err
 	}
-	r = newRoots(a.conn)
-	if err := r.listNew(ctx, false); err != nil {
-		return nil, nil, err
-	}
-	return a, r, r.listAll(ctx)
+	r, err = allRoots(ctx, a.conn)
+	return a, r, err
 }
 
 // Roots gives every root that the store has to visit, the highest first, and
@@ -260,11 +257,8 @@ func (a *Archive) keptRoot(ctx context.Context, r *roots) (*candidate, error) {
 // is used: objects that don't open, and the newest ones whose second copy is
 // missing. What was damaged above the one that is used comes first.
 func (a *Archive) OtherRoots(ctx context.Context) (bad []BadRoot, err error) {
-	r := newRoots(a.conn)
-	if err := r.listNew(ctx, false); err != nil {
-		return nil, err
-	}
-	if err := r.listAll(ctx); err != nil {
+	r, err := allRoots(ctx, a.conn)
+	if err != nil {
 		return nil, err
 	}
 	for _, n := range r.names {

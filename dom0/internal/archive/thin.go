@@ -105,10 +105,7 @@ func (a *Archive) thinnable(ctx context.Context, conn *store.Conn) ([]RootName, 
 // allRoots lists the roots of a store.
 func allRoots(ctx context.Context, conn *store.Conn) (*roots, error) {
 	r := newRoots(conn)
-	if err := r.listNew(ctx, false); err != nil {
-		return nil, err
-	}
-	return r, r.listAll(ctx)
+	return r, r.listEvery(ctx)
 }
 
 // An oldRoot is what is known of a root that may go.

@@ -242,19 +242,25 @@ func (s indexSink) PutList(ctx context.Context, body []byte) (format.ObjectID, u
 func (w *Writer) putIndex(ctx context.Context, kind format.Kind, body []byte) (format.ObjectID, uint32, error) {
 	id := format.NewObjectID()
 	size := 0
+	var names []string
+	var sent []*store.Pending
 	for _, id := range []format.ObjectID{id, id.Twin()} {
 		name := protocol.IndexName(id)
 		object := w.a.keys.SealObject(kind, name, nil, body)
 		if len(object) > format.MaxIndexObject {
 			return id, 0, fmt.Errorf("store %s: %d bytes are too many for an index object", name, len(object))
 		}
-		if err := w.a.conn.Put(ctx, name, object).Wait(); err != nil {
-			return id, 0, fmt.Errorf("store %s: %w", name, err)
-		}
+		names, sent = append(names, name), append(sent, w.a.conn.Put(ctx, name, object))
 		w.index = append(w.index, newObject{name, sha256.Sum256(object)})
 		size = len(object)
 	}
-	return id, uint32(size), nil
+	var failed error
+	for i, p := range sent {
+		if err := p.Wait(); err != nil && failed == nil {
+			failed = fmt.Errorf("store %s: %w", names[i], err)
+		}
+	}
+	return id, uint32(size), failed
 }
 
 // NewSealer makes a sealer of chunks; every worker needs its own.

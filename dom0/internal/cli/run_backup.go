@@ -27,6 +27,10 @@ type backupJSON struct {
 	KDFSeconds float64            `json:"kdf_seconds"`
 	LimitedBy  string             `json:"limited_by"` // source, cores or store
 	Pruned     *pruneJSON         `json:"pruned"`     // null: it didn't come to that
+	// MissingObjects is how many packs and index objects the archive needs and the store doesn't have, or in another size; -1:
+	// that can't be told. Listed is when all of them were listed last; empty: never.
+	MissingObjects int    `json:"missing_objects"`
+	Listed         string `json:"listed"`
 }
 
 // dryRunJSON is the document of "pinion backup --dry-run --json".
@@ -81,6 +85,8 @@ type backingUp struct {
 	saving map[string]*savedQube
 	// pruned is what autoprune did.
 	pruned *pruneJSON
+	// presence is whether the store has what the archive needs; nil: that can't be told.
+	presence *archive.Presence
 	// hint is what to do about sources that were left out.
 	hint string
 }
@@ -138,6 +144,9 @@ func runBackup(ctx context.Context, env *Env, o *backupCommand) error {
 		return err
 	}
 	b.stamp(ctx, res)
+	if b.presence, err = a.Presence(ctx); err != nil {
+		env.UI.Warn("the session is whole, but whether the store has all of the archive can't be told: %s", oneLine(err))
+	}
 	return b.report(ctx, a, res)
 }
 
@@ -219,7 +228,7 @@ func (b *backingUp) failedJSON() []failedJSON {
 
 // nothing is the end of a run without a session.
 func (b *backingUp) nothing(sent int64) error {
-	var doc any = backupJSON{Qubes: []backupQubeJSON{}, Volumes: []backupVolumeJSON{}, Failed: b.failedJSON(), SentBytes: sent}
+	var doc any = backupJSON{Qubes: []backupQubeJSON{}, Volumes: []backupVolumeJSON{}, Failed: b.failedJSON(), SentBytes: sent, MissingObjects: -1}
 	if b.o.DryRun {
 		doc = dryRunJSON{Qubes: []backupQubeJSON{}, Volumes: []dryVolumeJSON{}, Failed: b.failedJSON()}
 	}
@@ -290,7 +299,10 @@ func (b *backingUp) report(ctx context.Context, a *archive.Archive, res *backup.
 	doc := backupJSON{
 		Session: &sessionIDJSON{s.ID.String(), s.Seq, jsonTime(s.Time)},
 		Qubes:   b.qubesJSON(res.Qubes), Volumes: []backupVolumeJSON{}, Failed: b.failedJSON(),
-		SentBytes: a.Store().Sent(), KDFSeconds: a.KDFTime().Seconds(), LimitedBy: res.Limit.Stage,
+		SentBytes: a.Store().Sent(), KDFSeconds: a.KDFTime().Seconds(), LimitedBy: res.Limit.Stage, MissingObjects: -1,
+	}
+	if p := b.presence; p != nil {
+		doc.MissingObjects, doc.Listed = p.Missing, listedJSON(p.Listed)
 	}
 	var rows [][]string
 	for i := range res.Volumes {
@@ -315,10 +327,31 @@ func (b *backingUp) report(ctx context.Context, a *archive.Archive, res *backup.
 	if err := b.env.UI.Result(doc); err != nil {
 		return err
 	}
+	if err := b.incomplete(); err != nil {
+		return err
+	}
 	if err := b.partly(len(res.Volumes) + len(without)); err != nil {
 		return err
 	}
 	return failed
+}
+
+// incomplete is the end of a run whose session needs what the store doesn't have.
+func (b *backingUp) incomplete() error {
+	p := b.presence
+	if p == nil || p.Missing == 0 {
+		return nil
+	}
+	return exit.With(exit.Damaged, fmt.Errorf("the session was made, but %s that the archive needs can't be had from the store: %s",
+		count(p.Missing, "object"), p.First), "pinion check says what that means, and pinion check --repair --read-data mends what can be mended")
+}
+
+// listedJSON is when the store was listed, as machines read it.
+func listedJSON(at time.Time) string {
+	if at.IsZero() {
+		return ""
+	}
+	return jsonTime(at.UnixNano())
 }
 
 // dryRun says what a backup would do.

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"pinion/dom0/internal/source"
+	"pinion/dom0/internal/state"
 	"pinion/dom0/internal/tracker"
 	"pinion/dom0/internal/ui"
 )
@@ -45,12 +46,15 @@ type statusArchiveJSON struct {
 	// ChangedBytes is how much may differ between the session and the base snapshot; -1: all of it.
 	ChangedBytes int64  `json:"changed_bytes"`
 	Why          string `json:"why"` // why it is all of it
+	// Listed is when all objects at the destination were listed last; empty: never.
+	Listed string `json:"listed"`
 }
 
 // standing is one run of the command.
 type standing struct {
-	env *Env
-	doc statusJSON
+	env   *Env
+	state *state.Dir
+	doc   statusJSON
 	// pools are those of the volumes, each with the volumes that have a base in it.
 	pools map[string]*standingPool
 }
@@ -72,7 +76,11 @@ func runStatus(ctx context.Context, env *Env) error {
 	if err != nil {
 		return err
 	}
-	s := &standing{env: env, doc: statusJSON{Volumes: []statusVolumeJSON{}, Failed: []failedJSON{}}, pools: map[string]*standingPool{}}
+	remembered, err := state.Open(env.StateDir)
+	if err != nil {
+		return err
+	}
+	s := &standing{env: env, state: remembered, doc: statusJSON{Volumes: []statusVolumeJSON{}, Failed: []failedJSON{}}, pools: map[string]*standingPool{}}
 	list, errs := dir.List(ctx)
 	for _, err := range errs {
 		s.doc.Failed = append(s.doc.Failed, failedJSON{"", oneLine(err)})
@@ -116,6 +124,9 @@ func (s *standing) add(t tracker.Tracked, src *source.Source, err error) {
 		a := statusArchiveJSON{
 			Name: e.Name, Archive: e.Key.Archive.String(), Branch: e.Key.Branch.String(), Destination: e.Destination,
 			ChangedBytes: -1, Why: e.Lost,
+		}
+		if l, err := s.state.Listed(e.Key.Archive, e.Destination); err == nil {
+			a.Listed = listedJSON(l.At)
 		}
 		if e.Session != nil {
 			a.Session = &sessionIDJSON{e.Session.ID.String(), e.Session.Seq, jsonTime(e.Session.Time.UnixNano())}
@@ -179,6 +190,7 @@ func (s *standing) print() {
 	var rows [][]string
 	var notes []string
 	sources := map[string]string{} // of each name
+	said := map[string]bool{}      // of which destination it was said when it was listed
 	for i := range s.doc.Volumes {
 		v := &s.doc.Volumes[i]
 		kind, held := v.Kind, "-"
@@ -199,6 +211,10 @@ func (s *standing) print() {
 				notes = append(notes, fmt.Sprintf("%s is %s, then %s", ui.Quote(a.Name), ui.Quote(other), ui.Quote(v.Source)))
 			}
 			sources[a.Name] = v.Source
+			if a.Listed != "" && !said[a.Destination] {
+				said[a.Destination] = true
+				notes = append(notes, fmt.Sprintf("%s was listed completely %s ago", s.archive(&a), s.age(a.Listed)))
+			}
 		}
 		notes = append(notes, s.notes(v)...)
 	}

@@ -1,10 +1,12 @@
 package index
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -169,10 +171,23 @@ func (c *cacheDir) fill(f *os.File, ref *Ref, b *Body) (*pageFile, error) {
 			return nil, err
 		}
 	}
-	if err := w.finish(b.packs); err != nil {
+	if err := w.finish(pagePackList(b)); err != nil {
 		return nil, err
 	}
 	return openPageFile(f, c.archive, ref.Object)
+}
+
+// pagePackList is the body's packs as a page file has them: those with metadata are
+// marked. It takes as much memory as they do in the body.
+func pagePackList(b *Body) []byte {
+	packs := slices.Clone(b.packs)
+	for i := range b.Len() {
+		raw := b.raw(i)
+		if at := binary.BigEndian.Uint32(raw[33:]); at != noPack && format.BlobType(raw[32]).Metadata() {
+			packs[at*packBytes+16] |= metadataPack >> 24
+		}
+	}
+	return packs
 }
 
 // checkSize compares the size that is listed with what sealing makes of a body.

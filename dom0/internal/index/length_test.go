@@ -14,8 +14,8 @@ import (
 func wantLengths(t testing.TB, tab *Table, n int) {
 	t.Helper()
 	var got []sizedPack
-	if err := tab.EachPack(t.Context(), func(id format.ObjectID, length uint32) error {
-		got = append(got, sizedPack{id, length})
+	if err := tab.EachPack(t.Context(), func(p Pack) error {
+		got = append(got, sizedPack{p.ID, p.Length})
 		return nil
 	}); err != nil {
 		t.Fatal(err)
@@ -101,7 +101,7 @@ func TestLengthMustBeKnown(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := map[format.ObjectID]uint32{}
-	err := tab.EachPack(t.Context(), func(id format.ObjectID, n uint32) error { got[id] = n; return nil })
+	err := tab.EachPack(t.Context(), func(p Pack) error { got[p.ID] = p.Length; return nil })
 	if err != nil || len(got) != 1 || got[testObject(77)] != 1<<20 {
 		t.Errorf("packs %v, %v", got, err)
 	}
@@ -122,9 +122,9 @@ func TestLengthsDiffer(t *testing.T) {
 		}
 		for range 2 {
 			calls := 0
-			err := tab.EachPack(t.Context(), func(_ format.ObjectID, n uint32) error {
-				if calls++; n != 26<<20 {
-					t.Errorf("%d bytes", n)
+			err := tab.EachPack(t.Context(), func(p Pack) error {
+				if calls++; p.Length != 26<<20 {
+					t.Errorf("%d bytes", p.Length)
 				}
 				return nil
 			})
@@ -146,7 +146,7 @@ func TestEachPackStops(t *testing.T) {
 	mustAdd(t, tab, 0, 300)
 	mustFlush(t, tab, s)
 	enough, calls := errors.New("enough"), 0
-	if err := tab.EachPack(t.Context(), func(format.ObjectID, uint32) error { calls++; return enough }); !errors.Is(err, enough) || calls != 1 {
+	if err := tab.EachPack(t.Context(), func(Pack) error { calls++; return enough }); !errors.Is(err, enough) || calls != 1 {
 		t.Errorf("called %d times, %v", calls, err)
 	}
 }

@@ -64,6 +64,10 @@ const (
 	fenceBytes     = 8
 	pageFences     = pageBody / fenceBytes
 	pagePacks      = pageBody / packBytes
+
+	// metadataPack marks, in the length that a page file has of a pack, one with
+	// metadata: no pack is nearly as long.
+	metadataPack = 1 << 31
 )
 
 // tuning holds the sizes that tests make small.

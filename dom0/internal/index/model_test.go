@@ -182,11 +182,11 @@ func (m *model) check(rt *rapid.T) {
 func (m *model) checkPacks(rt *rapid.T) {
 	got := make(map[format.ObjectID]uint32)
 	var last format.ObjectID
-	err := m.tab.EachPack(m.t.Context(), func(id format.ObjectID, length uint32) error {
-		if compareObjects(last, id) >= 0 {
-			return fmt.Errorf("%s after %s", id, last)
+	err := m.tab.EachPack(m.t.Context(), func(p Pack) error {
+		if compareObjects(last, p.ID) >= 0 {
+			return fmt.Errorf("%s after %s", p.ID, last)
 		}
-		last, got[id] = id, length
+		last, got[p.ID] = p.ID, p.Length
 		return nil
 	})
 	if err != nil {

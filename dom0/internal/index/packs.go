@@ -40,19 +40,25 @@ func (t *Table) packLength(id format.ObjectID) (uint32, error) {
 	return t.lengths[at].length, nil
 }
 
+// A Pack is a pack that index objects name.
+type Pack struct {
+	ID       format.ObjectID
+	Length   uint32 // bytes
+	Metadata bool   // it has a twin
+}
+
 // EachPack calls f for every pack that the listed runs name, ascending by id,
-// each once, with its length in bytes: these packs, and of metadata their twins,
-// should be in the store. A pack is given for as long as any run names it, also
+// each once: these packs, and of metadata their twins, should be in the store. A pack is given for as long as any run names it, also
 // if newer runs hide all its entries. It stops at the first error and returns
 // it. f may call Lookup, but nothing else of this Table. Memory is a page for
 // each object.
-func (t *Table) EachPack(ctx context.Context, f func(id format.ObjectID, length uint32) error) error {
+func (t *Table) EachPack(ctx context.Context, f func(Pack) error) error {
 	t.change.Lock()
 	defer t.change.Unlock()
 	return t.eachPack(ctx, f)
 }
 
-func (t *Table) eachPack(ctx context.Context, f func(id format.ObjectID, length uint32) error) error {
+func (t *Table) eachPack(ctx context.Context, f func(Pack) error) error {
 	var h packHeap
 	for _, r := range t.runs {
 		for _, o := range r.objects {
@@ -69,8 +75,9 @@ func (t *Table) eachPack(ctx context.Context, f func(id format.ObjectID, length 
 	heap.Init(&h)
 	for len(h) > 0 {
 		p := h[0].head
-		for len(h) > 0 && h[0].head.id == p.id {
-			p.length = max(p.length, h[0].head.length) // as in a bodyBuilder
+		for len(h) > 0 && h[0].head.ID == p.ID {
+			p.Length = max(p.Length, h[0].head.Length) // as in a bodyBuilder
+			p.Metadata = p.Metadata || h[0].head.Metadata
 			more, err := h[0].next(ctx)
 			if err != nil {
 				return err
@@ -81,7 +88,7 @@ func (t *Table) eachPack(ctx context.Context, f func(id format.ObjectID, length 
 				heap.Pop(&h)
 			}
 		}
-		if err := f(p.id, p.length); err != nil {
+		if err := f(p); err != nil {
 			return err
 		}
 	}
@@ -118,8 +125,8 @@ func (t *Table) knownPacks(ctx context.Context) ([]format.ObjectID, error) {
 		return t.packs, nil
 	}
 	packs := []format.ObjectID{}
-	err := t.eachPack(ctx, func(id format.ObjectID, _ uint32) error {
-		packs = append(packs, id)
+	err := t.eachPack(ctx, func(p Pack) error {
+		packs = append(packs, p.ID)
 		return nil
 	})
 	if err != nil {
@@ -132,7 +139,7 @@ func (t *Table) knownPacks(ctx context.Context) ([]format.ObjectID, error) {
 // A packStream gives the packs of one object in order.
 type packStream struct {
 	o     *object
-	head  sizedPack
+	head  Pack
 	pages int // pack pages
 	page  int // the next one
 	n, at int // packs in buf, and the next one
@@ -164,7 +171,8 @@ func (s *packStream) next(ctx context.Context) (bool, error) {
 		s.page++
 	}
 	raw := s.buf[s.at*packBytes:]
-	s.head = sizedPack{format.ObjectID(raw[:16]), binary.BigEndian.Uint32(raw[16:])}
+	length := binary.BigEndian.Uint32(raw[16:])
+	s.head = Pack{format.ObjectID(raw[:16]), length &^ metadataPack, length&metadataPack != 0}
 	s.at++
 	return true, nil
 }
@@ -173,7 +181,7 @@ func (s *packStream) next(ctx context.Context) (bool, error) {
 type packHeap []*packStream
 
 func (h packHeap) Len() int           { return len(h) }
-func (h packHeap) Less(i, j int) bool { return comparePacks(h[i].head, h[j].head) < 0 }
+func (h packHeap) Less(i, j int) bool { return compareObjects(h[i].head.ID, h[j].head.ID) < 0 }
 func (h packHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
 func (h *packHeap) Push(x any)        { *h = append(*h, x.(*packStream)) }
 func (h *packHeap) Pop() any {

@@ -26,7 +26,7 @@ func damaged(format string, args ...any) error {
 
 const (
 	pageMagic   = "PINPAGE"
-	pageVersion = 2
+	pageVersion = 3
 )
 
 // A page is the unit in which page files are read and checked.
@@ -125,7 +125,7 @@ func (w *pageWriter) endPage() error {
 	return err
 }
 
-// finish adds fences, packs (packBytes each) and header. The file is then
+// finish adds fences, packs (packBytes each, as pagePackList has them) and header. The file is then
 // complete, but not durable: a cache that a power cut damaged is noticed when
 // it is read.
 func (w *pageWriter) finish(packs []byte) error {

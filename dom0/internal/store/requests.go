@@ -12,8 +12,14 @@ import (
 // Lock asks for a lock, which is held until the connection ends. It doesn't
 // wait: ErrLocked comes at once.
 func (c *Conn) Lock(ctx context.Context, mode protocol.LockMode) error {
+	return c.StartLock(ctx, mode).Wait()
+}
+
+// StartLock begins what Lock does. Requests that are made after it find the lock
+// taken, if it is granted: they need not wait for it.
+func (c *Conn) StartLock(ctx context.Context, mode protocol.LockMode) *Pending {
 	p := &Pending{op: protocol.TypeLock, object: mode.String()}
-	return c.submit(ctx, p, protocol.Lock{Mode: mode}).Wait()
+	return c.submit(ctx, p, protocol.Lock{Mode: mode})
 }
 
 // Note leaves a note of 1 to protocol.MaxNote bytes beside the append or
