@@ -65,6 +65,9 @@ func (a *Archive) Listing(ctx context.Context) (*Listing, error) {
 		}
 		l.TableDamage, l.Table = err, &format.VolumeTable{}
 	}
+	if a.rootless != nil {
+		l.Gaps = a.rootless.gaps
+	}
 	if len(l.ListDamage) == 0 && l.TableDamage == nil {
 		return l, nil
 	}

@@ -67,12 +67,13 @@ type roots struct {
 	names  []RootName // the highest first; of one generation those in roots/ first
 	whole  bool       // all of roots/ was listed, not only what is above head/
 	read   map[string]*sealedRoot
+	clears map[string]*format.Clear // of those that were read, whether they open or not
 	bad    map[string]error
 	failed []BadRoot // in the order in which they were met
 }
 
 func newRoots(conn *store.Conn) *roots {
-	return &roots{conn: conn, read: map[string]*sealedRoot{}, bad: map[string]error{}}
+	return &roots{conn: conn, read: map[string]*sealedRoot{}, clears: map[string]*format.Clear{}, bad: map[string]error{}}
 }
 
 // listNew names the heads and what roots/ has from the highest of them on. With
@@ -176,7 +177,7 @@ func (r *roots) get(ctx context.Context, n RootName) (*sealedRoot, error) {
 	s, err := readSealedRoot(ctx, r.conn, n)
 	switch {
 	case err == nil:
-		r.read[n.Name] = s
+		r.read[n.Name], r.clears[n.Name] = s, s.clear
 	case isDamage(err):
 		r.spoil(n.Name, err)
 	}
@@ -369,7 +370,7 @@ func (r *roots) prefetch(ctx context.Context) error {
 		return err
 	}
 	if top != nil {
-		r.read[top.Name] = top
+		r.read[top.Name], r.clears[top.Name] = top, top.clear
 	} else if topErr != nil {
 		r.spoil(protocol.HeadName(heads[0]), topErr)
 	}

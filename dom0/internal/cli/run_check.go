@@ -96,7 +96,10 @@ func (e *Env) restoreRoot(ctx context.Context, bad error, q *oneAnswer) (*archiv
 	}
 	opts.Secret = q.of(opts.Secret)
 	restored, err := archive.RestoreRoot(ctx, e.Dest, opts)
+	var lost *archive.RootError
 	switch {
+	case err != nil && errors.As(bad, &lost) && lost.Export && errors.Is(err, archive.ErrNoArchive):
+		return e.rebuildRoot(ctx, q) // this host has no copy
 	case errors.Is(err, store.ErrLocked), errors.Is(err, context.Canceled):
 		return nil, err // whoever that is may be putting it back
 	case errors.Is(err, archive.ErrWrongKey), errors.Is(err, archive.ErrSlow), errors.Is(err, archive.ErrNoMemory):
@@ -115,6 +118,26 @@ func (e *Env) restoreRoot(ctx context.Context, bad error, q *oneAnswer) (*archiv
 			ids = append(ids, id.String())
 		}
 		e.UI.Warn("the key slots are those of the newest root that opens; they differ from this host's in %s: see pinion key list", strings.Join(ids, ", "))
+	}
+	return e.openToRepair(ctx, q)
+}
+
+// rebuildRoot makes a root of the packs and of the key export, and opens the archive again.
+func (e *Env) rebuildRoot(ctx context.Context, q *oneAnswer) (*archive.Archive, error) {
+	opts, err := e.archiveOptions(protocol.LockExclusive)
+	if err != nil {
+		return nil, err
+	}
+	opts.Secret = q.of(opts.Secret)
+	e.UI.Notice("a new root is written when every pack was read in full")
+	rebuilt, err := archive.RebuildRoot(ctx, e.Dest, opts)
+	if err != nil {
+		return nil, e.keyError(err)
+	}
+	if rebuilt.Packs > 0 {
+		e.UI.Notice("no root opened; wrote a new root from %s, as generation %d", count(rebuilt.Packs, "pack"), rebuilt.Root.Generation)
+		e.UI.Warn("the key slots are those of the key export of %s: keys added since then are gone, and keys removed since then open the archive again; see pinion key list",
+			e.showTime(rebuilt.Slots))
 	}
 	return e.openToRepair(ctx, q)
 }
