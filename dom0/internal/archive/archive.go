@@ -108,6 +108,8 @@ type Archive struct {
 
 	freshIndex bool  // every object of it was fetched in this run
 	tables     error // why tables of contents stand in for the index; nil: they don't
+	otherMu    sync.Mutex
+	other      map[format.BlobID][]format.Location // places that the index has not, of blobs that are in several packs; nil: not looked for
 
 	saidMu sync.Mutex
 	said   map[string]error // the damage of objects whose twins stand in for them, which was said

@@ -112,6 +112,7 @@ type rescue struct {
 	lost   bool               // the old index has blobs that the fresh one doesn't
 	packs  int                // whose table of contents opened
 	needed []format.NeededTag // of tables of contents
+	step   func(bytes int64)  // is told of packs that were dealt with; may be nil
 }
 
 func (x *rescue) run(ctx context.Context) error {
@@ -170,6 +171,9 @@ func (x *rescue) adoptPacks(ctx context.Context) error {
 	for _, p := range packs {
 		if err := x.adoptPack(ctx, p); err != nil {
 			return err
+		}
+		if x.step != nil {
+			x.step(p.size)
 		}
 	}
 	return nil

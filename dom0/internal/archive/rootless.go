@@ -85,13 +85,13 @@ func (a *Archive) openRootless(ctx context.Context, r *roots, before memory, cau
 	return a.beRootless(ctx, before, cause)
 }
 
-// reasonedRoot is the damage of a root as that of all.
+// reasonedRoot is the damage that a RootError has.
 func reasonedRoot(err error) error {
 	var d *DamageError
-	if !errors.As(err, &d) || d.Object == "root" {
-		return &DamageError{Object: "head/ and roots/", Reason: reasonOf(err)}
+	if errors.As(err, &d) && d.Object != "root" {
+		return d
 	}
-	return d
+	return &DamageError{Object: "head/ and roots/", Reason: errors.New("no root is listed")}
 }
 
 // isExported finds out whether the store has the archive of the key export: a pack
@@ -190,13 +190,19 @@ func (a *Archive) loadRootless(ctx context.Context) error {
 	if a.index != nil {
 		a.index.Close()
 	}
-	a.index, a.freshIndex, a.tables = t, false, &RootError{Export: true, Err: r.cause}
+	a.index, a.freshIndex = t, false
 	if a.root.Stored, err = a.packBytes(ctx); err != nil {
 		return err
 	}
 	// The root that a pack was written for is one above that which it was written on.
 	a.highest = max(a.highest, generation+1)
-	return a.findState(ctx)
+	if err := a.findState(ctx); err != nil {
+		return err
+	}
+	// From here on what doesn't open is looked for in other packs; in findState it was
+	// freed, as a rule.
+	a.tables = &RootError{Export: true, Err: r.cause}
+	return nil
 }
 
 // packBytes is how many bytes all packs have.

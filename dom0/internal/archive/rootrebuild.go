@@ -27,8 +27,9 @@ type Rebuilt struct {
 // a root opens, nothing is done, and Root is that one.
 //
 // The new root follows no other, as nobody knows which it would have to: a host that
-// saw the archive accepts it only if it is told to.
-func RebuildRoot(ctx context.Context, dest store.Destination, opts Options) (*Rebuilt, error) {
+// saw the archive accepts it only if it is told to. begin gets the bytes that all packs
+// have, before any is read, and step those of packs that were.
+func RebuildRoot(ctx context.Context, dest store.Destination, opts Options, begin, step func(bytes int64)) (*Rebuilt, error) {
 	if opts.KeyExport == nil {
 		return nil, errors.New("a root is rebuilt with a key export only")
 	}
@@ -41,7 +42,7 @@ func RebuildRoot(ctx context.Context, dest store.Destination, opts Options) (*Re
 	if a.rootless == nil {
 		return &Rebuilt{Root: a.root}, nil
 	}
-	b := &rebuilding{a: a}
+	b := &rebuilding{a: a, reading: begin, step: step}
 	if err := b.run(ctx); err != nil {
 		return nil, fmt.Errorf("rebuild the root: %w", err)
 	}
@@ -54,6 +55,8 @@ type rebuilding struct {
 	w        *Writer
 	packs    int
 	exported int64
+
+	reading, step func(bytes int64)
 }
 
 func (b *rebuilding) run(ctx context.Context) error {
@@ -61,7 +64,9 @@ func (b *rebuilding) run(ctx context.Context) error {
 	if err := a.loadRootless(ctx); err != nil {
 		return err
 	}
+	a.tables = nil // every copy of every blob is tried below
 	b.exported = a.root.Written
+	b.reading(a.root.Stored)
 	a.root.Generation = max(a.root.Generation, a.highest)
 	lists := newRoots(a.conn)
 	lists.names = a.rootless.names
@@ -107,7 +112,7 @@ func (b *rebuilding) readPacks(ctx context.Context) (*rescue, error) {
 	if err != nil {
 		return nil, err
 	}
-	x := &rescue{w: b.w, old: old, fresh: fresh, doubt: true}
+	x := &rescue{w: b.w, old: old, fresh: fresh, doubt: true, step: b.step}
 	if x.sealer, err = a.NewSealer(a.root.Compression); err == nil {
 		err = x.run(ctx)
 	} else {

@@ -129,11 +129,13 @@ func (e *Env) rebuildRoot(ctx context.Context, q *oneAnswer) (*archive.Archive, 
 		return nil, err
 	}
 	opts.Secret = q.of(opts.Secret)
-	e.UI.Notice("a new root is written when every pack was read in full")
-	rebuilt, err := archive.RebuildRoot(ctx, e.Dest, opts)
+	m := &meter{ui: e.UI}
+	defer m.stop()
+	rebuilt, err := archive.RebuildRoot(ctx, e.Dest, opts, func(total int64) { m.begin("reading packs for a new root", total) }, m.add)
 	if err != nil {
 		return nil, e.keyError(err)
 	}
+	m.done()
 	if rebuilt.Packs > 0 {
 		e.UI.Notice("no root opened; wrote a new root from %s, as generation %d", count(rebuilt.Packs, "pack"), rebuilt.Root.Generation)
 		e.UI.Warn("the key slots are those of the key export of %s: keys added since then are gone, and keys removed since then open the archive again; see pinion key list",
