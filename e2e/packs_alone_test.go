@@ -19,6 +19,7 @@ type survivor struct {
 	*world
 	whole       snapshot
 	early, late string                       // key exports: before most of the history, and after it
+	unpruned    string                       // packs/ as it was before the prune
 	images      map[uint64]map[string]string // what each session has, by the names of today
 	names       []string                     // of volumes
 }
@@ -47,6 +48,8 @@ func newSurvivor(t *testing.T) *survivor {
 	keep(3, map[string]string{"a": a})
 	w.ok("backup", "third=file:"+c)
 	keep(4, map[string]string{"third": c})
+	s.unpruned = w.path("unpruned")
+	cloneTree(t, filepath.Join(w.store, "packs"), s.unpruned, false)
 	w.ok("prune", "--session", "#2")
 	w.ok("rename", "b", "was b")
 	overwrite(t, b, 1000, "random:80K:7")
@@ -294,7 +297,7 @@ func TestKilledBackupWithoutARoot(t *testing.T) {
 	killed, _ := w.newestHead()
 	w.image("d", "random:100K:11")
 	w.ok("backup", "file:"+s.path("d"))
-	run(t, "rm", w.rootsOf(killed+1)[0], w.rootsOf(killed+1)[1])
+	run(t, "rm", w.rootsOf(killed + 1)[0], w.rootsOf(killed + 1)[1])
 	o := w.other("after the kill")
 	o.ok("backup", "file:"+s.path("a"))
 	o.ok("tag", "add", "now")
@@ -311,4 +314,40 @@ func TestKilledBackupWithoutARoot(t *testing.T) {
 		t.Errorf("the sessions are %+v", doc.Sessions)
 	}
 	n.restores("a", "latest", s.path("a"))
+}
+
+// Where the store gave nothing up that was pruned, what was removed stays so.
+func TestRemovedStaysRemovedWithoutARoot(t *testing.T) {
+	s := newSurvivor(t)
+	w := s.newHost(s.lose(t, "head", "roots", "index"), "new")
+	run(t, "cp", "-r", s.unpruned+"/.", filepath.Join(w.store, "packs"))
+	s.has(w, "--key-export", s.late)
+	w.ok("check", "--repair", "--key-export", s.late)
+	s.has(w)
+	w.ok("check", "--read-data")
+}
+
+// The script that shares nothing with the programs lists and restores the same.
+func TestPacksAloneByTheScript(t *testing.T) {
+	needRecovery(t)
+	s := newSurvivor(t)
+	w := s.lose(t, "head", "roots", "index")
+	run(t, "cp", "-r", s.unpruned+"/.", filepath.Join(w.store, "packs"))
+	r := newRecoverer(w)
+	r.secret = append(r.secret, "--key-export", s.early)
+	var seqs []uint64
+	for _, line := range lines(r.run(nil, "list").expect(0).stdout) {
+		var seq uint64
+		if n, _ := fmt.Sscanf(line, "#%d ", &seq); n == 1 && !strings.Contains(line, "removed on purpose") {
+			seqs = append(seqs, seq)
+		}
+	}
+	if !slices.Equal(seqs, []uint64{1, 3, 4, 5, 6}) {
+		t.Errorf("the sessions are %v", seqs)
+	}
+	for seq, volumes := range s.images {
+		for name, like := range volumes {
+			r.gives(name, int(seq), like)
+		}
+	}
 }
