@@ -97,9 +97,9 @@ func (e *Env) restoreRoot(ctx context.Context, bad error, q *oneAnswer) (*archiv
 	opts.Secret = q.of(opts.Secret)
 	restored, err := archive.RestoreRoot(ctx, e.Dest, opts)
 	var lost *archive.RootError
+	var damaged *archive.DamageError
+	exported := errors.As(bad, &lost) && lost.Export
 	switch {
-	case err != nil && errors.As(bad, &lost) && lost.Export && errors.Is(err, archive.ErrNoArchive):
-		return e.rebuildRoot(ctx, q) // this host has no copy
 	case errors.Is(err, store.ErrLocked), errors.Is(err, context.Canceled):
 		return nil, err // whoever that is may be putting it back
 	case errors.Is(err, archive.ErrWrongKey), errors.Is(err, archive.ErrSlow), errors.Is(err, archive.ErrNoMemory):
@@ -107,6 +107,11 @@ func (e *Env) restoreRoot(ctx context.Context, bad error, q *oneAnswer) (*archiv
 	case errors.Is(err, archive.ErrKeyNotListed):
 		return nil, exit.With(exit.Damaged, fmt.Errorf("the newest root can't be put back: %w", err),
 			"use a key that it has, or the host that changed the keys; pinion check --roots lists the roots of the store")
+	case exported && errors.Is(err, archive.ErrNoArchive):
+		return e.rebuildRoot(ctx, q) // this host has no copy
+	case exported && errors.As(err, &damaged):
+		e.UI.Warn("this host's copy of the newest root can't be put back: %v", err)
+		return e.rebuildRoot(ctx, q)
 	case err != nil:
 		e.UI.Warn("the newest root can't be put back: %v", err)
 		return nil, bad
