@@ -58,6 +58,9 @@ func (e *Edit) Apply(ctx context.Context, a *Archive, put PutMetadata) (*format.
 // where some of the list can't be read.
 func (a *Archive) leaves(ctx context.Context) (leaves map[uint64]*format.SessionLeaf, whole bool, err error) {
 	leaves, whole = map[uint64]*format.SessionLeaf{}, true
+	if a.rootless != nil {
+		return leaves, true, nil
+	}
 	w := a.Walker()
 	w.Damaged = func(_ tree.Item, err error) error {
 		whole = false
@@ -189,6 +192,9 @@ func editedNames(t, before *format.VolumeTable) {
 // RemovedNumbers are the numbers of sessions that were removed on purpose, as the
 // root has them beside the list.
 func (a *Archive) RemovedNumbers(ctx context.Context) (*format.RemovedNumbers, error) {
+	if a.rootless != nil {
+		return &a.rootless.removed, nil
+	}
 	if a.root.Removed.IsZero() {
 		return &format.RemovedNumbers{}, nil
 	}

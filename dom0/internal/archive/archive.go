@@ -52,8 +52,9 @@ type Options struct {
 	SlowKey       bool // also try key slots that take far longer than this program's own
 
 	// KeyExport is what the archive is opened with in place of the slots that its
-	// roots have; nil: those.
-	KeyExport *format.KeyExport
+	// roots have; nil: those. With one, an archive of which no root opens is read
+	// by its packs.
+	KeyExport *SealedExport
 	// AsOf is the older root that the archive is read as of; nil: the newest one.
 	AsOf *RootSpec
 	// Trying is told which key slot is tried where that takes long: its MiB of
@@ -74,6 +75,8 @@ type Options struct {
 
 	Warn func(text string)
 	Now  func() time.Time
+
+	rebuild bool // what is opened without a root is given one
 }
 
 // An Archive is an open archive. Reading is safe for concurrent use.
@@ -101,8 +104,12 @@ type Archive struct {
 	spare      bool  // the cache of the index isn't the usual one: what that has may be of use yet
 	kept       *kept // read as of an older root; nil: as of the current one
 
+	rootless *rootless // read by its packs, since no root opens; nil: one does
+
 	freshIndex bool  // every object of it was fetched in this run
 	tables     error // why tables of contents stand in for the index; nil: they don't
+	otherMu    sync.Mutex
+	other      map[format.BlobID][]format.Location // places that the index has not, of blobs that are in several packs; nil: not looked for
 
 	saidMu sync.Mutex
 	said   map[string]error // the damage of objects whose twins stand in for them, which was said
@@ -150,13 +157,15 @@ func Open(ctx context.Context, dest store.Destination, opts Options) (_ *Archive
 	if err := r.prefetch(ctx); err != nil {
 		return nil, err
 	}
-	if len(r.names) == 0 {
-		return nil, a.missing(ctx)
+	if err := a.anyRoot(ctx, r); err != nil {
+		return nil, err
 	}
 	if err := a.unlock(ctx, r, before.pinnedArchive()); err != nil {
 		return nil, rootError(err)
 	}
-	if err := a.choose(ctx, r, before); err != nil {
+	if err := a.choose(ctx, r, before); a.lacksRoot(err) {
+		return a, a.openRootless(ctx, r, before, err)
+	} else if err != nil {
 		return nil, err
 	}
 	if opts.BeforeLock != nil {
@@ -227,8 +236,8 @@ func (a *Archive) reload(ctx context.Context) error {
 func (a *Archive) takeNewest(ctx context.Context, r *roots, before memory) error {
 	var second string // the name of the copy that was put
 	for range maxReloads {
-		if len(r.names) == 0 {
-			return a.missing(ctx)
+		if err := a.anyRoot(ctx, r); err != nil {
+			return err
 		}
 		if err := a.choose(ctx, r, before); err != nil {
 			return err

@@ -35,6 +35,10 @@ var ErrNotEmpty = errors.New("something is stored there already")
 // ErrNoSession says that the session list has no session of that number.
 var ErrNoSession = errors.New("there is no such session")
 
+// ErrOtherExport says that a key export is of another archive than the one that a
+// store has.
+var ErrOtherExport = errors.New("the key export is of another archive")
+
 // ErrAppendOnly says that a store takes nothing away.
 var ErrAppendOnly = errors.New("it only appends")
 
@@ -76,11 +80,17 @@ func (e *OlderError) Unwrap() error { return e.Err }
 // was seen.
 type RootError struct {
 	Missing bool  // none is there
+	Export  bool  // a key export is there to read the archive with, which is no way to write to it
 	Err     error // a DamageError of a root
 }
 
 // Error is that of the damage.
-func (e *RootError) Error() string { return e.Err.Error() }
+func (e *RootError) Error() string {
+	if e.Export {
+		return fmt.Sprintf("no root opens, so the archive can only be read: %v", e.Err)
+	}
+	return e.Err.Error()
+}
 
 // Unwrap gives the damage.
 func (e *RootError) Unwrap() error { return e.Err }

@@ -23,7 +23,8 @@ import (
 //  3. ask      send gets, as many as the window allows     (caller's goroutine)
 //  4. open     authenticate, decompress, hash, deliver     (one worker a core)
 //
-// Metadata that can't be read there, or doesn't open, is read from the pack's twin.
+// Metadata that can't be read there, or doesn't open, is read from the pack's twin,
+// and where tables of contents stand in for the index, everything from other packs.
 // A request's buffer is reserved from the window before the request is sent
 // and given back when its last blob was delivered.
 
@@ -239,8 +240,8 @@ func (f *opening) open(ctx context.Context, r request, buf []byte, err error) er
 		}
 		if blobErr != nil {
 			blobErr = blobDamage(want, first.at, blobErr)
-			if f.twins && want.Type.Metadata() && isDamage(blobErr) {
-				if plain, err := f.fromTwin(ctx, want, first.at, blobErr); err != nil {
+			if f.twins && isDamage(blobErr) {
+				if plain, err := f.fromElsewhere(ctx, want, first.at, blobErr); err != nil {
 					return err
 				} else if plain != nil {
 					if err := f.give(r, &i, first, plain, nil); err != nil {
@@ -279,14 +280,52 @@ func (f *opening) unseal(want Want, untrusted []byte) ([]byte, error) {
 	return plain, err
 }
 
+// fromElsewhere reads a blob from the twin of its pack, if that has one; or, where
+// tables of contents stand in for the index, from any other pack that has it; nil: it
+// doesn't open anywhere. An error ends the fetch.
+func (f *opening) fromElsewhere(ctx context.Context, want Want, at format.Location, damage error) ([]byte, error) {
+	if want.Type.Metadata() {
+		if plain, err := f.fromTwin(ctx, want, at, damage); plain != nil || err != nil {
+			return plain, err
+		}
+	}
+	if f.a.tables == nil {
+		return nil, nil
+	}
+	others, err := f.a.otherPlaces(ctx, want.ID)
+	if err != nil {
+		return nil, err
+	}
+	for _, at := range others {
+		plain, err := f.readAt(ctx, want, at.Pack, at)
+		if plain == nil && err == nil && want.Type.Metadata() {
+			plain, err = f.readAt(ctx, want, at.Pack.Twin(), at)
+		}
+		if plain != nil || err != nil {
+			return plain, err
+		}
+	}
+	return nil, nil
+}
+
 // fromTwin reads a blob from the twin of the pack that it should be in, and says
 // so, once for each pack; nil: it isn't there either. An error ends the fetch.
 func (f *opening) fromTwin(ctx context.Context, want Want, at format.Location, damage error) ([]byte, error) {
+	plain, err := f.readAt(ctx, want, at.Pack.Twin(), at)
+	if plain != nil {
+		f.a.sayTwin(protocol.PackName(at.Pack), damage)
+	}
+	return plain, err
+}
+
+// readAt reads a blob from a pack that may have it; nil: it doesn't. An error ends the
+// fetch.
+func (f *opening) readAt(ctx context.Context, want Want, pack format.ObjectID, at format.Location) ([]byte, error) {
 	buf := make([]byte, at.Length)
-	pending := f.a.conn.Get(ctx, protocol.PackName(at.Pack.Twin()), []protocol.Range{{Off: uint64(at.Offset), Len: at.Length}}, buf)
+	pending := f.a.conn.Get(ctx, protocol.PackName(pack), []protocol.Range{{Off: uint64(at.Offset), Len: at.Length}}, buf)
 	err := pending.Wait()
 	if err != nil && !store.IsObjectError(err) {
-		return nil, fmt.Errorf("read %s: %w", protocol.PackName(at.Pack.Twin()), err)
+		return nil, fmt.Errorf("read %s: %w", protocol.PackName(pack), err)
 	}
 	if err != nil {
 		return nil, nil
@@ -295,7 +334,6 @@ func (f *opening) fromTwin(ctx context.Context, want Want, at format.Location, d
 	if err != nil {
 		return nil, nil
 	}
-	f.a.sayTwin(protocol.PackName(at.Pack), damage)
 	return append(make([]byte, 0, len(plain)+1), plain...), nil // not nil, though it may be empty
 }
 

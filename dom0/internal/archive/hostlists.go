@@ -159,7 +159,7 @@ func (a *Archive) keepSession(ctx context.Context, before format.RootHash, e for
 // refreshLists keeps the lists as the archive has them, unless they are kept already.
 func (a *Archive) refreshLists(ctx context.Context) {
 	h, err := a.hostLists()
-	if err != nil || a.kept != nil || h.root == format.RootHash(a.rootHash[:16]) {
+	if err != nil || a.kept != nil || a.rootless != nil || h.root == format.RootHash(a.rootHash[:16]) {
 		return
 	}
 	list, err := a.Sessions(ctx, nil)

@@ -107,6 +107,9 @@ func (a *Archive) replaceDamaged(ctx context.Context, name string, object []byte
 // LoadGoodIndex makes blobs readable through the index runs of which each object,
 // or its twin, is whole; the others go to bad.
 func (a *Archive) LoadGoodIndex(ctx context.Context, bad func(error)) error {
+	if a.rootless != nil {
+		return a.loadRootless(ctx)
+	}
 	good, err := a.goodIndexRuns(ctx, a.root.Index, bad)
 	if err != nil {
 		return err

@@ -60,7 +60,8 @@ func (a *Archive) openGoodIndex(ctx context.Context, spare bool, runs []format.I
 		return t, err
 	}
 	bad(err)
-	return a.openTables(ctx, spare, runs, err)
+	t, _, err = a.openTables(ctx, spare, runs, err)
+	return t, err
 }
 
 // find looks a blob up.

@@ -165,7 +165,19 @@ func (a *Archive) OpenExport(untrusted []byte) (*format.KeyExport, error) {
 	if x.Archive != a.keys.Archive {
 		return nil, fmt.Errorf("%w: of %s, and this is %s", errOtherArchive, short(x.Archive.String()), short(a.keys.Archive.String()))
 	}
-	_, body, err := a.keys.OpenObject(untrusted, format.KindKeyExport, format.KeyExportSealName)
+	return x.open(a.keys)
+}
+
+// A SealedExport is a key export of which only the clear part was read. Nothing of it
+// is proven.
+type SealedExport struct {
+	format.Clear
+	object []byte
+}
+
+// open reads what is sealed in it.
+func (x *SealedExport) open(keys *crypt.Keys) (*format.KeyExport, error) {
+	_, body, err := keys.OpenObject(x.object, format.KindKeyExport, format.KeyExportSealName)
 	if err != nil {
 		return nil, err
 	}
@@ -258,7 +270,7 @@ func (a *Archive) Export() []byte {
 
 // ParseExport reads what Export wrote, as far as that can be read without the
 // secret: its clear part. The rest is proven when the archive was opened with it.
-func ParseExport(untrusted []byte) (*format.KeyExport, error) {
+func ParseExport(untrusted []byte) (*SealedExport, error) {
 	_, clearPart, _, err := format.SplitKeyExport(untrusted)
 	if err != nil {
 		return nil, err
@@ -267,7 +279,7 @@ func ParseExport(untrusted []byte) (*format.KeyExport, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &format.KeyExport{Clear: *c}, nil
+	return &SealedExport{Clear: *c, object: untrusted}, nil
 }
 
 // KeptWith counts the older roots in the store whose clear part has a key slot:

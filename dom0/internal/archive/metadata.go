@@ -13,6 +13,9 @@ import (
 
 // Volumes reads the volume table: names and ids.
 func (a *Archive) Volumes(ctx context.Context) (*format.VolumeTable, error) {
+	if a.rootless != nil {
+		return a.rootless.volumes()
+	}
 	if a.root.VolumeTable.IsZero() {
 		return &format.VolumeTable{}, nil
 	}
@@ -147,6 +150,9 @@ func (a *Archive) Sessions(ctx context.Context, damaged func(first, last uint64,
 // only what want accepts, if it is set: leaves, by their index.
 func (a *Archive) sessions(ctx context.Context, damaged func(tree.Item, error) error, want func(first, count uint64) bool) ([]format.SessionEntry, error) {
 	var all []format.SessionEntry
+	if a.rootless != nil {
+		return a.rootless.sessions(want), nil
+	}
 	w := a.Walker()
 	w.Damaged, w.Want = damaged, want
 	w.Entries = func(items []tree.Item) error {

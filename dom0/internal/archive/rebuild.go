@@ -74,6 +74,9 @@ func (a *Archive) Listing(ctx context.Context) (*Listing, error) {
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
+	if a.rootless != nil {
+		l.Gaps = a.rootless.gaps
+	}
 	if len(l.ListDamage) == 0 && l.TableDamage == nil {
 		return l, nil
 	}

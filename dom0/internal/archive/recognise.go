@@ -264,6 +264,9 @@ func (a *Archive) mayWrite() (branch format.ObjectID, err error) {
 	if a.kept != nil {
 		return branch, fmt.Errorf("%s: %w", a.kept.name, ErrKept)
 	}
+	if a.rootless != nil {
+		return branch, &RootError{Export: true, Err: a.rootless.cause}
+	}
 	if err := a.root.CheckWritable(); err != nil {
 		return branch, fmt.Errorf("write to %s: %w", a.dest, err)
 	}

@@ -106,10 +106,13 @@ type rescue struct {
 	old    *index.Table // what the good index objects say
 	fresh  *index.Table
 	r      Repair
-	sealer *blob.Sealer // of chunks
-	stored int64        // bytes of the packs that the fresh index names, without what was punched
-	doubt  bool         // nothing is believed that wasn't read and opened
-	lost   bool         // the old index has blobs that the fresh one doesn't
+	sealer *blob.Sealer       // of chunks
+	stored int64              // bytes of the packs that the fresh index names, without what was punched
+	doubt  bool               // nothing is believed that wasn't read and opened
+	lost   bool               // the old index has blobs that the fresh one doesn't
+	packs  int                // whose table of contents opened
+	needed []format.NeededTag // of tables of contents
+	step   func(bytes int64)  // is told of packs that were dealt with; may be nil
 }
 
 func (x *rescue) run(ctx context.Context) error {
@@ -169,6 +172,9 @@ func (x *rescue) adoptPacks(ctx context.Context) error {
 		if err := x.adoptPack(ctx, p); err != nil {
 			return err
 		}
+		if x.step != nil {
+			x.step(p.size)
+		}
 	}
 	return nil
 }
@@ -183,6 +189,8 @@ func (x *rescue) adoptPack(ctx context.Context, p foundPack) error {
 	if err != nil {
 		return err
 	}
+	x.packs++
+	x.needed = format.JoinNeeded(x.needed, format.NeededTags(format.StructTOC, toc.Ext))
 	twins, single := toc.Kind != format.PackData, false
 	if twins {
 		whole, err := x.w.completePair(ctx, p.id, p.size, toc)

@@ -68,12 +68,13 @@ type roots struct {
 	names  []RootName // the highest first; of one generation those in roots/ first
 	whole  bool       // all of roots/ was listed, not only what is above head/
 	read   map[string]*sealedRoot
+	clears map[string]*format.Clear // of those that were read, whether they open or not
 	bad    map[string]error
 	failed []BadRoot // in the order in which they were met
 }
 
 func newRoots(conn *store.Conn) *roots {
-	return &roots{conn: conn, read: map[string]*sealedRoot{}, bad: map[string]error{}}
+	return &roots{conn: conn, read: map[string]*sealedRoot{}, clears: map[string]*format.Clear{}, bad: map[string]error{}}
 }
 
 // again is the same roots before they are listed once more. What was read of them
@@ -81,6 +82,7 @@ func newRoots(conn *store.Conn) *roots {
 func (r *roots) again() *roots {
 	next := newRoots(r.conn)
 	maps.Copy(next.read, r.read)
+	maps.Copy(next.clears, r.clears)
 	return next
 }
 
@@ -259,7 +261,7 @@ func (r *roots) get(ctx context.Context, n RootName) (*sealedRoot, error) {
 	s, err := readSealedRoot(ctx, r.conn, n)
 	switch {
 	case err == nil:
-		r.read[n.Name] = s
+		r.read[n.Name], r.clears[n.Name] = s, s.clear
 	case isDamage(err):
 		r.spoil(n.Name, err)
 	}
@@ -456,7 +458,7 @@ func (r *roots) prefetch(ctx context.Context) error {
 	}
 	for i, n := range first {
 		if read[i] != nil {
-			r.read[read[i].Name] = read[i]
+			r.read[read[i].Name], r.clears[read[i].Name] = read[i], read[i].clear
 		} else if i == 0 { // whether a lower one is read, and so met as damage, depends on this one
 			r.spoil(protocol.HeadName(n), errs[i])
 		}

@@ -282,6 +282,12 @@ func (a *Archive) OtherRoots(ctx context.Context) (bad []BadRoot, err error) {
 			return nil, err
 		}
 	}
+	if a.rootless != nil {
+		if len(r.failed) == 0 {
+			r.failed = append(r.failed, BadRoot{Name: "root", Err: a.rootless.cause})
+		}
+		return r.failed, nil
+	}
 	if !r.hasCopy(a.root.Generation, a.rootHash) {
 		name := protocol.RootName(a.root.Generation, [16]byte(a.rootHash[:16]))
 		_, err := readSealedRoot(ctx, a.conn, RootName{Name: name, Generation: a.root.Generation, Sum: [16]byte(a.rootHash[:16])})

@@ -1,13 +1,16 @@
 package archive
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -36,11 +39,14 @@ func (a *Archive) LoadIndex(ctx context.Context) error {
 	if a.kept != nil {
 		return a.loadKept(ctx)
 	}
+	if a.rootless != nil {
+		return a.loadRootless(ctx)
+	}
 	err := a.loadIndex(ctx, a.root.Index)
 	if !isDamage(err) {
 		return err
 	}
-	t, tablesErr := a.openTables(ctx, false, a.root.Index, err)
+	t, _, tablesErr := a.openTables(ctx, false, a.root.Index, err)
 	if tablesErr != nil {
 		return tablesErr
 	}
@@ -50,9 +56,10 @@ func (a *Archive) LoadIndex(ctx context.Context) error {
 
 // tablesNote says what the cache keeps of the tables of contents.
 type tablesNote struct {
-	Version int       `json:"version"`
-	For     string    `json:"for"` // the runs that they stand in for: runsHash
-	Runs    []noteRun `json:"runs"`
+	Version    int       `json:"version"`
+	For        string    `json:"for"`        // what they stand in for: runsHash, or without a root packsHash
+	Generation uint64    `json:"generation"` // the highest that a pack was written on
+	Runs       []noteRun `json:"runs"`
 }
 
 // noteRun is a format.IndexRun.
@@ -65,32 +72,68 @@ type noteRun struct {
 }
 
 const (
-	tablesNoteVersion = 1
+	tablesNoteVersion = 2
 	tablesNoteName    = "tables.json"
 	maxTablesNote     = 1 << 20
 )
 
 // openTables makes an index of the tables of contents, and of what is left of the
-// index itself, for reading alone.
-func (a *Archive) openTables(ctx context.Context, spare bool, runs []format.IndexRun, damage error) (*index.Table, error) {
+// index itself, for reading alone. generation is the highest that a pack was written
+// on. Without a root, what the cache has is of use as long as the packs are the same.
+func (a *Archive) openTables(ctx context.Context, spare bool, runs []format.IndexRun, damage error) (t *index.Table, generation uint64, err error) {
 	dir := filepath.Join(a.indexCache(), "tables")
 	if spare {
 		dir += "-spare"
 	}
-	if t := a.openNoted(ctx, dir, runs); t != nil {
+	var sizes map[format.ObjectID]int64
+	what := runsHash(runs)
+	if a.rootless != nil {
+		if sizes, err = a.packSizes(ctx); err != nil {
+			return nil, 0, err
+		}
+		what = packsHash(sizes)
+	}
+	if t, generation := a.openNoted(ctx, dir, what); t != nil {
 		a.opts.Warn(fmt.Sprintf("%v; tables of contents are used that an earlier run read", damage))
-		return t, nil
+		return t, generation, nil
 	}
-	t, err := index.Open(ctx, dir, a.keys.Archive, nil, noSource{})
+	if sizes == nil {
+		if sizes, err = a.packSizes(ctx); err != nil {
+			return nil, 0, err
+		}
+	}
+	if t, err = index.Open(ctx, dir, a.keys.Archive, nil, noSource{}); err != nil {
+		return nil, 0, fmt.Errorf("make an index of tables of contents: %w", err)
+	}
+	if generation, err = a.fillTables(ctx, t, sizes, damage); err == nil {
+		err = a.enterLeft(ctx, t, runs)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("make an index of tables of contents: %w", err)
-	}
-	if err := a.fillTables(ctx, t, runs, damage); err != nil {
 		t.Close()
-		return nil, err
+		return nil, 0, err
 	}
-	a.keepTables(ctx, dir, runs, t)
-	return t, nil
+	a.keepTables(ctx, dir, what, generation, t)
+	return t, generation, nil
+}
+
+// packSizes lists the packs of the store with their lengths in bytes.
+func (a *Archive) packSizes(ctx context.Context) (map[format.ObjectID]int64, error) {
+	sizes := map[format.ObjectID]int64{}
+	err := a.eachPack(ctx, func(id format.ObjectID, size int64) error {
+		sizes[id] = size
+		return nil
+	})
+	return sizes, err
+}
+
+// packsHash tells sets of packs apart.
+func packsHash(sizes map[format.ObjectID]int64) string {
+	ids := slices.SortedFunc(maps.Keys(sizes), func(x, y format.ObjectID) int { return bytes.Compare(x[:], y[:]) })
+	h := sha256.New()
+	for _, id := range ids {
+		h.Write(binary.BigEndian.AppendUint64(id[:], uint64(sizes[id])))
+	}
+	return "packs " + hex.EncodeToString(h.Sum(nil))
 }
 
 // noSource has no index objects: what the cache lost has to be made again.
@@ -115,37 +158,37 @@ func runsHash(runs []format.IndexRun) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// openNoted opens what an earlier run has kept for this root; nil: nothing of use.
-func (a *Archive) openNoted(ctx context.Context, dir string, lost []format.IndexRun) *index.Table {
+// openNoted opens what an earlier run has kept in place of what; nil: nothing of use.
+func (a *Archive) openNoted(ctx context.Context, dir, what string) (t *index.Table, generation uint64) {
 	b, err := os.ReadFile(filepath.Join(dir, tablesNoteName))
 	var note tablesNote
 	if err != nil || len(b) > maxTablesNote || json.Unmarshal(b, &note) != nil ||
-		note.Version != tablesNoteVersion || note.For != runsHash(lost) {
-		return nil
+		note.Version != tablesNoteVersion || note.For != what {
+		return nil, 0
 	}
 	var runs []format.IndexRun
 	for _, r := range note.Runs {
 		id, err := format.ParseObjectID(r.Object)
 		if err != nil {
-			return nil
+			return nil, 0
 		}
 		runs = append(runs, format.IndexRun{Level: r.Level, Entries: r.Entries, List: r.List, Object: id, Size: r.Size})
 	}
-	t, err := index.Open(ctx, dir, a.keys.Archive, runs, noSource{})
+	t, err = index.Open(ctx, dir, a.keys.Archive, runs, noSource{})
 	if err != nil {
-		return nil
+		return nil, 0
 	}
-	return t
+	return t, note.Generation
 }
 
 // keepTables keeps what was read, if the cache can be written: it only spares time.
-func (a *Archive) keepTables(ctx context.Context, dir string, lost []format.IndexRun, t *index.Table) {
+func (a *Archive) keepTables(ctx context.Context, dir, what string, generation uint64, t *index.Table) {
 	runs, _, err := t.Flush(ctx, cacheOnly{})
 	if err != nil {
 		a.opts.Warn(fmt.Sprintf("what was read is not kept in the cache: %v", err))
 		return
 	}
-	note := tablesNote{Version: tablesNoteVersion, For: runsHash(lost)}
+	note := tablesNote{Version: tablesNoteVersion, For: what, Generation: generation}
 	for _, r := range runs {
 		note.Runs = append(note.Runs, noteRun{r.Level, r.Entries, r.List, r.Object.String(), r.Size})
 	}
@@ -170,38 +213,33 @@ func (cacheOnly) PutList(_ context.Context, body []byte) (format.ObjectID, uint3
 }
 
 // fillTables enters the blobs of every pack whose table of contents opens, the
-// newest pack first, since a blob that is in two packs was sent again for a reason;
-// and then what is left of the index.
-func (a *Archive) fillTables(ctx context.Context, t *index.Table, runs []format.IndexRun, damage error) error {
-	sizes := map[format.ObjectID]int64{}
+// newest pack first, since a blob that is in two packs was sent again for a reason.
+// It returns the highest generation that one was written on.
+func (a *Archive) fillTables(ctx context.Context, t *index.Table, sizes map[format.ObjectID]int64, damage error) (generation uint64, err error) {
 	total := int64(0)
-	err := a.eachPack(ctx, func(id format.ObjectID, size int64) error {
-		sizes[id] = size
+	for _, size := range sizes {
 		total += min(size, tocGuess)
-		return nil
-	})
-	if err != nil {
-		return err
 	}
 	a.opts.Warn(fmt.Sprintf("%v; reading the tables of contents of %d packs instead, about %d MiB, some %v",
 		damage, len(sizes), total>>20+1, tablesTime(len(sizes))))
 	packs, err := a.generations(ctx, sizes)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	for _, p := range packs {
+		generation = max(generation, p.generation)
 		toc, err := a.ReadTOC(ctx, p.id, p.size)
 		if isDamage(err) {
 			continue
 		}
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if err := enterTable(ctx, t, p, toc); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	return a.enterLeft(ctx, t, runs)
+	return generation, nil
 }
 
 // tablesTime is about how long reading so many tables takes: one of them some

@@ -64,6 +64,10 @@ func (c *copyRun) openArchive(ctx context.Context) (err error) {
 		if c.open, err = c.env.open(ctx, protocol.LockRead); err != nil {
 			return err
 		}
+		if cause := c.open.Rootless(); cause != nil {
+			c.open.Close()
+			return &archive.RootError{Export: true, Err: cause}
+		}
 		return c.takeKey(ctx)
 	}
 	if !c.env.keyAtHand() {
@@ -86,6 +90,11 @@ func (c *copyRun) openArchive(ctx context.Context) (err error) {
 	c.open, err = c.env.openWith(ctx, o)
 	var root *archive.RootError
 	switch {
+	case err == nil && c.open.Rootless() != nil:
+		c.env.UI.Warn("no root opens (%v); it is copied unopened", c.open.Rootless())
+		c.open.Close()
+		c.open = nil
+		return nil
 	case err == nil:
 	case errors.Is(err, archive.ErrWrongKey), errors.Is(err, archive.ErrSlow), errors.Is(err, archive.ErrNoMemory), noSecret != nil && errors.Is(err, noSecret):
 		c.env.UI.Detail("copied without the key: %v", err)

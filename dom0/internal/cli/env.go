@@ -10,9 +10,9 @@ import (
 	"strings"
 	"time"
 
+	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/config"
 	"pinion/dom0/internal/exit"
-	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/secret"
 	"pinion/dom0/internal/store"
 	"pinion/dom0/internal/ui"
@@ -39,7 +39,7 @@ type Env struct {
 	// keyExportFile is the file of key slots that the archive is opened with; empty: those of its roots are used.
 	keyExportFile string
 	// keyExport is what is in it.
-	keyExport *format.KeyExport
+	keyExport *archive.SealedExport
 	// volumes says how volumes are stored.
 	volumes *config.Config
 	// secretGiven says that the command line names it, and not just the configuration.

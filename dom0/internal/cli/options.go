@@ -22,7 +22,7 @@ type globalOptions struct {
 	PassCmd       string   `long:"passcmd" value-name:"COMMAND" unquote:"false" description:"a shell command whose first line of output is the passphrase"`
 	PassFile      string   `long:"passfile" value-name:"FILE" unquote:"false" description:"a file whose first line is the passphrase"`
 	KeyFile       string   `long:"keyfile" value-name:"FILE" unquote:"false" description:"a file whose content is the key, 32 bytes to 64 KiB"`
-	KeyExport     string   `long:"key-export" value-name:"FILE" no-ini:"true" unquote:"false" description:"open the archive with the key slots in FILE, which key export has written"`
+	KeyExport     string   `long:"key-export" value-name:"FILE" no-ini:"true" unquote:"false" description:"open the archive with the key slots in FILE, which key export has written; if no root opens, read it from its packs"`
 	SlowKey       bool     `long:"slow-key" no-ini:"true" description:"also try key slots that need far more time or memory than usual"`
 	Remember      remember `long:"remember" value-name:"TIME" description:"cache the key in the kernel for TIME, 1m to 24h"`
 	CacheDir      string   `long:"cache-dir" value-name:"DIR" unquote:"false" description:"what can be fetched again; may be deleted at any time"`

@@ -90,8 +90,8 @@ func newTree() (*tree, error) {
 		{"key change", "Replace the key that is used", "Replaces the key that this command is given. Safe to interrupt: the old or the new key always works.", &keyChangeCommand{}},
 		{"key remove", "Remove a key", "Removes a key from the archive. Older roots in the store keep its slot for a time: whoever has one of them and the secret can still open the archive.", &keyRemoveCommand{}},
 		{"key recovery", "Add a key for paper", "Makes a random key and shows it, once, on the terminal. Write it down and use it wherever a passphrase is asked for.", &keyRecoveryCommand{}},
-		{"key export", "Write the key slots to a file", "Writes the sealed key slots of the archive to a new file. With --key-export FILE and the secret of one of them the archive opens, whatever became of the slots in the store.", &keyExportCommand{}},
-		{"key import", "Take keys back from a file", "Adds the keys of a file that key export has written and that the archive doesn't have, removed ones too.", &keyImportCommand{}},
+		{"key export", "Write the key slots to a file", "Writes the sealed key slots of the archive to a new file. With --key-export FILE and the secret of one of them the archive opens, even if the store has lost everything but packs/.", &keyExportCommand{}},
+		{"key import", "Take keys back from a file", "Adds the keys of a file that key export has written and that the archive doesn't have, removed ones too. If no root opens, use check --repair with --key-export FILE instead.", &keyImportCommand{}},
 		{"key forget", "Forget remembered keys", "Drops the key that --remember has left with the kernel. It needs no passphrase.", &keyForgetCommand{}},
 		{"version", "Show versions", "Shows the versions of the program, the protocol and the archive format.", &versionCommand{}},
 	} {

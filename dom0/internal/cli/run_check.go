@@ -96,6 +96,9 @@ func (e *Env) restoreRoot(ctx context.Context, bad error, q *oneAnswer) (*archiv
 	}
 	opts.Secret = q.of(opts.Secret)
 	restored, err := archive.RestoreRoot(ctx, e.Dest, opts)
+	var lost *archive.RootError
+	var damaged *archive.DamageError
+	exported := errors.As(bad, &lost) && lost.Export
 	switch {
 	case errors.Is(err, store.ErrLocked), errors.Is(err, context.Canceled):
 		return nil, err // whoever that is may be putting it back
@@ -104,6 +107,11 @@ func (e *Env) restoreRoot(ctx context.Context, bad error, q *oneAnswer) (*archiv
 	case errors.Is(err, archive.ErrKeyNotListed):
 		return nil, exit.With(exit.Damaged, fmt.Errorf("the newest root can't be put back: %w", err),
 			"use a key that it has, or the host that changed the keys; pinion check --roots lists the roots of the store")
+	case exported && errors.Is(err, archive.ErrNoArchive):
+		return e.rebuildRoot(ctx, q) // this host has no copy
+	case exported && errors.As(err, &damaged):
+		e.UI.Warn("this host's copy of the newest root can't be put back: %v", err)
+		return e.rebuildRoot(ctx, q)
 	case err != nil:
 		e.UI.Warn("the newest root can't be put back: %v", err)
 		return nil, bad
@@ -115,6 +123,28 @@ func (e *Env) restoreRoot(ctx context.Context, bad error, q *oneAnswer) (*archiv
 			ids = append(ids, id.String())
 		}
 		e.UI.Warn("the key slots are those of the newest root that opens; they differ from this host's in %s: see pinion key list", strings.Join(ids, ", "))
+	}
+	return e.openToRepair(ctx, q)
+}
+
+// rebuildRoot makes a root of the packs and of the key export, and opens the archive again.
+func (e *Env) rebuildRoot(ctx context.Context, q *oneAnswer) (*archive.Archive, error) {
+	opts, err := e.archiveOptions(protocol.LockExclusive)
+	if err != nil {
+		return nil, err
+	}
+	opts.Secret = q.of(opts.Secret)
+	m := &meter{ui: e.UI}
+	defer m.stop()
+	rebuilt, err := archive.RebuildRoot(ctx, e.Dest, opts, func(total int64) { m.begin("reading packs for a new root", total) }, m.add)
+	if err != nil {
+		return nil, e.keyError(err)
+	}
+	m.done()
+	if rebuilt.Packs > 0 {
+		e.UI.Notice("no root opened; wrote a new root from %s, as generation %d", count(rebuilt.Packs, "pack"), rebuilt.Root.Generation)
+		e.UI.Warn("the key slots are those of the key export of %s: keys added since then are gone, and keys removed since then open the archive again; see pinion key list",
+			e.showTime(rebuilt.Slots))
 	}
 	return e.openToRepair(ctx, q)
 }

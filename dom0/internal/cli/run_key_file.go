@@ -70,7 +70,7 @@ func runKeyImport(ctx context.Context, env *Env, o *keyImportCommand) error {
 	}
 	a, err := env.openBare(ctx, protocol.LockAppend)
 	if err != nil {
-		return err
+		return withoutRoot(o.Args.File, err)
 	}
 	defer a.Close()
 	export, err := a.OpenExport(untrusted)
@@ -95,6 +95,16 @@ func runKeyImport(ctx context.Context, env *Env, o *keyImportCommand) error {
 		env.UI.Printf("All keys in it are already in the archive; nothing to do.")
 	}
 	return env.UI.Result(doc)
+}
+
+// withoutRoot says what to do with a key export where no root opens that could get its keys.
+func withoutRoot(path string, err error) error {
+	var root *archive.RootError
+	if !errors.As(err, &root) && !(errors.Is(err, archive.ErrNoArchive) && errors.Is(err, archive.ErrNotEmpty)) {
+		return err
+	}
+	status, _ := statusOf(err)
+	return exit.With(status, err, fmt.Sprintf("pinion --key-export %s check --repair writes a root with these keys", path))
 }
 
 // notExport is the error for a file that is not a key export, or not one of the archive's.

@@ -27,14 +27,18 @@ func statusOf(err error) (status exit.Status, hint string) {
 		return exit.Failed, "it needs a newer pinion"
 	case errors.Is(err, archive.ErrDoubt):
 		return exit.Damaged, "pinion check --repair reads everything and finds out; then run this again"
+	case errors.Is(err, archive.ErrOtherExport):
+		return exit.Failed, "use the key export of the archive that is there"
+	case errors.As(err, &root) && root.Export:
+		return exit.Damaged, "pinion check --repair with the same --key-export writes a new root; then this works again"
 	case errors.As(err, &root):
-		return exit.Damaged, "pinion check --repair on a host that used this archive puts its root back; pinion check --roots shows what is there"
+		return exit.Damaged, "pinion check --repair on a host that used this archive puts its root back; elsewhere --key-export FILE reads the archive without a root, and check --repair with it writes a new one"
 	case errors.As(err, &damage):
 		return exit.Damaged, "pinion check lists all damage, pinion check --repair --read-data repairs what it can"
 	case errors.Is(err, archive.ErrUnmounted):
 		return exit.NoArchive, "if it was removed on purpose, pinion init --allow-rollback makes a new one"
 	case errors.Is(err, archive.ErrNoArchive) && errors.Is(err, archive.ErrNotEmpty):
-		return exit.NoArchive, "if a first copy was interrupted, run the same pinion copy again; see \"the root is missing\" in docs/operation.md"
+		return exit.NoArchive, "if a first copy was interrupted, run the same pinion copy again; with a key export, --key-export FILE reads what is there; see \"the root is missing\" in docs/operation.md"
 	case errors.Is(err, archive.ErrNoArchive):
 		return exit.NoArchive, "if one was there, is the disk mounted? to create one: pinion init"
 	case errors.Is(err, archive.ErrSlow):
