@@ -11,6 +11,7 @@ import (
 	"pinion/dom0/internal/exit"
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/source"
+	"pinion/dom0/internal/state"
 	"pinion/dom0/internal/tracker"
 	"pinion/dom0/internal/ui"
 )
@@ -63,7 +64,11 @@ func TestStatusOfAll(t *testing.T) {
 		UI:  ui.New(ui.Options{Out: &out, Err: &errs}),
 		Now: func() time.Time { return now }, archives: map[string]string{"file:/mnt/usb/backup": "usb"},
 	}
-	s := &standing{env: env, pools: map[string]*standingPool{}}
+	known, err := state.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &standing{env: env, state: known, pools: map[string]*standingPool{}}
 	changed := &dirty.Map{}
 	changed.Add(source.Range{Start: 0, End: 5 << 20})
 	session := &tracker.Session{ID: format.NewObjectID(), Seq: 1234, Time: now.Add(-50 * time.Hour)}
