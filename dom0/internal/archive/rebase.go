@@ -33,12 +33,13 @@ func (w *Writer) CommitSession(ctx context.Context, d Draft, verify func() error
 
 // rebase makes the newest root the one that this run builds on.
 func (w *Writer) rebase(ctx context.Context, d *Draft) error {
-	a, old, oldHash := w.a, w.a.root, w.a.rootHash
-	if err := a.reload(ctx); err != nil {
+	a, old := w.a, w.a.root
+	if err := a.reloadToWrite(ctx); err != nil {
 		return err
 	}
 	now := a.root
-	if !(candidate{root: now}).buildsOn(oldHash) || now.NextSeq != old.NextSeq || now.Sessions != old.Sessions ||
+	w.branch = a.branch
+	if now.NextSeq != old.NextSeq || now.Sessions != old.Sessions ||
 		now.PrunedAt != old.PrunedAt || now.Heal != old.Heal || now.Removed != old.Removed {
 		return fmt.Errorf("host %q committed generation %d meanwhile: %w", now.Host, now.Generation, store.ErrConflict)
 	}
@@ -61,10 +62,35 @@ func (w *Writer) rebase(ctx context.Context, d *Draft) error {
 	return err
 }
 
+// reloadToWrite makes the newest root the archive's, after another writer was in the
+// way. That root is judged as the first one was: it may be another host's, or need
+// what this program doesn't know, or one above it may not be readable. It also has to
+// build on the one that it takes the place of.
+func (a *Archive) reloadToWrite(ctx context.Context) error {
+	old, oldHash := a.root, a.rootHash
+	if err := a.reload(ctx); err != nil {
+		return err
+	}
+	if a.rootHash != oldHash && !(candidate{root: a.root}).buildsOn(oldHash) {
+		return fmt.Errorf("the root of generation %d doesn't build on that of generation %d: %w", a.root.Generation, old.Generation, store.ErrConflict)
+	}
+	if a.branch.IsZero() { // nobody has asked yet
+		return nil
+	}
+	branch, err := a.mayWrite()
+	if err != nil {
+		return err
+	}
+	if branch == a.root.Branch || a.branch == old.Branch { // else the new one of an adoption that is still to come stays
+		a.branch = branch
+	}
+	return nil
+}
+
 // Refresh makes the newest root the archive's, and its blobs readable: what another
 // writer committed since.
 func (a *Archive) Refresh(ctx context.Context) error {
-	if err := a.reload(ctx); err != nil {
+	if err := a.reloadToWrite(ctx); err != nil {
 		return err
 	}
 	return a.LoadIndex(ctx)

@@ -248,7 +248,8 @@ func (a *Archive) follows(b state.Branch, hash string, parent *[32]byte) (newest
 // Branch decides whether this host may write here, and under which branch. The
 // last writer goes on freely; another host, or a copy at another place, needs
 // Adopt and gets a new branch, so that the two never look alike. Once given,
-// the answer stays. It belongs to the goroutine that writes.
+// the answer stays until another root is taken. It belongs to the goroutine that
+// writes.
 func (a *Archive) Branch() (format.ObjectID, error) {
 	if !a.branch.IsZero() {
 		return a.branch, nil
