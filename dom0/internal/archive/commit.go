@@ -45,7 +45,7 @@ func (w *Writer) commitSession(ctx context.Context, d Draft, verify func() error
 	lost := w.lostNumbers()
 	next.NextSeq += uint64(len(lost))
 	d.Session.Seq, d.Session.Generation = next.NextSeq, w.a.next
-	blobID, _, err := w.AddMetadata(ctx, format.BlobSession, d.Session.Append(nil))
+	blobID, err := w.PutMetadata(ctx)(format.BlobSession, d.Session.Append(nil))
 	if err != nil {
 		return err
 	}
@@ -298,7 +298,7 @@ func (w *Writer) appendSession(ctx context.Context, e format.SessionEntry) (form
 		}
 	}
 	leaf.Entries, leaf.Generation, leaf.Edits = append(leaf.Entries, e), a.next, 0
-	id, _, err := w.AddMetadata(ctx, format.BlobSessionLeaf, leaf.Append(nil))
+	id, err := w.PutMetadata(ctx)(format.BlobSessionLeaf, leaf.Append(nil))
 	if err != nil {
 		return format.BlobID{}, err
 	}

@@ -1,9 +1,11 @@
 package archive
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/index"
@@ -113,16 +115,23 @@ func (w *Writer) reenter(ctx context.Context, p newPack) error {
 	})
 }
 
-// joinTables adds the volumes and qubes that a draft brings to the table as it is by
-// now.
+// joinTables adds the volumes, qubes and domains that a draft brings to the table as
+// it is by now, and takes over which domains the draft gives to volumes.
 func joinTables(now, draft *format.VolumeTable) (*format.VolumeTable, error) {
 	ids, names := map[format.ObjectID]bool{}, map[string]bool{}
 	joined := *now
+	if err := joinDomains(&joined, draft); err != nil {
+		return nil, err
+	}
+	joined.Volumes = slices.Clone(now.Volumes)
+	joined.Qubes = slices.Clone(now.Qubes)
 	for _, v := range now.Volumes {
 		ids[v.ID], names[v.Name] = true, true
 	}
 	for _, v := range draft.Volumes {
 		if ids[v.ID] {
+			i := slices.IndexFunc(joined.Volumes, func(x format.NamedVolume) bool { return x.ID == v.ID })
+			joined.Volumes[i].Domain = v.Domain
 			continue
 		}
 		if names[v.Name] {
@@ -145,4 +154,23 @@ func joinTables(now, draft *format.VolumeTable) (*format.VolumeTable, error) {
 	}
 	SortVolumes(&joined)
 	return &joined, nil
+}
+
+// joinDomains adds the domains that a draft brings to a table. The draft's chunks have
+// their numbers, so these stay.
+func joinDomains(t, draft *format.VolumeTable) error {
+	joined := slices.Clone(t.Domains)
+	for _, d := range draft.Domains {
+		clash := func(x format.NamedDomain) bool { return x.Number == d.Number || x.Name == d.Name }
+		i := slices.IndexFunc(t.Domains, clash)
+		switch {
+		case i < 0 && d.Number >= t.NextDomain:
+			joined = append(joined, d)
+		case i < 0 || t.Domains[i] != d:
+			return fmt.Errorf("another domain was called %q meanwhile, or had its number: %w", d.Name, store.ErrConflict)
+		}
+	}
+	slices.SortFunc(joined, func(x, y format.NamedDomain) int { return cmp.Compare(x.Number, y.Number) })
+	t.Domains, t.NextDomain = joined, max(t.NextDomain, draft.NextDomain)
+	return nil
 }

@@ -4,12 +4,15 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"reflect"
 	"testing"
 
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/archivetest"
 	"pinion/dom0/internal/crypt"
 	"pinion/dom0/internal/format"
+	ft "pinion/dom0/internal/formattest"
 	"pinion/dom0/internal/store"
 	"pinion/protocol"
 )
@@ -148,5 +151,94 @@ func TestRetriesStopAtUnreadableRoots(t *testing.T) {
 				t.Errorf("%v, in generation %d", err, a.Root().Generation)
 			}
 		})
+	}
+}
+
+// TestDomainsSurviveARename: a backup that gives a volume a domain, and a rename while
+// it was under way, both count: the table that is committed has both.
+func TestDomainsSurviveARename(t *testing.T) {
+	p := archivetest.New(t).Init(t)
+	known, other := ft.ID(1), ft.ID(2)
+	commit := func(a *archive.Archive, w *archive.Writer, table *format.VolumeTable) error {
+		s := &format.Session{ID: format.NewObjectID(), Time: 1, Zone: "UTC", Host: "test"}
+		return w.CommitSession(ctx, archive.Draft{Session: s, Table: table}, nil)
+	}
+	writer := func(a *archive.Archive) *archive.Writer {
+		w, err := a.NewWriter(ctx, a.Root().Compression, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return w
+	}
+	a := p.Open(t, protocol.LockAppend)
+	first := &format.VolumeTable{Volumes: []format.NamedVolume{{ID: known, Name: "a"}}}
+	if err := commit(a, writer(a), first); err != nil {
+		t.Fatal(err)
+	}
+	a.Close()
+	a = p.Open(t, protocol.LockAppend)
+	table, err := a.Volumes(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := writer(a)
+	locks, _ := filepath.Glob(p.Path("lock*"))
+	for _, lock := range locks {
+		if err := os.Remove(lock); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b := p.Open(t, protocol.LockAppend)
+	entries, err := b.Sessions(ctx, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bw := writer(b)
+	renamed := &format.VolumeTable{Volumes: []format.NamedVolume{{ID: known, Name: "z"}}, NextDomain: 1}
+	next, err := (&archive.Edit{Entries: entries, Table: renamed}).Apply(ctx, b, bw.PutMetadata(ctx))
+	if err == nil {
+		err = bw.CommitEdit(ctx, next)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Close()
+	table.Volumes[0].Domain = 1
+	table.Volumes = append(table.Volumes, format.NamedVolume{ID: other, Name: "b", Domain: 2})
+	table.NextDomain, table.Domains = 3, []format.NamedDomain{{Number: 1, Name: "mine"}, {Number: 2, Name: "yours"}}
+	if err := commit(a, w, table); err != nil {
+		t.Fatal(err)
+	}
+	got, err := a.Volumes(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []format.NamedVolume{{ID: other, Name: "b", Domain: 2}, {ID: known, Name: "z", Domain: 1}}
+	if !reflect.DeepEqual(got.Volumes, want) || got.NextDomain != 3 || !reflect.DeepEqual(got.Domains, table.Domains) {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestWhatNobodyCouldReadIsNotCommitted: a table that names no domain of a volume is
+// refused before anything is committed.
+func TestWhatNobodyCouldReadIsNotCommitted(t *testing.T) {
+	p := archivetest.New(t).Init(t)
+	a := p.Open(t, protocol.LockAppend)
+	w, err := a.NewWriter(ctx, a.Root().Compression, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	session := func(seconds int32) *format.Session {
+		return &format.Session{ID: format.NewObjectID(), Time: 1, Zone: "UTC", Host: "test", ZoneOffset: seconds}
+	}
+	bad := &format.VolumeTable{Volumes: []format.NamedVolume{{ID: ft.ID(1), Name: "a", Domain: 1}}}
+	for what, d := range map[string]archive.Draft{
+		"a table":   {Session: session(0), Table: bad},
+		"a session": {Session: session(1 << 20), Table: &format.VolumeTable{}},
+		"a leaf":    {Session: session(0), Table: &format.VolumeTable{}, Tags: make([]format.Tag, format.MaxTags+1)},
+	} {
+		if err := w.CommitSession(ctx, d, nil); err == nil || a.Root().Generation != 1 {
+			t.Errorf("%s: %v", what, err)
+		}
 	}
 }
