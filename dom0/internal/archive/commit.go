@@ -69,7 +69,7 @@ func (w *Writer) commitSession(ctx context.Context, d Draft, verify func() error
 	if err := w.commit(ctx, &next, verify); err != nil {
 		return err
 	}
-	w.a.keepSession(ctx, before, entry, d.Table)
+	w.a.keepSession(ctx, before, append(lost, entry), d.Table)
 	return nil
 }
 

@@ -56,7 +56,11 @@ func (a *Archive) NameMetadata() PutMetadata {
 
 // CommitEdit makes an edit part of the archive: next is what Apply returned.
 func (w *Writer) CommitEdit(ctx context.Context, next *format.Root) error {
-	return w.commit(ctx, next, nil)
+	if err := w.commit(ctx, next, nil); err != nil {
+		return err
+	}
+	w.a.refreshLists(ctx)
+	return nil
 }
 
 // LoadFreshIndex is LoadIndex from the objects in the store alone: each is
@@ -208,6 +212,7 @@ func (w *Writer) CommitRewrite(ctx context.Context, next *format.Root, stored in
 		return err
 	}
 	w.stored, w.packs, w.index = 0, nil, nil
+	w.a.refreshLists(ctx)
 	return w.a.opts.State.MarkClean(w.a.keys.Archive, w.a.dest.String())
 }
 

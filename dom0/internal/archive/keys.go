@@ -235,7 +235,10 @@ func (a *Archive) editKeys(ctx context.Context, change func(*format.Root) error)
 		if err := change(&next); err != nil {
 			return err
 		}
-		err = a.commitRoot(ctx, &next, branch)
+		before := format.RootHash(a.rootHash[:16])
+		if err = a.commitRoot(ctx, &next, branch); err == nil {
+			a.keepSame(before)
+		}
 		if a.root == &next && err != nil {
 			return fmt.Errorf("the archive's keys are changed, but: %w", err)
 		}

@@ -126,9 +126,11 @@ func (a *Archive) commitPutBack(ctx context.Context, next *format.Root, res *Res
 	if err := a.opts.State.MarkUnclean(a.keys.Archive, a.dest.String(), false); err != nil {
 		return err
 	}
+	saved := format.RootHash(a.rootHash[:16])
 	if err := a.commitAs(ctx, next); err != nil {
 		return fmt.Errorf("put the root back: %w", err)
 	}
+	a.keepSame(saved)
 	res.Root = next
 	return nil
 }
