@@ -43,7 +43,7 @@ type Draft struct {
 func (w *Writer) commitSession(ctx context.Context, d Draft, verify func() error) error {
 	next := *w.a.root
 	lost := w.lostNumbers()
-	next.NextSeq += uint64(len(lost))
+	next.NextSeq = max(next.NextSeq, w.a.seenSeq)
 	d.Session.Seq, d.Session.Generation = next.NextSeq, w.a.next
 	blobID, err := w.PutMetadata(ctx)(format.BlobSession, d.Session.Append(nil))
 	if err != nil {
@@ -255,7 +255,8 @@ func (a *Archive) putSecond(ctx context.Context, generation uint64, sealed []byt
 func hashRoot(sealedRoot []byte) [32]byte { return sha256.Sum256(sealedRoot) }
 
 // lostNumbers are entries for the numbers of sessions that this host has seen and
-// that a rollback took away: no number means two sessions.
+// that a rollback took away: no number means two sessions. Of very many the first have
+// some.
 func (w *Writer) lostNumbers() []format.SessionEntry {
 	var lost []format.SessionEntry
 	for seq := w.a.root.NextSeq; seq < min(w.a.seenSeq, w.a.root.NextSeq+maxLostEntries); seq++ {

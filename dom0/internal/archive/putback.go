@@ -88,6 +88,10 @@ func (a *Archive) putBack(ctx context.Context, saved *sealedRoot) (*Restored, er
 			res.takeSlots(&next, best.root)
 		}
 		next.Predecessors = slices.Insert(next.Predecessors, 0, format.RootHash(best.hash[:16]))
+		next.Needed = format.JoinNeeded(next.Needed, format.JoinNeeded(best.root.Needed, format.NeededTags(format.StructRoot, best.root.Ext)))
+	}
+	if err := next.CheckWritable(); err != nil {
+		return nil, fmt.Errorf("put the root back: %w", err)
 	}
 	memory, err := a.opts.State.Memory(a.keys.Archive)
 	if err != nil {

@@ -422,6 +422,11 @@ func (r *roots) above(generation uint64) []BadRoot {
 func (r *roots) nextNumber(root *format.Root, seen uint64) uint64 {
 	highest := max(root.Generation, seen)
 	limit := highest + numberGap
+	for _, n := range r.conn.Heads() { // what is no file has a name as well, and isn't listed
+		if n <= limit {
+			highest = max(highest, n)
+		}
+	}
 	for _, n := range r.names {
 		if n.Generation <= limit {
 			return max(highest, n.Generation) + 1

@@ -136,13 +136,14 @@ func (u *unlocker) begin(s slotInRoot) error {
 	return nil
 }
 
-// verdict is the error where no slot opened. A damaged slot may have been the
-// right one only if no whole one was for this sort of secret.
+// verdict is the error where no slot opened. A damaged slot, or one of a newer
+// program, is passed over where the secret was tried on another one: a store may put
+// such slots anywhere.
 func (u *unlocker) verdict() error {
 	switch {
 	case u.slow != nil:
 		return fmt.Errorf("key slot %s takes %d MiB and %d passes to open: %w", u.slow.id, u.slow.slot.Memory>>10, u.slow.slot.Time, ErrSlow)
-	case u.broken != nil:
+	case u.broken != nil && !u.wrong:
 		return u.broken
 	case !u.fits:
 		kind := "passphrase"
