@@ -130,6 +130,7 @@ func (a *Archive) commitAs(ctx context.Context, next *format.Root) error {
 	}
 	replaced := a.rootHash
 	a.root, a.rootHash, a.sealed = next, hashRoot(sealed), sealed
+	a.rivals = nil
 	a.highest, a.next, a.badRoots = next.Generation, max(a.next, next.Generation)+1, nil
 	return a.rememberRoot(sealed, &replaced)
 }
