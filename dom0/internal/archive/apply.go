@@ -148,18 +148,20 @@ func sameEntry(x, y *format.SessionEntry) bool {
 }
 
 // putTable puts a volume table and returns its id: zero if it says nothing. A table
-// that says what the root's does is that one; else it gets the generation of the
+// that says what the root's does is that one; else t gets the generation of the
 // next root, and that many edits.
 func (a *Archive) putTable(put PutMetadata, t *format.VolumeTable, edits uint32) (format.BlobID, error) {
+	if err := a.RaiseDomains(t); err != nil {
+		return format.BlobID{}, err
+	}
 	if len(t.Volumes)+len(t.Qubes)+len(t.Removed)+len(t.Domains)+len(t.Ext) == 0 && t.NextDomain <= 1 {
 		return format.BlobID{}, nil
 	}
 	t.NextDomain = max(t.NextDomain, 1)
 	plain := t.Append(nil)
 	if a.NewHasher().ID(format.BlobVolumeTable, format.SharedDomain, plain) != a.root.VolumeTable {
-		changed := *t
-		changed.Generation, changed.Edits, changed.Ext = a.next, edits, format.Edited(t.Ext)
-		plain = changed.Append(nil)
+		t.Generation, t.Edits, t.Ext = a.next, edits, format.Edited(t.Ext)
+		plain = t.Append(nil)
 	}
 	return put(format.BlobVolumeTable, plain)
 }

@@ -94,6 +94,8 @@ type Archive struct {
 	sealed     []byte          // that object
 	next       uint64          // generation of the commit that builds on it
 	badRoots   []BadRoot       // those above it that don't open
+	rootName   string          // in the store
+	rivals     []string        // names of others of its generation that may count as well
 	fresh      bool            // nothing was known of this branch before
 	copyBefore *state.Copy     // what was copied there before the root was read; nil: nothing
 	oldCopy    bool            // a copy, older than what is known of the original
@@ -200,6 +202,9 @@ func (a *Archive) settle(ctx context.Context, r *roots, before memory) error {
 	}
 	for _, b := range a.badRoots[:min(len(a.badRoots), maxBadShown)] {
 		a.opts.Warn(fmt.Sprintf("%v; generation %d is used", b.Err, a.root.Generation))
+	}
+	if err := a.rivalry(); err != nil {
+		a.opts.Warn(fmt.Sprintf("%v; the first is used, and --root NAME reads the other", err))
 	}
 	if n := len(a.badRoots) - maxBadShown; n > 0 {
 		a.opts.Warn(fmt.Sprintf("%d more roots above it don't open either", n))

@@ -43,9 +43,9 @@ type Draft struct {
 func (w *Writer) commitSession(ctx context.Context, d Draft, verify func() error) error {
 	next := *w.a.root
 	lost := w.lostNumbers()
-	next.NextSeq += uint64(len(lost))
+	next.NextSeq = max(next.NextSeq, w.a.seenSeq)
 	d.Session.Seq, d.Session.Generation = next.NextSeq, w.a.next
-	blobID, _, err := w.AddMetadata(ctx, format.BlobSession, d.Session.Append(nil))
+	blobID, err := w.PutMetadata(ctx)(format.BlobSession, d.Session.Append(nil))
 	if err != nil {
 		return err
 	}
@@ -69,7 +69,7 @@ func (w *Writer) commitSession(ctx context.Context, d Draft, verify func() error
 	if err := w.commit(ctx, &next, verify); err != nil {
 		return err
 	}
-	w.a.keepSession(ctx, before, entry, d.Table)
+	w.a.keepSession(ctx, before, append(lost, entry), d.Table)
 	return nil
 }
 
@@ -130,6 +130,7 @@ func (a *Archive) commitAs(ctx context.Context, next *format.Root) error {
 	}
 	replaced := a.rootHash
 	a.root, a.rootHash, a.sealed = next, hashRoot(sealed), sealed
+	a.rivals = nil
 	a.highest, a.next, a.badRoots = next.Generation, max(a.next, next.Generation)+1, nil
 	return a.rememberRoot(sealed, &replaced)
 }
@@ -255,7 +256,8 @@ func (a *Archive) putSecond(ctx context.Context, generation uint64, sealed []byt
 func hashRoot(sealedRoot []byte) [32]byte { return sha256.Sum256(sealedRoot) }
 
 // lostNumbers are entries for the numbers of sessions that this host has seen and
-// that a rollback took away: no number means two sessions.
+// that a rollback took away: no number means two sessions. Of very many the first have
+// some.
 func (w *Writer) lostNumbers() []format.SessionEntry {
 	var lost []format.SessionEntry
 	for seq := w.a.root.NextSeq; seq < min(w.a.seenSeq, w.a.root.NextSeq+maxLostEntries); seq++ {
@@ -298,7 +300,7 @@ func (w *Writer) appendSession(ctx context.Context, e format.SessionEntry) (form
 		}
 	}
 	leaf.Entries, leaf.Generation, leaf.Edits = append(leaf.Entries, e), a.next, 0
-	id, _, err := w.AddMetadata(ctx, format.BlobSessionLeaf, leaf.Append(nil))
+	id, err := w.PutMetadata(ctx)(format.BlobSessionLeaf, leaf.Append(nil))
 	if err != nil {
 		return format.BlobID{}, err
 	}

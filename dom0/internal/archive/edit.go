@@ -16,12 +16,34 @@ import (
 // PutMetadata stores a metadata blob, unless it is there, and returns its id.
 type PutMetadata func(t format.BlobType, plain []byte) (format.BlobID, error)
 
-// PutMetadata is AddMetadata for an Edit.
+// PutMetadata is AddMetadata for an Edit. It fails for what nobody could read.
 func (w *Writer) PutMetadata(ctx context.Context) PutMetadata {
 	return func(t format.BlobType, plain []byte) (format.BlobID, error) {
+		if err := checkMetadata(t, plain); err != nil {
+			return format.BlobID{}, err
+		}
 		id, _, err := w.AddMetadata(ctx, t, plain)
 		return id, err
 	}
+}
+
+// checkMetadata parses what was written and what a root leads to, so that nothing is
+// committed that can't be read.
+func checkMetadata(t format.BlobType, plain []byte) (err error) {
+	switch t {
+	case format.BlobSession:
+		_, err = format.ParseSession(plain)
+	case format.BlobSessionLeaf:
+		_, _, err = format.ParseAnySessionLeaf(plain)
+	case format.BlobVolumeTable:
+		_, err = format.ParseVolumeTable(plain)
+	case format.BlobRemoved:
+		_, err = format.ParseRemovedNumbers(plain)
+	}
+	if err != nil {
+		return fmt.Errorf("the new %s would not be valid: %w", t, err)
+	}
+	return nil
 }
 
 // NameMetadata stores nothing and says what the blob would be called.
@@ -34,7 +56,11 @@ func (a *Archive) NameMetadata() PutMetadata {
 
 // CommitEdit makes an edit part of the archive: next is what Apply returned.
 func (w *Writer) CommitEdit(ctx context.Context, next *format.Root) error {
-	return w.commit(ctx, next, nil)
+	if err := w.commit(ctx, next, nil); err != nil {
+		return err
+	}
+	w.a.refreshLists(ctx)
+	return nil
 }
 
 // LoadFreshIndex is LoadIndex from the objects in the store alone: each is
@@ -186,6 +212,7 @@ func (w *Writer) CommitRewrite(ctx context.Context, next *format.Root, stored in
 		return err
 	}
 	w.stored, w.packs, w.index = 0, nil, nil
+	w.a.refreshLists(ctx)
 	return w.a.opts.State.MarkClean(w.a.keys.Archive, w.a.dest.String())
 }
 

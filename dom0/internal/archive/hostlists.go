@@ -24,9 +24,10 @@ const (
 
 // hostLists are what this host keeps. Nil has nothing.
 type hostLists struct {
-	root  format.RootHash       // whose lists they are
-	list  []format.SessionEntry // ascending
-	table *format.VolumeTable   // nil: there is none
+	root       format.RootHash       // whose lists they are
+	generation uint64                // of that root
+	list       []format.SessionEntry // ascending
+	table      *format.VolumeTable   // nil: there is none
 }
 
 // entries are the sessions that this host saw.
@@ -58,6 +59,7 @@ func (h *hostLists) entry(id format.ObjectID) *format.SessionEntry {
 func (h *hostLists) encode() []byte {
 	b := []byte{hostListsVersion}
 	b = append(b, h.root[:]...)
+	b = binary.BigEndian.AppendUint64(b, h.generation)
 	table := []byte{}
 	if h.table != nil {
 		table = h.table.Append(nil)
@@ -89,6 +91,7 @@ func parseHostLists(untrusted []byte) (*hostLists, error) {
 		return nil, fmt.Errorf("has version %d", v)
 	}
 	d.Into(h.root[:])
+	h.generation = d.U64()
 	table := d.Bytes(int(min(d.U32(), maxHostLists)))
 	if d.Err() == nil && len(table) > 0 {
 		t, err := format.ParseVolumeTable(table)
@@ -117,8 +120,10 @@ func parseHostLists(untrusted []byte) (*hostLists, error) {
 }
 
 // hostLists reads what this host keeps for the branch; nothing, if that doesn't open.
-func (a *Archive) hostLists() (*hostLists, error) {
-	sealed, err := a.opts.State.Lists(a.keys.Archive, a.root.Branch)
+func (a *Archive) hostLists() (*hostLists, error) { return a.hostListsOf(a.root.Branch) }
+
+func (a *Archive) hostListsOf(branch format.ObjectID) (*hostLists, error) {
+	sealed, err := a.opts.State.Lists(a.keys.Archive, branch)
 	if err != nil || sealed == nil {
 		return &hostLists{}, err
 	}
@@ -138,7 +143,7 @@ func (a *Archive) hostLists() (*hostLists, error) {
 func (a *Archive) keepLists(list []format.SessionEntry, table *format.VolumeTable) {
 	t := *table
 	t.Generation, t.NextDomain = max(t.Generation, 1), max(t.NextDomain, 1)
-	h := &hostLists{root: format.RootHash(a.rootHash[:16]), list: list, table: &t}
+	h := &hostLists{root: format.RootHash(a.rootHash[:16]), generation: a.root.Generation, list: list, table: &t}
 	sealed := a.keys.SealObject(format.KindHostCopy, format.HostCopySealName, nil, h.encode())
 	if err := a.opts.State.SaveLists(a.keys.Archive, a.root.Branch, sealed); err != nil && a.opts.Warn != nil {
 		a.opts.Warn(fmt.Sprintf("this host keeps no copy of the session list: %v", err))
@@ -147,13 +152,54 @@ func (a *Archive) keepLists(list []format.SessionEntry, table *format.VolumeTabl
 
 // keepSession keeps the lists after a session was committed on a root whose lists this
 // host has; else it reads them.
-func (a *Archive) keepSession(ctx context.Context, before format.RootHash, e format.SessionEntry, table *format.VolumeTable) {
+func (a *Archive) keepSession(ctx context.Context, before format.RootHash, added []format.SessionEntry, table *format.VolumeTable) {
 	h, err := a.hostLists()
 	if err == nil && h.root == before {
-		a.keepLists(append(h.list, e), table)
+		a.keepLists(append(h.list, added...), table)
 		return
 	}
 	a.refreshLists(ctx)
+}
+
+// keepSame keeps the lists after a commit that changed none, on a root whose lists this
+// host has.
+func (a *Archive) keepSame(before format.RootHash) {
+	if h, err := a.hostLists(); err == nil && h.root == before && h.table != nil {
+		a.keepLists(h.list, h.table)
+	}
+}
+
+// keepWhole keeps a listing that was read, unless what is kept is of a newer root.
+func (a *Archive) keepWhole(l *Listing) error {
+	h, err := a.hostLists()
+	if err == nil && a.kept == nil && h.root != format.RootHash(a.rootHash[:16]) && h.generation < a.root.Generation {
+		a.keepLists(l.Entries, l.Table)
+	}
+	return err
+}
+
+// RaiseDomains sees to it that a table gives no number of a domain that this host knows
+// to be taken, on whatever branch: a root that was put back, or that a person accepted,
+// may be from before that.
+func (a *Archive) RaiseDomains(t *format.VolumeTable) error {
+	known, err := a.opts.State.Memory(a.keys.Archive)
+	if err != nil {
+		return err
+	}
+	for word := range known.Branches {
+		branch, err := format.ParseObjectID(word)
+		if err != nil {
+			return fmt.Errorf("branch %q: %w", word, err)
+		}
+		h, err := a.hostListsOf(branch)
+		if err != nil {
+			return err
+		}
+		if h.table != nil {
+			t.NextDomain = max(t.NextDomain, h.table.NextDomain)
+		}
+	}
+	return nil
 }
 
 // refreshLists keeps the lists as the archive has them, unless they are kept already.

@@ -237,24 +237,27 @@ const maxRetries = 16
 // editKeys commits the root with its slots changed. Where another writer was
 // faster, the change is made anew on what that committed.
 func (a *Archive) editKeys(ctx context.Context, change func(*format.Root) error) error {
-	branch, err := a.Branch()
-	if err != nil {
-		return err
-	}
 	for try := 1; ; try++ {
+		branch, err := a.Branch()
+		if err != nil {
+			return err
+		}
 		next := *a.root
 		next.Slots, next.SlotInfo = slices.Clone(next.Slots), slices.Clone(next.SlotInfo)
 		if err := change(&next); err != nil {
 			return err
 		}
-		err := a.commitRoot(ctx, &next, branch)
+		before := format.RootHash(a.rootHash[:16])
+		if err = a.commitRoot(ctx, &next, branch); err == nil {
+			a.keepSame(before)
+		}
 		if a.root == &next && err != nil {
 			return fmt.Errorf("the archive's keys are changed, but: %w", err)
 		}
 		if !errors.Is(err, store.ErrConflict) || try == maxRetries {
 			return err
 		}
-		if err := a.reload(ctx); err != nil {
+		if err := a.reloadToWrite(ctx); err != nil {
 			return err
 		}
 	}

@@ -40,14 +40,32 @@ func (w *Writer) relist(ctx context.Context, next *format.Root, warn func(string
 		return err
 	}
 	next.Sessions = uint64(len(r.entries))
+	n, err := r.names()
+	if err != nil || l.TableDamage == nil && !n.added {
+		return err
+	}
+	if made := l.MadeUp + n.madeUp; made > 0 {
+		warn(fmt.Sprintf("the names of %d volumes or qubes are lost; they are called volume-… or qube-… now, see pinion list", made))
+	}
+	edits := uint32(0)
 	if l.TableDamage == nil {
-		return nil
+		edits = n.t.Edits + 1
 	}
-	if l.MadeUp > 0 {
-		warn(fmt.Sprintf("the names of %d volumes or qubes are lost; they are called volume-… or qube-… now, see pinion list", l.MadeUp))
-	}
-	next.VolumeTable, err = w.a.putTable(put, l.Table, 0)
+	next.VolumeTable, err = w.a.putTable(put, n.t, edits)
 	return err
+}
+
+// names completes the volume table: sessions that were found may have volumes that it
+// doesn't name, and newer tables, and records, numbers that it would give once more.
+func (r *relisting) names() (*namer, error) {
+	lists, err := r.w.a.hostLists()
+	if err != nil {
+		return nil, err
+	}
+	if lists.table != nil {
+		r.found.book.enter(lists.table)
+	}
+	return r.found.book.complete(r.l.Table, r.entries, r.found.sessions), nil
 }
 
 // A relisting decides what becomes of each session.
@@ -57,13 +75,15 @@ type relisting struct {
 	next    *format.Root
 	warn    func(string)
 	entries []format.SessionEntry
+	found   *surveyed
 }
 
 func (r *relisting) run(ctx context.Context) error {
-	s, err := r.w.a.survey(ctx)
+	s, err := r.w.a.survey(ctx, true)
 	if err != nil {
 		return err
 	}
+	r.found = s
 	bySeq := map[uint64][]format.BlobID{}
 	for id, session := range s.sessions {
 		bySeq[session.Seq] = append(bySeq[session.Seq], id)
@@ -129,11 +149,8 @@ func (r *relisting) judge(ctx context.Context, e format.SessionEntry, s *surveye
 func (r *relisting) newestComplete(ctx context.Context, s *surveyed, ids []format.BlobID) (best format.BlobID, err error) {
 	for _, id := range ids {
 		session := s.sessions[id]
-		if !best.IsZero() {
-			b := s.sessions[best]
-			if b.Generation > session.Generation || b.Generation == session.Generation && b.Time >= session.Time {
-				continue
-			}
+		if !best.IsZero() && compareSessions(s.sessions[best], session) >= 0 {
+			continue
 		}
 		complete, err := r.w.a.isComplete(ctx, session)
 		if err != nil {

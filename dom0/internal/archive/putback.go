@@ -88,6 +88,10 @@ func (a *Archive) putBack(ctx context.Context, saved *sealedRoot) (*Restored, er
 			res.takeSlots(&next, best.root)
 		}
 		next.Predecessors = slices.Insert(next.Predecessors, 0, format.RootHash(best.hash[:16]))
+		next.Needed = format.JoinNeeded(next.Needed, format.JoinNeeded(best.root.Needed, format.NeededTags(format.StructRoot, best.root.Ext)))
+	}
+	if err := next.CheckWritable(); err != nil {
+		return nil, fmt.Errorf("put the root back: %w", err)
 	}
 	memory, err := a.opts.State.Memory(a.keys.Archive)
 	if err != nil {
@@ -126,9 +130,11 @@ func (a *Archive) commitPutBack(ctx context.Context, next *format.Root, res *Res
 	if err := a.opts.State.MarkUnclean(a.keys.Archive, a.dest.String(), false); err != nil {
 		return err
 	}
+	saved := format.RootHash(a.rootHash[:16])
 	if err := a.commitAs(ctx, next); err != nil {
 		return fmt.Errorf("put the root back: %w", err)
 	}
+	a.keepSame(saved)
 	res.Root = next
 	return nil
 }

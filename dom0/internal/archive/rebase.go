@@ -1,9 +1,11 @@
 package archive
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/index"
@@ -33,12 +35,13 @@ func (w *Writer) CommitSession(ctx context.Context, d Draft, verify func() error
 
 // rebase makes the newest root the one that this run builds on.
 func (w *Writer) rebase(ctx context.Context, d *Draft) error {
-	a, old, oldHash := w.a, w.a.root, w.a.rootHash
-	if err := a.reload(ctx); err != nil {
+	a, old := w.a, w.a.root
+	if err := a.reloadToWrite(ctx); err != nil {
 		return err
 	}
 	now := a.root
-	if !(candidate{root: now}).buildsOn(oldHash) || now.NextSeq != old.NextSeq || now.Sessions != old.Sessions ||
+	w.branch = a.branch
+	if now.NextSeq != old.NextSeq || now.Sessions != old.Sessions ||
 		now.PrunedAt != old.PrunedAt || now.Heal != old.Heal || now.Removed != old.Removed {
 		return fmt.Errorf("host %q committed generation %d meanwhile: %w", now.Host, now.Generation, store.ErrConflict)
 	}
@@ -61,10 +64,35 @@ func (w *Writer) rebase(ctx context.Context, d *Draft) error {
 	return err
 }
 
+// reloadToWrite makes the newest root the archive's, after another writer was in the
+// way. That root is judged as the first one was: it may be another host's, or need
+// what this program doesn't know, or one above it may not be readable. It also has to
+// build on the one that it takes the place of.
+func (a *Archive) reloadToWrite(ctx context.Context) error {
+	old, oldHash := a.root, a.rootHash
+	if err := a.reload(ctx); err != nil {
+		return err
+	}
+	if a.rootHash != oldHash && !(candidate{root: a.root}).buildsOn(oldHash) {
+		return fmt.Errorf("the root of generation %d doesn't build on that of generation %d: %w", a.root.Generation, old.Generation, store.ErrConflict)
+	}
+	if a.branch.IsZero() { // nobody has asked yet
+		return nil
+	}
+	branch, err := a.mayWrite()
+	if err != nil {
+		return err
+	}
+	if branch == a.root.Branch || a.branch == old.Branch { // else the new one of an adoption that is still to come stays
+		a.branch = branch
+	}
+	return nil
+}
+
 // Refresh makes the newest root the archive's, and its blobs readable: what another
 // writer committed since.
 func (a *Archive) Refresh(ctx context.Context) error {
-	if err := a.reload(ctx); err != nil {
+	if err := a.reloadToWrite(ctx); err != nil {
 		return err
 	}
 	return a.LoadIndex(ctx)
@@ -87,16 +115,23 @@ func (w *Writer) reenter(ctx context.Context, p newPack) error {
 	})
 }
 
-// joinTables adds the volumes and qubes that a draft brings to the table as it is by
-// now.
+// joinTables adds the volumes, qubes and domains that a draft brings to the table as
+// it is by now, and takes over which domains the draft gives to volumes.
 func joinTables(now, draft *format.VolumeTable) (*format.VolumeTable, error) {
 	ids, names := map[format.ObjectID]bool{}, map[string]bool{}
 	joined := *now
+	if err := joinDomains(&joined, draft); err != nil {
+		return nil, err
+	}
+	joined.Volumes = slices.Clone(now.Volumes)
+	joined.Qubes = slices.Clone(now.Qubes)
 	for _, v := range now.Volumes {
 		ids[v.ID], names[v.Name] = true, true
 	}
 	for _, v := range draft.Volumes {
 		if ids[v.ID] {
+			i := slices.IndexFunc(joined.Volumes, func(x format.NamedVolume) bool { return x.ID == v.ID })
+			joined.Volumes[i].Domain = v.Domain
 			continue
 		}
 		if names[v.Name] {
@@ -119,4 +154,23 @@ func joinTables(now, draft *format.VolumeTable) (*format.VolumeTable, error) {
 	}
 	SortVolumes(&joined)
 	return &joined, nil
+}
+
+// joinDomains adds the domains that a draft brings to a table. The draft's chunks have
+// their numbers, so these stay.
+func joinDomains(t, draft *format.VolumeTable) error {
+	joined := slices.Clone(t.Domains)
+	for _, d := range draft.Domains {
+		clash := func(x format.NamedDomain) bool { return x.Number == d.Number || x.Name == d.Name }
+		i := slices.IndexFunc(t.Domains, clash)
+		switch {
+		case i < 0 && d.Number >= t.NextDomain:
+			joined = append(joined, d)
+		case i < 0 || t.Domains[i] != d:
+			return fmt.Errorf("another domain was called %q meanwhile, or had its number: %w", d.Name, store.ErrConflict)
+		}
+	}
+	slices.SortFunc(joined, func(x, y format.NamedDomain) int { return cmp.Compare(x.Number, y.Number) })
+	t.Domains, t.NextDomain = joined, max(t.NextDomain, draft.NextDomain)
+	return nil
 }

@@ -78,50 +78,69 @@ func (a *Archive) Listing(ctx context.Context) (*Listing, error) {
 		l.Gaps = a.rootless.gaps
 	}
 	if len(l.ListDamage) == 0 && l.TableDamage == nil {
-		return l, nil
+		return l, a.keepWhole(l)
 	}
-	s, err := a.survey(ctx)
+	return l, a.rebuild(ctx, l)
+}
+
+// rebuild fills a damaged listing with what is left.
+func (a *Archive) rebuild(ctx context.Context, l *Listing) error {
+	s, err := a.survey(ctx, false)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	lists, err := a.hostLists()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	removed, err := a.RemovedNumbers(ctx)
 	if isDamage(err) {
-		removed, err = &format.RemovedNumbers{}, nil
+		removed, err = &format.RemovedNumbers{Ranges: s.removed()}, nil
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	l.fill(s, a.root, lists, removed.Ranges)
 	if l.TableDamage == nil {
-		return l, nil
+		return nil
+	}
+	if lists.table != nil && lists.root == format.RootHash(a.rootHash[:16]) {
+		l.Table = lists.table
+		return nil
 	}
 	if lists.table != nil {
-		l.Table = lists.table
-		return l, nil
+		s.book.enter(lists.table)
 	}
-	l.name(s)
-	return l, nil
+	if newest := s.book.newest; newest != nil {
+		l.Table.Removed, l.Table.Ext = newest.Removed, format.Edited(newest.Ext)
+	}
+	n := s.book.complete(l.Table, l.Entries, s.sessions)
+	l.Table, l.MadeUp = n.t, n.madeUp
+	return nil
 }
 
 // surveyed is what the blobs of an index say that list and table should.
 type surveyed struct {
 	mu       sync.Mutex
 	sessions map[format.BlobID]*format.Session
-	names    map[format.ObjectID]string // of volumes and qubes; empty: tables disagree
+	leaves   map[uint64]*format.SessionLeaf // of the session list: the newest of each place
+	book     *nameBook
 }
 
-// survey reads all session blobs and volume tables that the index has, those
-// that were superseded included. Memory follows the number of sessions.
-func (a *Archive) survey(ctx context.Context) (*surveyed, error) {
-	s := &surveyed{sessions: map[format.BlobID]*format.Session{}, names: map[format.ObjectID]string{}}
+// survey reads all session blobs, leaves of the list and volume tables that the index
+// has, those that were superseded included; with records also the domains of all volume
+// records. Memory follows the number of sessions.
+func (a *Archive) survey(ctx context.Context, records bool) (*surveyed, error) {
+	s := &surveyed{sessions: map[format.BlobID]*format.Session{}, leaves: map[uint64]*format.SessionLeaf{}, book: newNameBook()}
 	var wants []Want
 	err := a.eachBlob(ctx, func(e index.Entry) error {
-		if e.Type == format.BlobSession || e.Type == format.BlobVolumeTable {
+		switch e.Type {
+		case format.BlobSession, format.BlobSessionLeaf, format.BlobVolumeTable:
 			wants = append(wants, Want{Type: e.Type, ID: e.ID})
+		case format.BlobVolumeRecord:
+			if records {
+				wants = append(wants, Want{Type: e.Type, ID: e.ID})
+			}
 		}
 		return nil
 	})
@@ -141,7 +160,8 @@ func (a *Archive) survey(ctx context.Context) (*surveyed, error) {
 }
 
 func (s *surveyed) enter(w Want, plain []byte) error {
-	if w.Type == format.BlobSession {
+	switch w.Type {
+	case format.BlobSession:
 		session, err := format.ParseSession(plain)
 		if err != nil {
 			return err
@@ -149,72 +169,149 @@ func (s *surveyed) enter(w Want, plain []byte) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.sessions[w.ID] = session
-		return nil
-	}
-	table, err := format.ParseVolumeTable(plain)
-	if err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	name := func(id format.ObjectID, name string) {
-		if known, ok := s.names[id]; ok && known != name {
-			name = ""
+	case format.BlobSessionLeaf:
+		leaf, at, err := format.ParseAnySessionLeaf(plain)
+		if err != nil {
+			return err
 		}
-		s.names[id] = name
-	}
-	for _, v := range table.Volumes {
-		name(v.ID, v.Name)
-	}
-	for _, q := range table.Qubes {
-		name(q.ID, q.Name)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if known := s.leaves[at]; known == nil || compareLeaves(leaf, known) > 0 {
+			s.leaves[at] = leaf
+		}
+	case format.BlobVolumeTable:
+		table, err := format.ParseVolumeTable(plain)
+		if err != nil {
+			return err
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.book.enter(table)
+	case format.BlobVolumeRecord:
+		record, err := format.ParseVolumeRecord(plain)
+		if err != nil {
+			return err
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.book.use(record.Domain)
 	}
 	return nil
 }
 
-// fill enters sessions into the stretches that the list lost: as this host's own
-// lists have them, or as their blobs say. Of two blobs with one number the later
-// one counts: the other's backup was killed before its commit, and its packs
-// adopted. Numbers that the root hasn't given yet are of such backups too; numbers
-// that were removed on purpose stay so.
+// compareLeaves orders leaves of one place by what they count. Of two of one
+// generation one is of a backup that was killed before its commit.
+func compareLeaves(x, y *format.SessionLeaf) int {
+	last := func(l *format.SessionLeaf) format.SessionEntry { return l.Entries[len(l.Entries)-1] }
+	return cmp.Or(compareVersions(x.Generation, x.Edits, y.Generation, y.Edits),
+		cmp.Compare(last(x).Seq, last(y).Seq), cmp.Compare(last(x).Time, last(y).Time), bytes.Compare(x.Append(nil), y.Append(nil)))
+}
+
+// removed are the numbers that leaves don't have, below their last ones.
+func (s *surveyed) removed() []format.SeqRange {
+	var numbers []uint64
+	for at, leaf := range s.leaves {
+		seq := max(at*format.Fanout, 1)
+		for _, e := range leaf.Entries {
+			for ; seq < e.Seq; seq++ {
+				numbers = append(numbers, seq)
+			}
+			seq = e.Seq + 1
+		}
+	}
+	return addNumbers(nil, numbers)
+}
+
+// leafEntry is what the newest leaf that was found says of a session, and the
+// generation of that leaf.
+func (s *surveyed) leafEntry(seq uint64) (*format.SessionEntry, uint64) {
+	leaf := s.leaves[seq/format.Fanout]
+	if leaf == nil {
+		return nil, 0
+	}
+	for i := range leaf.Entries {
+		if leaf.Entries[i].Seq == seq {
+			return &leaf.Entries[i], leaf.Generation
+		}
+	}
+	return nil, 0
+}
+
+// compareSessions orders the sessions of one number by what they count. Of two of one
+// generation one is of a backup that was killed before its commit; the later one was
+// committed.
+func compareSessions(x, y *format.Session) int {
+	return cmp.Or(compareVersions(x.Generation, x.Edits, y.Generation, y.Edits), cmp.Compare(x.Time, y.Time), bytes.Compare(x.ID[:], y.ID[:]))
+}
+
+// fill enters sessions into the stretches that the list lost: as their blobs say, as
+// an older leaf has them, or as this host's own lists do; what was written for the
+// newest root counts. So nothing that was removed from a session comes back. Blobs with
+// numbers that the root hasn't given yet are of backups that were killed; numbers that
+// were removed on purpose stay so.
 func (l *Listing) fill(s *surveyed, root *format.Root, lists *hostLists, removed []format.SeqRange) {
 	lost := func(seq uint64) bool {
 		return seq < root.NextSeq && !inRanges(removed, seq) &&
 			slices.ContainsFunc(l.ListDamage, func(g Gap) bool { return g.First <= seq && seq <= g.Last })
 	}
-	best := map[uint64]format.SessionEntry{}
+	best := map[uint64]format.BlobID{}
 	for id, session := range s.sessions {
-		if !lost(session.Seq) {
-			continue
+		if other, ok := best[session.Seq]; lost(session.Seq) && (!ok || compareSessions(session, s.sessions[other]) > 0) {
+			best[session.Seq] = id
 		}
-		e := format.SessionEntry{ID: session.ID, Blob: id, Seq: session.Seq, Time: session.Time, Stored: newWith(session)}
-		if other, ok := best[e.Seq]; !ok || e.Time > other.Time || e.Time == other.Time && bytes.Compare(e.ID[:], other.ID[:]) > 0 {
-			best[e.Seq] = e
+	}
+	f := &filling{s: s, entries: map[uint64]format.SessionEntry{}}
+	for seq, id := range best {
+		session := s.sessions[id]
+		f.entries[seq] = format.SessionEntry{ID: session.ID, Blob: id, Seq: seq, Time: session.Time, Stored: newWith(session)}
+	}
+	for _, leaf := range s.leaves {
+		for _, e := range leaf.Entries {
+			if lost(e.Seq) {
+				f.listed(e, leaf.Generation, false)
+			}
 		}
 	}
 	for _, e := range lists.entries() {
-		if lost(e.Seq) {
-			best[e.Seq] = e // with its tags
+		if _, of := s.leafEntry(e.Seq); lost(e.Seq) && of <= lists.generation {
+			f.listed(e, lists.generation, true)
 		}
 	}
-	for seq, e := range best {
+	entries := f.entries
+	for seq, e := range entries {
 		l.Entries = append(l.Entries, e)
 		if !lists.has(e.ID) {
 			l.Found = append(l.Found, seq)
 		}
 	}
 	slices.Sort(l.Found)
-	slices.SortFunc(l.Entries, func(x, y format.SessionEntry) int {
-		if x.Seq < y.Seq {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(l.Entries, func(x, y format.SessionEntry) int { return cmp.Compare(x.Seq, y.Seq) })
 	if uint64(len(l.Entries)) == root.Sessions {
 		return
 	}
 	for _, g := range l.ListDamage {
 		l.gaps(g, removed)
+	}
+}
+
+// A filling decides what counts of a session whose entry is lost.
+type filling struct {
+	s       *surveyed
+	entries map[uint64]format.SessionEntry
+}
+
+// listed takes in what a list of some generation says of a session. It doesn't count
+// where the session was written anew for a later one; then it has its tags. A list that
+// isn't sure may be that of a backup that was killed.
+func (f *filling) listed(e format.SessionEntry, of uint64, sure bool) {
+	found, ok := f.entries[e.Seq]
+	session := f.s.sessions[found.Blob]
+	switch {
+	case !ok || session == nil || session.Generation < of || session.Generation == of && (sure || found.ID == e.ID):
+		f.entries[e.Seq] = e
+	case found.ID == e.ID:
+		found.Tags = e.Tags
+		f.entries[e.Seq] = found
 	}
 }
 
@@ -255,62 +352,6 @@ func inRanges(ranges []format.SeqRange, seq uint64) bool {
 		return 0
 	})
 	return ok
-}
-
-// name makes a volume table for the volumes and qubes of all sessions. A name
-// counts if every table that was found gives it to the same one and to no other.
-func (l *Listing) name(s *surveyed) {
-	l.nameAll(s, "volume-", format.MaxName, func(session *format.Session) (ids []format.ObjectID) {
-		for _, v := range session.Volumes {
-			ids = append(ids, v.Volume)
-		}
-		return ids
-	}, func(id format.ObjectID, name string) {
-		l.Table.Volumes = append(l.Table.Volumes, format.NamedVolume{ID: id, Name: name})
-	})
-	l.nameAll(s, "qube-", format.MaxQubeName, func(session *format.Session) (ids []format.ObjectID) {
-		for _, q := range session.Qubes {
-			ids = append(ids, q.Qube)
-		}
-		return ids
-	}, func(id format.ObjectID, name string) {
-		l.Table.Qubes = append(l.Table.Qubes, format.NamedQube{ID: id, Name: name})
-	})
-	SortVolumes(l.Table)
-}
-
-// nameAll gives give what of finds in sessions, with its name: at most as many as
-// a session may have, with names of at most longest bytes.
-func (l *Listing) nameAll(s *surveyed, prefix string, longest int, of func(*format.Session) []format.ObjectID, give func(format.ObjectID, string)) {
-	var ids []format.ObjectID
-	seen, taken := map[format.ObjectID]bool{}, map[string]int{}
-	for _, e := range l.Entries {
-		session := s.sessions[e.Blob]
-		if session == nil {
-			continue
-		}
-		for _, id := range of(session) {
-			if !seen[id] {
-				seen[id] = true
-				ids = append(ids, id)
-				taken[s.names[id]]++
-			}
-		}
-	}
-	// They are in order of their first sessions, so that a short name doesn't
-	// depend on chance.
-	for _, id := range ids[:min(len(ids), format.MaxVolumes, format.MaxQubes)] {
-		name := s.names[id]
-		if name == "" || taken[name] > 1 {
-			l.MadeUp++
-			if name = prefix + short(id.String()); taken[name] > 0 {
-				name = prefix + id.String()
-				name = name[:min(len(name), longest)]
-			}
-			taken[name]++
-		}
-		give(id, name)
-	}
 }
 
 // markList marks the blobs of the session list and the volume table that don't

@@ -67,7 +67,8 @@ func (a *Archive) choose(ctx context.Context, r *roots, before memory) error {
 	if before.pinned && before.copy == nil {
 		floor = known.Branches[before.pin.Branch].Generation
 	}
-	best, accepted, err := r.newest(ctx, a.keys, floor, func(c candidate) bool { return a.judge(c, before, known) == nil })
+	follows := func(c candidate) bool { return a.judge(c, before, known) == nil }
+	best, accepted, err := r.newest(ctx, a.keys, floor, follows)
 	if err != nil {
 		return err
 	}
@@ -83,6 +84,10 @@ func (a *Archive) choose(ctx context.Context, r *roots, before memory) error {
 		a.oldCopy = branch.Generation > best.root.Generation
 	}
 	a.badRoots = r.above(best.root.Generation)
+	a.rootName = best.Name
+	if a.rivals, err = r.rivals(ctx, a.keys, best, follows); err != nil {
+		return err
+	}
 	a.next = r.nextNumber(best.root, a.highest)
 	if !accepted {
 		err := a.judge(*best, before, known)
@@ -248,7 +253,8 @@ func (a *Archive) follows(b state.Branch, hash string, parent *[32]byte) (newest
 // Branch decides whether this host may write here, and under which branch. The
 // last writer goes on freely; another host, or a copy at another place, needs
 // Adopt and gets a new branch, so that the two never look alike. Once given,
-// the answer stays. It belongs to the goroutine that writes.
+// the answer stays until another root is taken. It belongs to the goroutine that
+// writes.
 func (a *Archive) Branch() (format.ObjectID, error) {
 	if !a.branch.IsZero() {
 		return a.branch, nil
@@ -276,6 +282,9 @@ func (a *Archive) mayWrite() (branch format.ObjectID, err error) {
 			return branch, fmt.Errorf("%w; nothing is written while a root that may be newer can't be read", b.Err)
 		}
 	}
+	if err := a.rivalry(); err != nil && !a.opts.AllowRollback {
+		return branch, err
+	}
 	host, _ := Host()
 	memory, err := a.opts.State.Memory(a.keys.Archive)
 	if err != nil {
@@ -298,6 +307,16 @@ func (a *Archive) mayWrite() (branch format.ObjectID, err error) {
 		return branch, fmt.Errorf("%s is a copy of the archive at %s: %w", a.dest, written, ErrAdopt)
 	}
 	return branch, fmt.Errorf("host %q wrote to this archive last: %w", a.root.Host, ErrAdopt)
+}
+
+// rivalry is the error where several roots may be the archive's state, and nil where
+// one may.
+func (a *Archive) rivalry() error {
+	if len(a.rivals) == 0 {
+		return nil
+	}
+	return fmt.Errorf("the archive has forked: %s and %s are both of generation %d, and nothing says which counts: %w",
+		a.rootName, strings.Join(a.rivals, ", "), a.root.Generation, ErrRolledBack)
 }
 
 // Host is what tells this host from others: a hash of its machine id, which is

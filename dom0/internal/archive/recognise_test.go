@@ -345,3 +345,75 @@ func TestMayWrite(t *testing.T) {
 		t.Errorf("adopting after another host: %v", err)
 	}
 }
+
+// TestTwoRootsOfOneGeneration: a host that knows neither says that there are two and
+// writes on neither; each can be read by its name. One that saw one of them takes it.
+func TestTwoRootsOfOneGeneration(t *testing.T) {
+	p := archivetest.New(t).Init(t)
+	p.Commit(t)
+	fork := p.Copy(t)
+	fork.Forget(t)
+	p.Commit(t)
+	fork.Commit(t)
+	fork.Commit(t)
+	mine := readRoot(t, p)
+	forge(t, fork, func(r *format.Root) { r.Generation = 3 })
+	setRoot(t, p, readRoot(t, fork))
+	addRoot(t, p, mine)
+	if a, err := archive.Open(ctx, p.Dest, p.Options(protocol.LockRead)); err != nil || a.RootHash() != sha256.Sum256(mine) {
+		t.Errorf("a host that saw one: %v", err)
+	}
+	if n := len(p.Warnings()); n != 0 {
+		t.Errorf("it was told %q", p.Warnings())
+	}
+	p.Forget(t)
+	o := p.Options(protocol.LockAppend)
+	o.Adopt = true
+	a, err := archive.Open(ctx, p.Dest, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	if w := p.Warnings(); len(w) != 1 || !strings.Contains(w[0], "--root NAME") {
+		t.Errorf("it was told %q", w)
+	}
+	if _, err := a.Branch(); !errors.Is(err, archive.ErrRolledBack) {
+		t.Errorf("it may be written to: %v", err)
+	}
+	bad, err := a.OtherRoots(ctx)
+	if err != nil || len(bad) != 1 {
+		t.Errorf("%v, %v", bad, err)
+	}
+	o.AllowRollback = true
+	a.Close()
+	if a, err = archive.Open(ctx, p.Dest, o); err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	if _, err := a.Branch(); err != nil {
+		t.Errorf("a person accepted it: %v", err)
+	}
+}
+
+// TestRootsBeforeHeads: where the newest head doesn't open, an acknowledged root below
+// it still goes before a head of its number that never was.
+func TestRootsBeforeHeads(t *testing.T) {
+	p := archivetest.New(t).Init(t)
+	p.Commit(t)
+	fork := p.Copy(t)
+	fork.Forget(t)
+	p.Commit(t)
+	forge(t, fork, func(r *format.Root) { r.Generation, r.Predecessors = 3, nil })
+	head, _ := p.NewestRoots(t)
+	if err := os.WriteFile(p.Path(head), readRoot(t, fork), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(p.Path(protocol.HeadName(4)), []byte("junk"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.Forget(t)
+	a := p.OpenBare(t, protocol.LockRead)
+	if a.Root().NextSeq != 3 {
+		t.Errorf("the next session is #%d", a.Root().NextSeq)
+	}
+}

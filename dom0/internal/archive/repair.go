@@ -94,8 +94,12 @@ func (a *Archive) Repair(ctx context.Context, r Repair, c format.Compression) er
 	if r.Lost || rescued.lost {
 		next.Heal = a.next
 	}
-	if err := w.commit(ctx, &next, nil); err != nil || !rescued.doubt {
+	if err := w.commit(ctx, &next, nil); err != nil {
 		return err
+	}
+	a.refreshLists(ctx)
+	if !rescued.doubt {
+		return nil
 	}
 	return a.opts.State.SetDoubt(a.keys.Archive, a.dest.String(), false)
 }

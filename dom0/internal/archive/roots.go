@@ -66,7 +66,8 @@ type BadRoot struct {
 type roots struct {
 	conn   *store.Conn
 	names  []RootName // the highest first; of one generation those in roots/ first
-	whole  bool       // all of roots/ was listed, not only what is above head/
+	from   uint64     // roots/ was listed from that generation on
+	whole  bool       // all of it was
 	read   map[string]*sealedRoot
 	clears map[string]*format.Clear // of those that were read, whether they open or not
 	bad    map[string]error
@@ -156,6 +157,7 @@ func (r *roots) name(heads []uint64, second []RootName) {
 	for _, n := range heads {
 		r.names, top = append(r.names, RootName{Name: protocol.HeadName(n), Generation: n, Head: true}), max(top, n)
 	}
+	r.from = top
 	for _, n := range second {
 		if n.Generation >= top {
 			r.names = append(r.names, n)
@@ -366,8 +368,13 @@ func (r *roots) newest(ctx context.Context, keys *crypt.Keys, floor uint64, foll
 				badHeads++
 			case c == nil:
 				badRoots++
-			case follows(*c):
+			case follows(*c) && (r.whole || n.Generation >= r.from):
 				return c, true, nil
+			case follows(*c): // of its generation one in roots/ may count, which wasn't listed
+				if err := r.listAll(ctx); err != nil {
+					return nil, false, err
+				}
+				return r.newest(ctx, keys, floor, follows)
 			case best == nil:
 				best = c
 			}
@@ -383,6 +390,28 @@ func (r *roots) newest(ctx context.Context, keys *crypt.Keys, floor uint64, foll
 		}
 		badHeads, badRoots, best = 0, 0, nil
 	}
+}
+
+// rivals are the other roots of a root's generation that open and that follows
+// accepts: made by a writer that broke the rules. One in head/ that isn't in roots/ was
+// never acknowledged.
+func (r *roots) rivals(ctx context.Context, keys *crypt.Keys, of *candidate, follows func(candidate) bool) (names []string, err error) {
+	if of.Head {
+		return nil, nil
+	}
+	for _, n := range r.names {
+		if n.Head || n.Generation != of.Generation || n.Sum == of.Sum {
+			continue
+		}
+		c, err := r.try(ctx, keys, n)
+		if err != nil {
+			return nil, err
+		}
+		if c != nil && follows(*c) {
+			names = append(names, n.Name)
+		}
+	}
+	return names, nil
 }
 
 // try opens one root; nil says that it doesn't open.
@@ -424,6 +453,11 @@ func (r *roots) above(generation uint64) []BadRoot {
 func (r *roots) nextNumber(root *format.Root, seen uint64) uint64 {
 	highest := max(root.Generation, seen)
 	limit := highest + numberGap
+	for _, n := range r.conn.Heads() { // what is no file has a name as well, and isn't listed
+		if n <= limit {
+			highest = max(highest, n)
+		}
+	}
 	for _, n := range r.names {
 		if n.Generation <= limit {
 			return max(highest, n.Generation) + 1

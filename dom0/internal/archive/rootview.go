@@ -288,6 +288,11 @@ func (a *Archive) OtherRoots(ctx context.Context) (bad []BadRoot, err error) {
 		}
 		return r.failed, nil
 	}
+	if err := a.rivalry(); err != nil {
+		for _, name := range a.rivals {
+			r.spoil(name, &DamageError{Object: name, Reason: err})
+		}
+	}
 	if !r.hasCopy(a.root.Generation, a.rootHash) {
 		name := protocol.RootName(a.root.Generation, [16]byte(a.rootHash[:16]))
 		_, err := readSealedRoot(ctx, a.conn, RootName{Name: name, Generation: a.root.Generation, Sum: [16]byte(a.rootHash[:16])})

@@ -59,6 +59,7 @@ func usualWork() uint64 {
 type unlocker struct {
 	a      *Archive
 	secret crypt.Secret
+	met    map[format.SlotID]bool // slots that were to be tried
 	tried  map[format.SlotID]bool
 	spent  uint64 // KiB·passes
 	slow   *slotInRoot
@@ -67,15 +68,25 @@ type unlocker struct {
 	wrong  bool  // there was one that the secret doesn't open
 }
 
-// slotsOf are the slots of a root that were not tried yet, the cheapest first.
-func (u *unlocker) slotsOf(s *sealedRoot) []slotInRoot {
+// slotsOf are the slots of roots that were not met yet, the cheapest first, and of
+// equally cheap ones those of the first root.
+func (u *unlocker) slotsOf(roots ...*sealedRoot) []slotInRoot {
+	var slots []slotInRoot
+	for _, s := range roots {
+		slots = append(slots, u.slotsIn(s)...)
+	}
+	slices.SortStableFunc(slots, func(x, y slotInRoot) int { return cmp.Compare(work(x.slot), work(y.slot)) })
+	return slots
+}
+
+func (u *unlocker) slotsIn(s *sealedRoot) []slotInRoot {
 	var slots []slotInRoot
 	for _, b := range s.clear.Slots {
 		id := format.SlotIDOf(b)
-		if u.tried[id] {
+		if u.met[id] {
 			continue
 		}
-		u.tried[id] = true
+		u.met[id] = true
 		slot, err := format.ParseKeySlot(b)
 		switch {
 		case err == nil && u.secret.Matches(slot):
@@ -87,38 +98,53 @@ func (u *unlocker) slotsOf(s *sealedRoot) []slotInRoot {
 			u.broken = &DamageError{Object: s.Name, Reason: fmt.Errorf("key slot %s: %w", id, err)}
 		}
 	}
-	slices.SortStableFunc(slots, func(x, y slotInRoot) int { return cmp.Compare(work(x.slot), work(y.slot)) })
 	return slots
 }
 
-// try tries the secret on the slots of a root; nil: it opens none of them.
-func (u *unlocker) try(ctx context.Context, root *sealedRoot) (*Unlocked, error) {
-	for _, s := range u.slotsOf(root) {
+// try tries the secret on slots, as long as the work of the command stays within a
+// bound; nil: it opens none of them. Those that would have gone beyond it are left.
+func (u *unlocker) try(ctx context.Context, slots []slotInRoot, most uint64) (found *Unlocked, left []slotInRoot, err error) {
+	for _, s := range slots {
 		if err := ctx.Err(); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		cost := work(s.slot)
-		if cost > slowFactor*usualWork() && !u.a.opts.SlowKey || u.spent+cost > maxWork {
+		if cost > slowFactor*usualWork() && !u.a.opts.SlowKey {
 			u.slow = &s
 			continue
 		}
-		if err := u.begin(s); err != nil {
-			return nil, err
+		if u.spent+cost > most {
+			left = append(left, s)
+			continue
 		}
+		if err := u.begin(s); err != nil {
+			return nil, nil, err
+		}
+		u.tried[s.id] = true
 		master, err := crypt.UnlockMaster(u.secret, s.slot, s.archive)
 		u.spent += cost
 		switch {
 		case err == nil:
 			found := &Unlocked{Master: *master, Archive: s.archive, Slot: s.id}
 			clear(master[:])
-			return found, nil
+			return found, nil, nil
 		case errors.Is(err, crypt.ErrWrongSecret):
 			u.wrong = true
 		default:
 			u.broken = &DamageError{Object: "key slot " + s.id.String(), Reason: err}
 		}
 	}
-	return nil, nil
+	return nil, left, nil
+}
+
+// tryRoot is try for the slots of a root that were not met yet, within the work of a
+// command. Those that go beyond it are slow.
+func (u *unlocker) tryRoot(ctx context.Context, slots []slotInRoot) (*Unlocked, error) {
+	found, left, err := u.try(ctx, slots, maxWork)
+	if len(left) > 0 {
+		u.slow = &left[0]
+	}
+	return found, err
 }
 
 // begin says which slot is tried where that takes long, and fails before memory
@@ -136,13 +162,14 @@ func (u *unlocker) begin(s slotInRoot) error {
 	return nil
 }
 
-// verdict is the error where no slot opened. A damaged slot may have been the
-// right one only if no whole one was for this sort of secret.
+// verdict is the error where no slot opened. A damaged slot, or one of a newer
+// program, is passed over where the secret was tried on another one: a store may put
+// such slots anywhere.
 func (u *unlocker) verdict() error {
 	switch {
 	case u.slow != nil:
 		return fmt.Errorf("key slot %s takes %d MiB and %d passes to open: %w", u.slow.id, u.slow.slot.Memory>>10, u.slow.slot.Time, ErrSlow)
-	case u.broken != nil:
+	case u.broken != nil && !u.wrong:
 		return u.broken
 	case !u.fits:
 		kind := "passphrase"
@@ -172,8 +199,11 @@ func (a *Archive) unlock(ctx context.Context, r *roots, pinned format.ArchiveID)
 	defer clear(secret.Passphrase)
 	defer clear(secret.KeyFile)
 	start := time.Now()
-	u := &unlocker{a: a, secret: secret, tried: map[format.SlotID]bool{}}
+	u := &unlocker{a: a, secret: secret, met: map[format.SlotID]bool{}, tried: map[format.SlotID]bool{}}
 	found, err := u.search(ctx, r, first, pinned)
+	if err == nil && a.opts.KeyExport == nil && a.opts.AsOf == nil {
+		err = u.renew(ctx, r, found)
+	}
 	if secret.KeyFile == nil {
 		debug.FreeOSMemory() // the derivation's memory is not needed again
 	}
@@ -191,15 +221,18 @@ func (a *Archive) unlock(ctx context.Context, r *roots, pinned format.ArchiveID)
 
 // search tries the slots of the roots in first, then of the oldest one, of which
 // a store that makes up new ones can't have taken the place, and at last, with a
-// key file, those of all.
+// key file, those of all. The slots of first take at most half of the work that is
+// left, so that something is left for the oldest; then what is left of them is tried.
 func (u *unlocker) search(ctx context.Context, r *roots, first []*sealedRoot, pinned format.ArchiveID) (*Unlocked, error) {
-	for _, s := range first { // the highest first: a slot of an older one may be removed by now
-		if found, err := u.try(ctx, s); found != nil || err != nil {
+	if u.a.opts.KeyExport != nil {
+		if found, err := u.tryRoot(ctx, u.slotsOf(first...)); found != nil || err != nil {
 			return found, err
 		}
-	}
-	if u.a.opts.KeyExport != nil {
 		return nil, u.verdict()
+	}
+	found, left, err := u.try(ctx, u.slotsOf(first...), maxWork/2)
+	if found != nil || err != nil {
+		return found, err
 	}
 	if err := r.listAll(ctx); err != nil {
 		return nil, err
@@ -212,10 +245,13 @@ func (u *unlocker) search(ctx context.Context, r *roots, first []*sealedRoot, pi
 		if err != nil || !pinned.IsZero() && s.clear.Archive != pinned {
 			continue
 		}
-		if found, err := u.try(ctx, s); found != nil || err != nil {
+		if found, err := u.tryRoot(ctx, u.slotsOf(s)); found != nil || err != nil {
 			return found, err
 		}
 		break
+	}
+	if found, err := u.tryRoot(ctx, left); found != nil || err != nil {
+		return found, err
 	}
 	if u.secret.KeyFile == nil {
 		return nil, u.verdict()
@@ -228,11 +264,34 @@ func (u *unlocker) search(ctx context.Context, r *roots, first []*sealedRoot, pi
 		if err != nil {
 			continue
 		}
-		if found, err := u.try(ctx, s); found != nil || err != nil {
+		if found, err := u.tryRoot(ctx, u.slotsOf(s)); found != nil || err != nil {
 			return found, err
 		}
 	}
 	return nil, u.verdict()
+}
+
+// renew finds the slot that the newest root has, where the one that was opened is an
+// older root's: a key that was made anew for the same secret wasn't removed.
+func (u *unlocker) renew(ctx context.Context, r *roots, found *Unlocked) error {
+	keys, err := crypt.NewKeys(&found.Master, found.Archive)
+	if err != nil {
+		return err
+	}
+	best, _, err := r.newest(ctx, keys, 0, func(candidate) bool { return true })
+	if err != nil || best == nil || listsSlot(&best.root.Clear, found.Slot) {
+		return err
+	}
+	u.met = u.tried // the others were only to be
+	again, err := u.tryRoot(ctx, u.slotsOf(best.sealedRoot))
+	if again == nil || err != nil {
+		return err
+	}
+	defer again.Clear()
+	if again.Archive == found.Archive && again.Master == found.Master {
+		found.Slot = again.Slot
+	}
+	return nil
 }
 
 // slotRoots are the roots whose slots are tried first: a key export's, or else

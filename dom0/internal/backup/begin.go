@@ -29,6 +29,9 @@ type backup struct {
 // still has, and has the tracker make the volumes ready to be read.
 func begin(ctx context.Context, a *archive.Archive, sources []Source, o Options) (*backup, error) {
 	table, err := a.Volumes(ctx)
+	if err == nil {
+		err = a.RaiseDomains(table)
+	}
 	if err != nil {
 		return nil, err
 	}

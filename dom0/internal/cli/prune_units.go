@@ -101,8 +101,8 @@ func (c *catalog) members(u *unit, i int) []format.ObjectID {
 func (c *catalog) judge(units []*unit, rules *retention.Rules, now time.Time, zone *time.Location) {
 	newest := map[format.ObjectID]int{}
 	for i, s := range c.sessions {
-		if s == nil {
-			continue
+		if s == nil || c.entries[i].State != format.EntryWhole {
+			continue // nobody was told that it was saved: it takes no other's place
 		}
 		for _, v := range s.Volumes {
 			newest[v.Volume] = i

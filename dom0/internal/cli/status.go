@@ -3,11 +3,13 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/backup"
 	"pinion/dom0/internal/exit"
 	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/prune"
 	"pinion/dom0/internal/state"
 	"pinion/dom0/internal/store"
 	"pinion/dom0/internal/target"
@@ -22,7 +24,10 @@ func statusOf(err error) (status exit.Status, hint string) {
 	var root *archive.RootError
 	var older *archive.OlderError
 	var badState *state.DamagedError
+	var lost *prune.LostError
 	switch {
+	case errors.As(err, &lost):
+		return exit.Damaged, fmt.Sprintf("pinion check --repair takes it back if what it needs is there again; pinion prune --session '#%d' gives it up", lost.Seq)
 	case errors.Is(err, format.ErrNewer):
 		return exit.Failed, "it needs a newer pinion"
 	case errors.Is(err, archive.ErrDoubt):

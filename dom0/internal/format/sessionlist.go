@@ -143,6 +143,19 @@ func ParseSessionLeaf(untrusted []byte, index uint64) (*SessionLeaf, error) {
 	return l, nil
 }
 
+// ParseAnySessionLeaf decodes a leaf wherever it stands in the session list, and
+// returns that place, which its entries say.
+func ParseAnySessionLeaf(untrusted []byte) (l *SessionLeaf, index uint64, err error) {
+	if len(untrusted) >= leafSeq+8 {
+		index = binary.BigEndian.Uint64(untrusted[leafSeq:]) / Fanout
+	}
+	l, err = ParseSessionLeaf(untrusted, index)
+	return l, index, err
+}
+
+// leafSeq is where the number of a leaf's first entry stands.
+const leafSeq = 1 + 8 + 4 + 1 + 16 + 32
+
 func parseSessionEntry(d *wire.Decoder) SessionEntry {
 	var e SessionEntry
 	d.Into(e.ID[:])

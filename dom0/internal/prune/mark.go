@@ -36,6 +36,9 @@ func (r *run) markSessions(ctx context.Context, entries []format.SessionEntry, s
 		if err := r.mark(entries[i].Blob); err != nil {
 			return err
 		}
+		if s == nil && entries[i].State == format.EntryLost {
+			return &LostError{Seq: entries[i].Seq}
+		}
 		if s == nil {
 			_, err := r.a.Session(ctx, entries[i].Blob)
 			if err == nil {
@@ -56,6 +59,15 @@ func (r *run) markSessions(ctx context.Context, entries []format.SessionEntry, s
 		}
 	}
 	return r.markRecords(ctx, records)
+}
+
+// A LostError says that a session is marked as lost: nobody knows what it needs, and it
+// may come back. So nothing is removed until a person gives it up.
+type LostError struct{ Seq uint64 }
+
+// Error says so.
+func (e *LostError) Error() string {
+	return fmt.Sprintf("session #%d is lost, and what it needs is not known, so nothing is removed", e.Seq)
 }
 
 // unread is the end of a prune that can't read what a session needs.
