@@ -48,11 +48,6 @@ type foundLeaf struct {
 	blob format.BlobID
 }
 
-// compareVersions orders versions of one thing: the higher one counts.
-func compareVersions(generation, otherGeneration uint64, edits, otherEdits uint32) int {
-	return cmp.Or(cmp.Compare(generation, otherGeneration), cmp.Compare(edits, otherEdits))
-}
-
 // findState reads all sessions, leaves of the session list, volume tables and removed
 // numbers that the index has, and makes the archive's list and names of them.
 func (a *Archive) findState(ctx context.Context) error {
@@ -128,7 +123,7 @@ func (f *found) enterSession(blob format.BlobID, plain []byte) error {
 	f.highest = max(f.highest, s.Generation)
 	f.need(format.StructSession, s.Ext)
 	old, ok := f.sessions[s.ID]
-	if c := compareVersions(s.Generation, old.generation, s.Edits, old.edits); !ok || c > 0 || c == 0 && bytes.Compare(blob[:], old.blob[:]) > 0 {
+	if c := compareVersions(s.Generation, s.Edits, old.generation, old.edits); !ok || c > 0 || c == 0 && bytes.Compare(blob[:], old.blob[:]) > 0 {
 		f.sessions[s.ID] = foundSession{blob, s.ID, s.Generation, s.Edits, s.Seq, s.Time, newWith(s)}
 	}
 	return nil
@@ -167,7 +162,7 @@ func leafIndex(untrusted []byte) uint64 {
 // backup that was killed and of the one after it.
 func (l foundLeaf) before(other *format.SessionLeaf, blob format.BlobID) bool {
 	last := func(leaf *format.SessionLeaf) int64 { return leaf.Entries[len(leaf.Entries)-1].Time }
-	return cmp.Or(compareVersions(l.leaf.Generation, other.Generation, l.leaf.Edits, other.Edits),
+	return cmp.Or(compareVersions(l.leaf.Generation, l.leaf.Edits, other.Generation, other.Edits),
 		cmp.Compare(last(l.leaf), last(other)), bytes.Compare(l.blob[:], blob[:])) < 0
 }
 
@@ -186,7 +181,7 @@ func (f *found) enterTable(blob format.BlobID, plain []byte) error {
 	for i := range t.Qubes {
 		f.need(format.StructNamedQube, t.Qubes[i].Ext)
 	}
-	if f.table == nil || cmp.Or(compareVersions(t.Generation, f.table.Generation, t.Edits, f.table.Edits), bytes.Compare(blob[:], f.tableID[:])) > 0 {
+	if f.table == nil || cmp.Or(compareVersions(t.Generation, t.Edits, f.table.Generation, f.table.Edits), bytes.Compare(blob[:], f.tableID[:])) > 0 {
 		f.table, f.tableID = t, blob
 	}
 	return nil
