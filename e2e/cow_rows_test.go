@@ -46,12 +46,12 @@ func TestCowRowS04SeveralPoolsOneSession(t *testing.T) {
 func TestCowRowS10CloneIsADifference(t *testing.T) {
 	onTrackingGrounds(t, func(t *testing.T, g *ground) {
 		w := cowWorld(t)
-		base := g.volume("base", 128<<20, "random:64M:1")
+		base := g.volume("base", 32<<20, "random:16M:1")
 		w.scanned(base, "full")
 		child := base.clone("child")
-		child.write(7<<20, "random:10M:2")
+		child.write(7<<20, "random:5M:2")
 		v := w.backup(child.source).one(t)
-		if v.Mode != "delta" || v.ReadBytes > 20<<20 || v.NewChunks > 10<<20/(128<<10)+2 {
+		if v.Mode != "delta" || v.ReadBytes > 10<<20 || v.NewChunks > 5<<20/(128<<10)+2 {
 			t.Errorf("%+v", v)
 		}
 		w.restores("child", "latest", child.path)
@@ -68,7 +68,7 @@ func TestCowRowS10CloneIsADifference(t *testing.T) {
 func TestCowCloneOfASiblingWithADirtyMap(t *testing.T) {
 	onTrackingGrounds(t, func(t *testing.T, g *ground) {
 		w := cowWorld(t)
-		base := g.volume("base", 64<<20, "random:32M:1")
+		base := g.volume("base", 32<<20, "random:16M:1")
 		w.scanned(base, "full")
 		base.write(4<<20, "random:1M:2")
 		w.ok("monitor")
@@ -91,7 +91,7 @@ func TestCowRowS12AnySize(t *testing.T) {
 		w := cowWorld(t)
 		sizes := []int64{0, 1, 511, 512, 64<<10 - 1, 128 << 10, 128<<10 + 1, 2 << 30}
 		if g.thin() {
-			sizes = []int64{4 << 20, 256 << 20} // volume groups have extents of 4 MiB
+			sizes = []int64{4 << 20, 48 << 20} // volume groups have extents of 4 MiB
 		}
 		var volumes []*cow
 		var sources []string
@@ -267,7 +267,7 @@ func TestCowRestoreOverAVolumeOfTwoArchives(t *testing.T) {
 			second := *w
 			second.store = w.path("second")
 			second.ok("init")
-			c := g.volume("v"+how[:2], 64<<20, "random:32M:1")
+			c := g.volume("v"+how[:2], 32<<20, "random:16M:1")
 			w.scanned(c, "full")
 			second.scanned(c, "full")
 			c.write(1<<20, "random:1M:2")

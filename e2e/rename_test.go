@@ -107,16 +107,16 @@ func TestTagsOfSessions(t *testing.T) {
 func TestCowRowS06AnEqualClone(t *testing.T) {
 	onEachGround(t, func(t *testing.T, g *ground) {
 		w := cowWorld(t)
-		base := g.volume("base", 96<<20, "random:64M:1")
+		base := g.volume("base", 48<<20, "random:32M:1")
 		first := w.backup(base.source)
 		var equal *cow
 		if g.tracks() {
 			equal = base.clone("equal")
 		} else {
-			equal = g.volume("equal", 96<<20, "random:64M:1")
+			equal = g.volume("equal", 48<<20, "random:32M:1")
 		}
 		d := w.backup(equal.source)
-		if v := d.one(t); d.Sent > first.Sent/100 || v.NewChunks != 0 || g.tracks() && v.ReadBytes > 64<<20/50 {
+		if v := d.one(t); d.Sent > first.Sent/100 || v.NewChunks != 0 || g.tracks() && v.ReadBytes > 32<<20/50 {
 			t.Errorf("%d bytes were sent, %d at first: %+v", d.Sent, first.Sent, v)
 		}
 		w.restores("equal", "latest", base.path)
