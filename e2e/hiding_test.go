@@ -177,6 +177,19 @@ func TestHidingIndexObjectsSwapped(t *testing.T) {
 	if len(index) < 2 {
 		t.Fatalf("%d index objects", len(index))
 	}
+	for i := range index { // names don't tell which of two is read first
+		away := index[i][0] + ".away"
+		if err := os.Rename(index[i][0], away); err != nil {
+			t.Fatal(err)
+		}
+		fresh := w.other(fmt.Sprint("which", i))
+		if !strings.Contains(fresh.ok("list", "-v").stderr, filepath.Base(index[i][0])) {
+			index[i][0], index[i][1] = index[i][1], index[i][0]
+		}
+		if err := os.Rename(away, strings.TrimSuffix(away, ".away")); err != nil {
+			t.Fatal(err)
+		}
+	}
 	exchange := func(x, y string) {
 		first, second := readFile(t, x), readFile(t, y)
 		writeFile(t, x, second)
@@ -227,6 +240,7 @@ func TestHidingIndexObjectWithheld(t *testing.T) {
 	w := l.w
 	whole := w.save()
 	for i, pair := range w.pairs("index/") {
+		said := 0
 		for n, gone := range [][]string{pair[:1], pair[1:], pair[:]} {
 			w.rewind(whole)
 			for _, path := range gone {
@@ -236,8 +250,8 @@ func TestHidingIndexObjectWithheld(t *testing.T) {
 			}
 			fresh := w.other(fmt.Sprint("fresh", i, n))
 			r := fresh.ok("list", "-v")
-			if n != 1 { // a twin isn't looked at while its first is whole
-				r.says("index/" + filepath.Base(gone[0]))
+			if slices.ContainsFunc(gone, func(path string) bool { return strings.Contains(r.stderr, "index/"+filepath.Base(path)) }) {
+				said++
 			}
 			r = w.exits(13, "check")
 			for _, path := range gone {
@@ -246,6 +260,9 @@ func TestHidingIndexObjectWithheld(t *testing.T) {
 			w.ok("check", "--repair")
 			w.ok("check", "--read-data")
 			fresh.ok("verify", "--all-sessions")
+		}
+		if said != 2 { // a twin isn't looked at while its first is whole, and names don't tell which is which
+			t.Errorf("of a pair one or the other lost, and both, %d times was it said", said)
 		}
 	}
 	l.restoresAll()

@@ -35,10 +35,15 @@ func TestNewestRootIsLost(t *testing.T) {
 			a.exits(12, "list", "--keyfile", second).oneLine()
 			a.ok("list")
 			b.exits(14, "list").oneLine().says("generation 2, and 3 was seen")
+			if name == "damaged" { // it may have been a prune's, whose packs are gone
+				a.exits(13, "backup", "file:"+a.path("v")).says("may have been removed meanwhile", "check --repair")
+				a.ok("check", "--repair")
+			}
 			a.backup("file:" + a.path("v"))
-			want := map[string]uint64{"damaged": 4, "missing": 3}[name]
-			if n, _ := a.newestHead(); n != want {
-				t.Errorf("the next root is of generation %d, not %d", n, want)
+			// No number is used twice while its root is there.
+			least := map[string]uint64{"damaged": 4, "missing": 3}[name]
+			if n, _ := a.newestHead(); n < least {
+				t.Errorf("the next root is of generation %d, not %d or more", n, least)
 			}
 			a.ok("verify", "--all-sessions")
 		})
