@@ -223,6 +223,7 @@ func (b *backup) look(ctx context.Context, v *Volume) (look, error) {
 		return look{}, err
 	}
 	if since.Domain != v.domain {
+		v.Moved = true // or is a clone of what is in another
 		return everything(v, "its domain changed"), nil
 	}
 	// A clone's session is that of another volume, whose record it can't share.

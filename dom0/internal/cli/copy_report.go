@@ -40,7 +40,7 @@ func (c *copyRun) report(res *copying.Result, gone removed, older error) error {
 		c.sayDone(res, gone, older)
 	}
 	if res.Extra > gone.objects && !c.o.Delete && !res.First {
-		u.Notice("the copy has %s that the archive no longer has; --delete removes them", count(int(res.Extra), "object"))
+		u.Notice("the copy has %s that the archive no longer has; --delete removes them, and frees %s", count(int(res.Extra), "object"), ui.Bytes(res.ExtraBytes))
 	}
 	for _, f := range c.failed {
 		u.Printf("not copied: %s: %s", f.Name, f.Message)
@@ -94,7 +94,7 @@ func (c *copyRun) partly(res *copying.Result) error {
 	}
 	switch {
 	case res.Left > 0:
-		return exit.With(exit.Partial, fmt.Errorf("%s, %s, were left: more than the copy has, and 1 GiB", count(int(res.Left), "object"), ui.Bytes(res.LeftBytes)),
+		return exit.With(exit.Partial, fmt.Errorf("%s, %s, were left: more than one run takes", count(int(res.Left), "object"), ui.Bytes(res.LeftBytes)),
 			"if the archive has grown so much, run the same command again, or with --max-new SIZE; if not, see \"copy\" in docs/operation.md")
 	case res.TooMany:
 		return exit.With(exit.Partial, fmt.Errorf("%s were left: the copy has as many as it may have", count(int(res.LeftRoots), "root")),

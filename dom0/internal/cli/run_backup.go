@@ -274,7 +274,7 @@ func (b *backingUp) options(a *archive.Archive, dir *tracker.Dir, m *meter) back
 // explain says why all of a volume was read, where that was not to be expected.
 func (b *backingUp) explain(v *backup.Volume) {
 	if v.Moved {
-		b.env.UI.Notice("%s moved to another domain: all %s of it were read and stored anew; older sessions keep the old chunks until they are pruned",
+		b.env.UI.Notice("%s is in another domain now: all %s of it were read and stored anew; older sessions keep their chunks, which stay open to guessing until they are pruned",
 			ui.Quote(v.Name), ui.Bytes(v.Size))
 	}
 	if v.Mode != format.ModeScan || v.Why == "" {

@@ -101,6 +101,7 @@ type Result struct {
 	Skipped     int64 // that were there already
 	Failed      int64 // of which Options.Failed was told, roots too
 	Extra       int64 // that are there and not in the source
+	ExtraBytes  int64
 	Roots       int64 // that were copied
 
 	// What was left for another run, as it was more than one takes.
@@ -146,7 +147,7 @@ func (s *Source) To(ctx context.Context, dst *store.Conn, o Options) (*Result, e
 	if free := dst.Info().Free; budget > free && dst.Info().Total > 0 {
 		return nil, fmt.Errorf("copy %d bytes to where %d are free: %w", budget, free, store.ErrNoSpace)
 	}
-	res.Objects, res.Skipped, res.Extra = p.objects, p.common, p.extra
+	res.Objects, res.Skipped, res.Extra, res.ExtraBytes = p.objects, p.common, p.extra, p.spare
 	for _, s := range p.sections {
 		if s.extra > 0 {
 			res.extra = append(res.extra, s.prefix)

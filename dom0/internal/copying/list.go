@@ -126,6 +126,7 @@ type section struct {
 	objects int64 // in the source
 	common  int64 // in both
 	extra   int64 // in the destination alone
+	spare   int64 // bytes of those
 	missing int64 // in the source alone
 	bytes   int64 // of those that can be copied
 	there   int64 // bytes in the destination
@@ -137,6 +138,7 @@ type plan struct {
 	objects    int64
 	common     int64
 	extra      int64
+	spare      int64
 	missing    int64
 	bytes      int64
 	bytesThere int64 // that the destination has
@@ -150,6 +152,7 @@ func (p *plan) add(s section) error {
 	p.objects += s.objects
 	p.common += s.common
 	p.extra += s.extra
+	p.spare += s.spare
 	p.missing += s.missing
 	p.bytes += s.bytes
 	p.bytesThere += s.there
@@ -275,6 +278,7 @@ func (s *section) enter(o pair, dst *store.Conn, differ *[]pair) error {
 	}
 	if !o.inSource {
 		s.extra++
+		s.spare += int64(o.sizeThere) // no more than there
 		return nil
 	}
 	s.objects++
