@@ -16,7 +16,7 @@ VERSION := $(shell cat version)
 GOBUILD := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -buildid= -X main.version=$(VERSION)'
 
 # All tests together, with the race detector, on two cores.
-TEST_TIMEOUT := 50m
+TEST_TIMEOUT := 75m
 
 .PHONY: build build-dom0 build-vm demo test check race bench tools rpm deb install-dom0 install-vm clean
 

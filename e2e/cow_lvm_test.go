@@ -95,8 +95,11 @@ func TestCowLVMMetadataSnapshotOfSomebodyElse(t *testing.T) {
 // of two.
 func TestCowLVMRowS21ChunkSizesOfPools(t *testing.T) {
 	insideOnly(t)
-	for _, chunk := range []string{"64k", "192k", "1m", "4m"} {
-		for _, archiveChunk := range []string{"64K", "2M"} {
+	for i, chunk := range []string{"64k", "192k", "1m", "4m"} {
+		for k, archiveChunk := range []string{"64K", "2M"} {
+			if i%2 != k && !allOnThinPools() {
+				continue
+			}
 			t.Run(chunk+"_"+archiveChunk, func(t *testing.T) {
 				w := newWorldOf(t, build{static: true})
 				w.ok("init", "--chunk-size", archiveChunk)
@@ -119,16 +122,16 @@ func TestCowLVMRowS21ChunkSizesOfPools(t *testing.T) {
 func TestCowLVMRowS36RestoreToVolumes(t *testing.T) {
 	g := insideOnly(t)
 	w := cowWorld(t)
-	c := g.volume("v", 32<<20, "random:8M:1", "hole:8M", "text:4M:2")
+	c := g.volume("v", 16<<20, "random:4M:1", "hole:4M", "text:2M:2")
 	w.scanned(c, "full")
 	for i, to := range []string{"/dev/" + vg + "/%s", "lvm:" + vg + "/%s"} {
-		equal := g.volume(fmt.Sprintf("equal%d", i), 32<<20, "random:32M:3")
+		equal := g.volume(fmt.Sprintf("equal%d", i), 16<<20, "random:16M:3")
 		w.ok("restore", "v", "--yes", "--to", fmt.Sprintf(to, equal.name))
 		same(t, equal.path, c.path)
-		larger := g.volume(fmt.Sprintf("larger%d", i), 40<<20, "random:40M:4")
+		larger := g.volume(fmt.Sprintf("larger%d", i), 20<<20, "random:20M:4")
 		w.ok("restore", "v", "--yes", "--to", fmt.Sprintf(to, larger.name))
-		same(t, larger.copy(), padded(t, c.copy(), 40<<20))
-		smaller := g.volume(fmt.Sprintf("smaller%d", i), 16<<20, "random:16M:5")
+		same(t, larger.copy(), padded(t, c.copy(), 20<<20))
+		smaller := g.volume(fmt.Sprintf("smaller%d", i), 8<<20, "random:8M:5")
 		was := smaller.copy()
 		w.exits(1, "restore", "v", "--yes", "--to", fmt.Sprintf(to, smaller.name))
 		same(t, smaller.path, was)

@@ -26,7 +26,11 @@ func TestCowSoak(t *testing.T) {
 	}
 	onEachGround(t, func(t *testing.T, g *ground) {
 		t.Parallel()
-		newSoak(t, g, seed).run(*soakSteps)
+		steps := *soakSteps
+		if g.thin() && !allOnThinPools() {
+			steps /= 3
+		}
+		newSoak(t, g, seed).run(steps)
 	})
 }
 

@@ -30,6 +30,10 @@ func (g *ground) tracks() bool { return g.kind != "plain" }
 // thin says that volumes are thin logical volumes.
 func (g *ground) thin() bool { return g.kind == "lvmthin" }
 
+// allOnThinPools says that no case is left out inside User Mode Linux: package
+// e2e/lvm has the variable and the reason.
+func allOnThinPools() bool { return os.Getenv("PINION_E2E_LVM") == "all" }
+
 // word is what status calls the storage.
 func (g *ground) word() string {
 	if g.kind == "btrfs" || g.kind == "xfs" {

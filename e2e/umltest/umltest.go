@@ -40,7 +40,7 @@ const (
 	// silence is after how long a kernel counts as stuck that says nothing:
 	// now and then one spins and nothing in it goes on, whatever it was
 	// doing. No test takes so long.
-	silence = 8 * time.Minute
+	silence = 12 * time.Minute
 	// reserve is left of the outer test's own time to clean up and report.
 	reserve = 10 * time.Second
 )

@@ -27,7 +27,7 @@ import (
 
 // TestInUML runs the tests that need a thin pool.
 func TestInUML(t *testing.T) {
-	umltest.Run(t, umltest.Options{Disks: []int64{2 << 30}}, "TestReal.*")
+	umltest.Run(t, umltest.Options{Disks: []int64{2 << 30}, Timeout: 40 * time.Minute}, "TestReal.*")
 }
 
 // A dancer is a qube that starts, writes and stops, over and over, with the
@@ -165,7 +165,7 @@ func TestRealStopsAndStarts(t *testing.T) {
 	}()
 	b := &backups{t: t, state: state, last: map[string][]byte{}}
 	newest, deltas := -1, 0
-	for range 5 {
+	for range 3 {
 		f := finder()
 		got, delta := b.back(place(f, "a", false).Source, place(f, "a-private-1", false).Source)
 		n := d.which(got)
@@ -176,6 +176,7 @@ func TestRealStopsAndStarts(t *testing.T) {
 			deltas++
 		}
 		newest = n
+		t.Logf("state %d was saved", n) // a sign of life
 	}
 	close(done)
 	<-ended
@@ -183,7 +184,7 @@ func TestRealStopsAndStarts(t *testing.T) {
 		t.Fatal(d.err)
 	}
 	t.Logf("%d states, the last saved is %d, %d differences", len(d.states), newest, deltas)
-	if len(d.states) < 4 || newest < 2 || deltas != 4 {
+	if len(d.states) < 3 || newest < 1 || deltas != 2 {
 		t.Errorf("%d states, the last saved is %d, %d differences", len(d.states), newest, deltas)
 	}
 	run("lvrename", "-q", group, d.name, "vm-a-private-1800000000-back") // and nothing comes after it
