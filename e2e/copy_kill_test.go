@@ -21,8 +21,14 @@ func TestKillEveryRequestOfACopy(t *testing.T) {
 			}
 			t.Run(row.victim+"-"+row.when+"-"+side, func(t *testing.T) {
 				t.Parallel()
-				newCopyMatrix(t, row.victim, row.when, side, false).each()
-				newCopyMatrix(t, row.victim, row.when, side, true).each()
+				all := os.Getenv(killsEnv) == "all"
+				first := row.victim == "helper" != (side == "copy") // of two rows, one makes a copy, and one brings one up to date
+				if first || all {
+					newCopyMatrix(t, row.victim, row.when, side, false).each()
+				}
+				if !first || all {
+					newCopyMatrix(t, row.victim, row.when, side, true).each()
+				}
 			})
 		}
 	}

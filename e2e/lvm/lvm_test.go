@@ -16,7 +16,7 @@ import (
 
 // allEnv, set to "all", runs each of the tests here. Otherwise what has little to do
 // with thin pools, and runs on btrfs and XFS beside, is left out, and what goes
-// through many cases takes some of them: a page fault inside costs a hundred of the
+// through many cases takes some of them: a page fault inside costs fifteen of the
 // host's.
 const allEnv = "PINION_E2E_LVM"
 
