@@ -315,7 +315,7 @@ func TestCopyOfADamagedArchive(t *testing.T) {
 	if err := os.Truncate(victim, int64(len(whole)-1)); err != nil {
 		t.Fatal(err)
 	}
-	w.backup("file:" + w.image("w", "random:1M:9"))
+	w.exits(13, "backup", "file:"+w.image("w", "random:1M:9")).says("the session was made", name)
 	w.keyless().exits(13, "copy", "--to", "file:"+fresh).prints(name, "and "+fmt.Sprint(len(whole))+" in the copy, which is kept")
 	w.at(fresh).restores("w", "latest", w.path("w"))
 	if err := os.Remove(victim); err != nil {
