@@ -97,7 +97,7 @@ func TestCowLVMRowS21ChunkSizesOfPools(t *testing.T) {
 	insideOnly(t)
 	for i, chunk := range []string{"64k", "192k", "1m", "4m"} {
 		for k, archiveChunk := range []string{"64K", "2M"} {
-			if i%2 != k && !allOnThinPools() {
+			if i%2 != k && !umltest.All() {
 				continue
 			}
 			t.Run(chunk+"_"+archiveChunk, func(t *testing.T) {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"pinion/e2e/umltest"
 )
 
 var (
@@ -27,7 +29,7 @@ func TestCowSoak(t *testing.T) {
 	onEachGround(t, func(t *testing.T, g *ground) {
 		t.Parallel()
 		steps := *soakSteps
-		if g.thin() && !allOnThinPools() {
+		if g.thin() && !umltest.All() {
 			steps /= 3
 		}
 		newSoak(t, g, seed).run(steps)

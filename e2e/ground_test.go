@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -29,10 +30,6 @@ func (g *ground) tracks() bool { return g.kind != "plain" }
 
 // thin says that volumes are thin logical volumes.
 func (g *ground) thin() bool { return g.kind == "lvmthin" }
-
-// allOnThinPools says that no case is left out inside User Mode Linux: package
-// e2e/lvm has the variable and the reason.
-func allOnThinPools() bool { return os.Getenv("PINION_E2E_LVM") == "all" }
 
 // word is what status calls the storage.
 func (g *ground) word() string {
@@ -73,12 +70,18 @@ func newGround(t testing.TB, kind string) *ground {
 	case "plain":
 		g.dir = t.TempDir()
 	case "lvmthin":
+		if !slices.ContainsFunc(quickOnThinPools, func(name string) bool { return strings.HasPrefix(t.Name(), name) }) {
+			umltest.Long(t)
+		}
 		g.pool = thinPool(t, "64k")
 	default:
 		g.dir = mounted(t, kind, groundSize)
 	}
 	return g
 }
+
+// quickOnThinPools are run on a thin pool however slow the machine is.
+var quickOnThinPools = []string{"TestCowLVMUnchangedNeedsNoSnapshot", "TestStorageMonitorAndStatus"}
 
 // vg is the volume group of all tests inside User Mode Linux.
 const vg = "ground"

@@ -27,6 +27,7 @@ func newQubesGround(t testing.TB, kind string) *ground {
 	if kind != "lvmthin" {
 		return newGround(t, kind)
 	}
+	umltest.Long(t)
 	qubesThinPool(t, "1536M", "-Zy")
 	return &ground{t: t, kind: kind, pool: qubesPool}
 }

@@ -7,18 +7,11 @@
 package lvm_test
 
 import (
-	"os"
 	"testing"
 	"time"
 
 	"pinion/e2e/umltest"
 )
-
-// allEnv, set to "all", runs each of the tests here. Otherwise what has little to do
-// with thin pools, and runs on btrfs and XFS beside, is left out, and what goes
-// through many cases takes some of them: a page fault inside costs fifteen of the
-// host's.
-const allEnv = "PINION_E2E_LVM"
 
 // A kernel runs tests one after the other on one core, so each of these has a
 // kernel of its own, and the cores something to do.
@@ -26,11 +19,11 @@ const allEnv = "PINION_E2E_LVM"
 func TestKillsOnThinPools(t *testing.T) { inside(t, "TestCowKill.*") }
 func TestThinPools(t *testing.T)        { inside(t, "TestCowLVM.*") }
 func TestRowsOnThinPools(t *testing.T) {
-	if os.Getenv(allEnv) == "all" {
+	if umltest.All() {
 		inside(t, "TestCow(Row|Two|Clone|Replaced|Restore).*")
 		return
 	}
-	t.Log("SOME TESTS ARE LEFT OUT: " + allEnv + "=all runs the others on thin pools, too")
+	t.Log("SOME TESTS ARE LEFT OUT, which run on btrfs and XFS: " + umltest.AllEnv + "=all runs them on thin pools, too")
 	inside(t, "TestCow(RowS(02|10|17|37)|Two|Restore).*")
 }
 func TestRulesOnThinPools(t *testing.T)    { inside(t, "TestCow(Soak|Monitor|Shrink|Lost).*") }
@@ -46,6 +39,5 @@ func inside(t *testing.T, tests string) {
 	t.Parallel()
 	umltest.Run(t, umltest.Options{
 		Package: "pinion/e2e", Disks: []int64{8 << 30, 8 << 30}, Memory: 2 << 30, Timeout: 45 * time.Minute, Programs: umltest.Programs(t),
-		Env: []string{allEnv + "=" + os.Getenv(allEnv)},
 	}, tests)
 }

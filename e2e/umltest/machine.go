@@ -191,7 +191,7 @@ func (m *machine) script() (string, error) {
 	}
 	env := append([]string{
 		"PATH=" + os.Getenv("PATH") + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-		"HOME=/run/tmp", "TMPDIR=/run/tmp", "LC_ALL=C", insideEnv + "=1",
+		"HOME=/run/tmp", "TMPDIR=/run/tmp", "LC_ALL=C", insideEnv + "=1", AllEnv + "=" + os.Getenv(AllEnv),
 		"LVM_SYSTEM_DIR=/run/lvm/system", "DM_DISABLE_UDEV=1", "LVM_SUPPRESS_FD_WARNINGS=1",
 	}, m.options.Env...)
 	if m.options.Programs != "" {

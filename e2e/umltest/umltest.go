@@ -23,6 +23,12 @@ import (
 	"time"
 )
 
+// AllEnv, set to "all", has every test run inside, however long it takes.
+const AllEnv = "PINION_UML"
+
+// All reports whether every test is to run inside, and every case of it.
+func All() bool { return os.Getenv(AllEnv) == "all" }
+
 // Variables of the environment that the inside learns from where it is.
 const (
 	insideEnv   = "PINION_IN_UML"

@@ -114,6 +114,7 @@ func (d *dancer) which(content []byte) int {
 // has all that differs.
 func TestRealStopsAndStarts(t *testing.T) {
 	umltest.Only(t)
+	umltest.Long(t)
 	run := func(args ...string) { t.Helper(); testenv.Run(t, args[0], args[1:]...) }
 	run("vgcreate", "-q", group, umltest.Disk(0))
 	run("lvcreate", "-q", "--type", "thin-pool", "-L", "512M", "-c", "64k", "--poolmetadatasize", "8M", "-n", "vm-pool", group)
@@ -165,7 +166,7 @@ func TestRealStopsAndStarts(t *testing.T) {
 	}()
 	b := &backups{t: t, state: state, last: map[string][]byte{}}
 	newest, deltas := -1, 0
-	for range 3 {
+	for range 5 {
 		f := finder()
 		got, delta := b.back(place(f, "a", false).Source, place(f, "a-private-1", false).Source)
 		n := d.which(got)
@@ -184,7 +185,7 @@ func TestRealStopsAndStarts(t *testing.T) {
 		t.Fatal(d.err)
 	}
 	t.Logf("%d states, the last saved is %d, %d differences", len(d.states), newest, deltas)
-	if len(d.states) < 3 || newest < 1 || deltas != 2 {
+	if len(d.states) < 4 || newest < 2 || deltas != 4 {
 		t.Errorf("%d states, the last saved is %d, %d differences", len(d.states), newest, deltas)
 	}
 	run("lvrename", "-q", group, d.name, "vm-a-private-1800000000-back") // and nothing comes after it
