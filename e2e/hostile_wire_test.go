@@ -209,8 +209,8 @@ func (v *victim) completes(what string) {
 	v.verifies(killedState{"v", "#2", v.v2})
 }
 
-// A helper that says yes and does nothing is found out: the packs by check and by
-// --verify, the root by the next command.
+// A helper that says yes and does nothing is found out: packs and index objects by the
+// backup, the root by the next command.
 func TestHostileHelperThatOnlyPretends(t *testing.T) {
 	v := newVictim(t, build{})
 	proxied := v.proxied(proxyPlan{})
@@ -223,7 +223,7 @@ func TestHostileHelperThatOnlyPretends(t *testing.T) {
 			v.ok("check", "-q")
 		}
 		v.rewind(v.whole)
-		lying.ok("backup", "v=file:"+changed)
+		lying.exits(13, "backup", "v=file:"+changed).says("the session was made", "is missing")
 		v.attack(v.world, what, "check", 13)
 		if twice {
 			v.verifies(killedState{"v", "latest", changed})

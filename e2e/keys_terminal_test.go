@@ -109,7 +109,7 @@ func TestKeyChangeOnATerminal(t *testing.T) {
 	writeFile(t, old, []byte("secret one\n"))
 	w.ok("init", "--passfile", old)
 	code, shown := onTerminal(t, w.command("key", "change"), "secret one\n", "secret two\n", "secret tow\n", "secret two\n", "secret two\n")
-	if code != 0 || !strings.Contains(shown, "differ") || strings.Contains(shown, "secret") ||
+	if code != 0 || !strings.Contains(shown, "differ") || strings.Contains(shown, "secret one") || strings.Contains(shown, "secret t") ||
 		!strings.Contains(shown, "New passphrase for") || !strings.Contains(shown, "Replaced key") {
 		t.Fatalf("exit status %d\n%s", code, shown)
 	}

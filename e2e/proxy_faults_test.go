@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -445,11 +446,13 @@ func reversed(name string) string {
 // are more.
 func endlessList(p *proxy, r *proxyRequest) bool {
 	m, err := protocol.ParseList(r.payload)
-	if err != nil || m.Prefix != protocol.PrefixPacks {
+	dir, packs := strings.CutPrefix(m.Prefix, protocol.PrefixPacks)
+	if err != nil || !packs {
 		return true
 	}
+	first, _ := strconv.ParseUint(strings.TrimSuffix(dir, "/"), 16, 8) // packs/ab/ has only what begins so
 	for range m.Max {
-		p.sendPack(r, p.pages)
+		p.sendPack(r, byte(first), p.pages)
 		p.pages++
 	}
 	p.answer(r, protocol.ListDone{Count: m.Max, More: true})
@@ -459,13 +462,13 @@ func endlessList(p *proxy, r *proxyRequest) bool {
 // floodList answers a list with more entries than were asked for.
 func floodList(p *proxy, r *proxyRequest) bool {
 	for n := range uint64(1_000_000) {
-		p.sendPack(r, n)
+		p.sendPack(r, 0, n)
 	}
 	return false
 }
 
-func (p *proxy) sendPack(r *proxyRequest, n uint64) {
-	var id [16]byte
+func (p *proxy) sendPack(r *proxyRequest, first byte, n uint64) {
+	id := [16]byte{first}
 	for i := range 8 {
 		id[i+1] = byte(n >> (56 - 8*i))
 	}

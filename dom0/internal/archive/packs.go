@@ -28,6 +28,11 @@ type object struct {
 
 func compareObjectIDs(x, y object) int { return bytes.Compare(x.id[:], y.id[:]) }
 
+// maxListedDir bounds what one directory may list: ids are random, so that each of the
+// 256 has a 256th of the packs, and no fourth of it more. A list without an end is
+// found out before it takes memory.
+const maxListedDir = format.MaxPacks / 64
+
 // listDir lists a directory of packs, or the index, in order. total counts what was
 // listed.
 func listDir(ctx context.Context, conn *store.Conn, prefix string, total *atomic.Int64) (list []object, err error) {
@@ -35,6 +40,9 @@ func listDir(ctx context.Context, conn *store.Conn, prefix string, total *atomic
 		id, ok := protocol.ParseID(e.Name)
 		if !ok {
 			return fmt.Errorf("list %s: %q: %w", prefix, e.Name, store.ErrProtocol)
+		}
+		if len(list) == maxListedDir {
+			return fmt.Errorf("list %s: the store lists more than %d: %w", prefix, maxListedDir, store.ErrProtocol)
 		}
 		if total.Add(1) > format.MaxPacks {
 			return fmt.Errorf("list %s: the store lists more than %d: %w", prefix, format.MaxPacks, store.ErrProtocol)
