@@ -122,6 +122,9 @@ func rowsHash(held, needed protocol.InventoryRow) [32]byte {
 // listedAll remembers that everything was listed by a command that says itself what is
 // missing.
 func (a *Archive) listedAll() error {
+	if a.rootless != nil {
+		return nil // of an archive without a root nothing is remembered
+	}
 	known, err := a.opts.State.Listed(a.keys.Archive, a.dest.String())
 	if err != nil {
 		return err
