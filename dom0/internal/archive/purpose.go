@@ -167,7 +167,11 @@ func (r *relisting) newestComplete(ctx context.Context, s *surveyed, ids []forma
 func (r *relisting) addLost() {
 	made := 0
 	for _, g := range r.l.Gaps {
-		r.warn(fmt.Sprintf("sessions #%d to #%d are lost; their entries stay, and they are taken back if they come back", g.First, g.Last))
+		if g.First == g.Last {
+			r.warn(fmt.Sprintf("session #%d is lost; its entry stays, and it is taken back if it comes back", g.First))
+		} else {
+			r.warn(fmt.Sprintf("sessions #%d to #%d are lost; their entries stay, and they are taken back if they come back", g.First, g.Last))
+		}
 		reason := format.ReasonDamaged
 		for seq := g.First; seq <= g.Last && made < maxLostEntries; seq++ {
 			r.entries = append(r.entries, format.SessionEntry{Seq: seq, State: format.EntryLost, Reason: reason, Noted: r.w.a.next})
