@@ -128,10 +128,10 @@ func programs(t testing.TB, b build) string {
 const raceEnv = "PINION_E2E_RACE"
 
 // slowStart is what the start of a program with the race detector takes where the
-// thousands of such starts in these tests would take hours. A tenth of it is usual;
-// measured were 0.7 s, and less than 0.1 s without, in a virtual machine whose page
-// faults take 35 µs.
-const slowStart = 250 * time.Millisecond
+// thousands of such starts in these tests would take hours. Measured were 0.1 s on an
+// idle virtual machine and 0.7 s on the same one when it was busy; 0.02 s and 0.1 s
+// without.
+const slowStart = 80 * time.Millisecond
 
 // raced reports whether programs are built with the race detector: packages' own tests
 // always are.
