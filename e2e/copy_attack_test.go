@@ -142,13 +142,10 @@ func (w *world) plantJunk(generation uint64) (names []string) {
 }
 
 // highestOwn is the name of an archive's highest head, which nobody makes up here.
-func highestOwn(t testing.TB, dir string) (name string) {
+func highestOwn(t testing.TB, dir string) string {
 	t.Helper()
-	highest := uint64(0)
-	for n := range files(t, dir) {
-		if g, ok := protocol.ParseHead(n); ok && g > highest {
-			name, highest = n, g
-		}
-	}
-	return name
+	return highest(t, dir, func(name string) uint64 {
+		g, _ := protocol.ParseHead(name)
+		return g
+	})
 }

@@ -175,21 +175,15 @@ func (m *copyMatrix) survives(what string, first []proxyEvent) {
 // is none: a kill may leave the one without the other.
 func newestRoot(t testing.TB, dir string) []byte {
 	t.Helper()
-	var path string
-	highest := uint64(0)
-	for name := range files(t, dir) {
-		g, head := protocol.ParseHead(name)
-		if !head {
-			g, _, _ = protocol.ParseRootName(name)
-		}
-		if g > highest {
-			path, highest = name, g
-		}
-	}
-	if path == "" {
+	name := highest(t, dir, func(name string) uint64 {
+		head, _ := protocol.ParseHead(name)
+		second, _, _ := protocol.ParseRootName(name)
+		return max(head, second)
+	})
+	if name == "" {
 		return nil
 	}
-	return readFile(t, filepath.Join(dir, path))
+	return readFile(t, filepath.Join(dir, name))
 }
 
 // objects are the names of an archive's objects, without roots, in order.

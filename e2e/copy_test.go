@@ -38,12 +38,22 @@ func (w *world) keyless() *world {
 
 // highestRoot is the name of the root of the highest generation among the second
 // copies of an archive; empty: there is none.
-func highestRoot(t testing.TB, dir string) (name string) {
+func highestRoot(t testing.TB, dir string) string {
 	t.Helper()
-	highest := uint64(0)
+	return highest(t, dir, func(name string) uint64 {
+		g, _, _ := protocol.ParseRootName(name)
+		return g
+	})
+}
+
+// highest is the name of the file of the highest generation in a directory; empty:
+// none has one, and generation is 0 for all.
+func highest(t testing.TB, dir string, generation func(name string) uint64) (name string) {
+	t.Helper()
+	most := uint64(0)
 	for n := range files(t, dir) {
-		if g, _, ok := protocol.ParseRootName(n); ok && g > highest {
-			name, highest = n, g
+		if g := generation(n); g > most {
+			name, most = n, g
 		}
 	}
 	return name

@@ -234,10 +234,9 @@ func (a *Archive) reload(ctx context.Context) error {
 }
 
 // takeNewest takes the newest of roots that were just listed; before is what was
-// known until then. Before anything is
-// written, the second copy of that root has to be there: else its number could be
-// given a second time if head/ is lost. So numbers are taken from a list that was
-// made after it.
+// known until then. Before anything is written, the second copy of that root has to be
+// there: else its number could be given a second time if head/ is lost. So numbers are
+// taken from a list that was made after it.
 func (a *Archive) takeNewest(ctx context.Context, r *roots, before memory) error {
 	var second string // the name of the copy that was put
 	for range maxReloads {

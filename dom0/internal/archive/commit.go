@@ -199,10 +199,10 @@ func lostAnswer(err error) bool {
 
 // cameLate looks at the roots after a head was created, and reports whether that
 // counts for nothing. heads are those that the store listed after that; without this
-// one among them they are listed anew. It counts for nothing if there is
-// another root of its number in roots/, or a higher one that doesn't have it among
-// its predecessors, or that doesn't show it because it doesn't open. Names so high that they didn't count for the number don't count
-// here either.
+// one among them they are listed anew. It counts for nothing if there is another root
+// of its number in roots/, or a higher one that doesn't have it among its
+// predecessors, or that doesn't show it because it doesn't open. Names so high that
+// they didn't count for the number don't count here either.
 func (a *Archive) cameLate(ctx context.Context, generation uint64, sealed []byte, heads []uint64) (bool, error) {
 	r := newRoots(a.conn)
 	var err error

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/binary"
 	"errors"
 	"slices"
 	"sync"
@@ -130,7 +129,7 @@ func (f *found) enterSession(blob format.BlobID, plain []byte) error {
 }
 
 func (f *found) enterLeaf(blob format.BlobID, plain []byte) error {
-	leaf, err := format.ParseSessionLeaf(plain, leafIndex(plain))
+	leaf, at, err := format.ParseAnySessionLeaf(plain)
 	if err != nil {
 		return err
 	}
@@ -141,21 +140,10 @@ func (f *found) enterLeaf(blob format.BlobID, plain []byte) error {
 		f.need(format.StructSessionEntry, e.Ext)
 		f.listed[e.ID] = max(f.listed[e.ID], leaf.Generation)
 	}
-	at := leaf.Entries[0].Seq / format.Fanout
 	if old, ok := f.leaves[at]; !ok || old.before(leaf, blob) {
 		f.leaves[at] = foundLeaf{leaf, blob}
 	}
 	return nil
-}
-
-// leafIndex is the place in the list that a leaf's first entry says it is of: which
-// one it is, is in nothing else where no tree leads to it.
-func leafIndex(untrusted []byte) uint64 {
-	const seq = 1 + 8 + 4 + 1 + 16 + 32
-	if len(untrusted) < seq+8 {
-		return 0
-	}
-	return binary.BigEndian.Uint64(untrusted[seq:]) / format.Fanout
 }
 
 // before reports whether another leaf counts instead. Two of one version are of a

@@ -60,7 +60,7 @@ func (a *Archive) openGoodIndex(ctx context.Context, spare bool, runs []format.I
 		return t, err
 	}
 	bad(err)
-	t, _, err = a.openTables(ctx, spare, runs, err)
+	t, _, err = a.openTables(ctx, spare, runs, nil, err)
 	return t, err
 }
 

@@ -33,7 +33,7 @@ const writerEnv = "PINION_TEST_WRITER"
 func TestCommitsWithoutLocks(t *testing.T) {
 	bases := strings.Split(*commitsDir, ",")
 	if *commitsDir == "" {
-		bases = []string{filepath.Dir(archivetest.New(t).Dir)}
+		bases = []string{archivetest.MemoryDir(t)}
 	}
 	p := archivetest.NewIn(t, bases[0])
 	p.Init(t)

@@ -26,6 +26,15 @@ type object struct {
 	size uint64
 }
 
+// listed is the object of an entry of a list.
+func listed(prefix string, e protocol.Entry) (object, error) {
+	id, ok := protocol.ParseID(e.Name)
+	if !ok {
+		return object{}, fmt.Errorf("list %s: %q: %w", prefix, e.Name, store.ErrProtocol)
+	}
+	return object{id, e.Size}, nil
+}
+
 func compareObjectIDs(x, y object) int { return bytes.Compare(x.id[:], y.id[:]) }
 
 // maxListedDir bounds what one directory may list: ids are random, so that each of the
@@ -37,9 +46,9 @@ const maxListedDir = format.MaxPacks / 64
 // listed.
 func listDir(ctx context.Context, conn *store.Conn, prefix string, total *atomic.Int64) (list []object, err error) {
 	err = eachName(ctx, conn, prefix, "", format.MaxPacks, func(e protocol.Entry) error {
-		id, ok := protocol.ParseID(e.Name)
-		if !ok {
-			return fmt.Errorf("list %s: %q: %w", prefix, e.Name, store.ErrProtocol)
+		o, err := listed(prefix, e)
+		if err != nil {
+			return err
 		}
 		if len(list) == maxListedDir {
 			return fmt.Errorf("list %s: the store lists more than %d: %w", prefix, maxListedDir, store.ErrProtocol)
@@ -47,7 +56,7 @@ func listDir(ctx context.Context, conn *store.Conn, prefix string, total *atomic
 		if total.Add(1) > format.MaxPacks {
 			return fmt.Errorf("list %s: the store lists more than %d: %w", prefix, format.MaxPacks, store.ErrProtocol)
 		}
-		list = append(list, object{id, e.Size})
+		list = append(list, o)
 		return nil
 	})
 	return list, err
@@ -64,11 +73,11 @@ func (a *Archive) eachPack(ctx context.Context, fn func(id format.ObjectID, size
 		return a.eachPackIn(ctx, packRows(), fn)
 	}
 	for _, e := range entries {
-		id, ok := protocol.ParseID(e.Name)
-		if !ok {
-			return fmt.Errorf("list %s: %q: %w", protocol.PrefixPacks, e.Name, store.ErrProtocol)
+		o, err := listed(protocol.PrefixPacks, e)
+		if err != nil {
+			return err
 		}
-		if err := fn(id, int64(e.Size)); err != nil {
+		if err := fn(o.id, int64(o.size)); err != nil {
 			return err
 		}
 	}

@@ -48,8 +48,11 @@ func (a *Archive) Presence(ctx context.Context) (*Presence, error) {
 	look := func(i int, list []object) error {
 		p.Dirs++
 		delete(known.Rows, i)
-		if p.compare(i, needed[i], list) && rowOf(list) != rowOf(needed[i]) {
-			known.Rows[i] = rowsHash(rowOf(list), rowOf(needed[i]))
+		if !p.compare(i, needed[i], list) {
+			return nil
+		}
+		if held, want := rowOf(list), rowOf(needed[i]); held != want {
+			known.Rows[i] = rowsHash(held, want)
 		}
 		return nil
 	}

@@ -44,9 +44,7 @@ func (w *Writer) relist(ctx context.Context, next *format.Root, warn func(string
 	if err != nil || l.TableDamage == nil && !n.added {
 		return err
 	}
-	if made := l.MadeUp + n.madeUp; made > 0 {
-		warn(fmt.Sprintf("the names of %d volumes or qubes are lost; they are called volume-… or qube-… now, see pinion list", made))
-	}
+	r.warnMadeUp(l.MadeUp + n.madeUp)
 	edits := uint32(0)
 	if l.TableDamage == nil {
 		edits = n.t.Edits + 1
@@ -139,7 +137,7 @@ func (r *relisting) judge(ctx context.Context, e format.SessionEntry, s *surveye
 	} else if known {
 		reason = format.ReasonDamaged
 	}
-	r.warn(fmt.Sprintf("session #%d is lost; its entry stays, and it is taken back if it comes back", e.Seq))
+	r.warnLost(e.Seq, e.Seq)
 	e.State, e.Reason, e.Noted = format.EntryLost, reason, r.w.a.next
 	return e, nil
 }
@@ -163,15 +161,27 @@ func (r *relisting) newestComplete(ctx context.Context, s *surveyed, ids []forma
 	return best, nil
 }
 
+// warnMadeUp says how many names were made up.
+func (r *relisting) warnMadeUp(names int) {
+	if names > 0 {
+		r.warn(fmt.Sprintf("the names of %d volumes or qubes are lost; they are called volume-… or qube-… now, see pinion list", names))
+	}
+}
+
+// warnLost says which sessions are lost.
+func (r *relisting) warnLost(first, last uint64) {
+	if first == last {
+		r.warn(fmt.Sprintf("session #%d is lost; its entry stays, and it is taken back if it comes back", first))
+		return
+	}
+	r.warn(fmt.Sprintf("sessions #%d to #%d are lost; their entries stay, and they are taken back if they come back", first, last))
+}
+
 // addLost makes entries for the numbers of which nothing is known.
 func (r *relisting) addLost() {
 	made := 0
 	for _, g := range r.l.Gaps {
-		if g.First == g.Last {
-			r.warn(fmt.Sprintf("session #%d is lost; its entry stays, and it is taken back if it comes back", g.First))
-		} else {
-			r.warn(fmt.Sprintf("sessions #%d to #%d are lost; their entries stay, and they are taken back if they come back", g.First, g.Last))
-		}
+		r.warnLost(g.First, g.Last)
 		reason := format.ReasonDamaged
 		for seq := g.First; seq <= g.Last && made < maxLostEntries; seq++ {
 			r.entries = append(r.entries, format.SessionEntry{Seq: seq, State: format.EntryLost, Reason: reason, Noted: r.w.a.next})

@@ -187,7 +187,11 @@ func (a *Archive) raise(known *state.Memory) {
 // the sessions and names in them.
 func (a *Archive) loadRootless(ctx context.Context) error {
 	r := a.rootless
-	t, generation, err := a.openTables(ctx, false, nil, fmt.Errorf("no root opens (%w)", r.cause))
+	sizes, err := a.packSizes(ctx)
+	if err != nil {
+		return err
+	}
+	t, generation, err := a.openTables(ctx, false, nil, sizes, fmt.Errorf("no root opens (%w)", r.cause))
 	if err != nil {
 		return err
 	}
@@ -195,8 +199,9 @@ func (a *Archive) loadRootless(ctx context.Context) error {
 		a.index.Close()
 	}
 	a.index, a.freshIndex = t, false
-	if a.root.Stored, err = a.packBytes(ctx); err != nil {
-		return err
+	a.root.Stored = 0
+	for _, size := range sizes {
+		a.root.Stored += size
 	}
 	// The root that a pack was written for is one above that which it was written on.
 	a.highest = max(a.highest, generation+1)
@@ -207,15 +212,6 @@ func (a *Archive) loadRootless(ctx context.Context) error {
 	// freed, as a rule.
 	a.tables = &RootError{Export: true, Err: r.cause}
 	return nil
-}
-
-// packBytes is how many bytes all packs have.
-func (a *Archive) packBytes(ctx context.Context) (total int64, err error) {
-	err = a.eachPack(ctx, func(_ format.ObjectID, size int64) error {
-		total += size
-		return nil
-	})
-	return total, err
 }
 
 // volumes is the volume table that counts.

@@ -4,10 +4,28 @@ import (
 	"context"
 	"fmt"
 
+	"golang.org/x/sync/errgroup"
+
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/store"
 	"pinion/protocol"
 )
+
+// listBoth lists the generations that have a head, and what roots/ has from a
+// generation on, both at once.
+func listBoth(ctx context.Context, conn *store.Conn, from uint64) (heads []uint64, second []RootName, err error) {
+	var g errgroup.Group // without a context: to end one of the requests ends the connection
+	g.Go(func() (err error) {
+		heads, err = listHeads(ctx, conn)
+		return err
+	})
+	g.Go(func() (err error) {
+		second, err = listSecond(ctx, conn, from)
+		return err
+	})
+	err = g.Wait()
+	return heads, second, err
+}
 
 // listHeads lists the generations that have a head.
 func listHeads(ctx context.Context, conn *store.Conn) (heads []uint64, err error) {

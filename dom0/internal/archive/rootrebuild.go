@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 
-	"pinion/dom0/internal/blob"
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/index"
-	"pinion/dom0/internal/pack"
 	"pinion/dom0/internal/store"
 	"pinion/protocol"
 )
@@ -92,13 +90,9 @@ func (b *rebuilding) run(ctx context.Context) error {
 // root names.
 func (b *rebuilding) begin() (err error) {
 	a := b.a
-	w := &Writer{a: a, branch: format.NewObjectID(), own: map[format.ObjectID]bool{}, adopted: map[format.ObjectID]bool{}}
-	if w.sealer, err = blob.NewSealer(a.keys, a.root.Compression, format.MaxMetadata); err != nil {
+	if b.w, err = a.newWriter(a.root.Compression, format.NewObjectID()); err != nil {
 		return err
 	}
-	w.data = packStream{w: w, kind: format.PackData, size: pack.Capacity(a.ChunkSize())}
-	w.meta = packStream{w: w, kind: format.PackMetadata, twins: true}
-	b.w = w
 	return a.opts.State.MarkUnclean(a.keys.Archive, a.dest.String(), false)
 }
 
@@ -153,9 +147,7 @@ func (b *rebuilding) root(ctx context.Context, x *rescue) (*format.Root, error) 
 		return nil, err
 	}
 	next.Sessions = uint64(len(r.entries))
-	if l.MadeUp > 0 {
-		a.opts.Warn(fmt.Sprintf("the names of %d volumes or qubes are lost; they are called volume-… or qube-… now, see pinion list", l.MadeUp))
-	}
+	r.warnMadeUp(l.MadeUp)
 	if next.VolumeTable, err = a.putTable(put, l.Table, 0); err != nil {
 		return nil, err
 	}

@@ -91,43 +91,28 @@ func (r *roots) again() *roots {
 // all that is needed where the highest head opens. Where likely, a generation that
 // may be that of the highest head, isn't above it, both are listed at once.
 func (r *roots) listNew(ctx context.Context, likely uint64) error {
-	var heads []uint64
-	var second []RootName
-	var g errgroup.Group // without a context: to end one of the requests ends the connection
-	g.Go(func() (err error) {
-		heads, err = listHeads(ctx, r.conn)
-		return err
-	})
 	if likely > 0 {
-		g.Go(func() (err error) {
-			second, err = listSecond(ctx, r.conn, likely)
+		heads, second, err := listBoth(ctx, r.conn, likely)
+		if err != nil {
 			return err
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	if likely == 0 || len(heads) == 0 || slices.Max(heads) < likely {
+		}
+		if len(heads) > 0 && slices.Max(heads) >= likely {
+			r.name(heads, second)
+			return nil
+		}
 		return r.listBeside(ctx, heads)
 	}
-	r.name(heads, second)
-	return nil
+	heads, err := listHeads(ctx, r.conn)
+	if err != nil {
+		return err
+	}
+	return r.listBeside(ctx, heads)
 }
 
 // listEvery names all roots.
 func (r *roots) listEvery(ctx context.Context) error {
-	var heads []uint64
-	var second []RootName
-	var g errgroup.Group // without a context: to end one of the requests ends the connection
-	g.Go(func() (err error) {
-		heads, err = listHeads(ctx, r.conn)
-		return err
-	})
-	g.Go(func() (err error) {
-		second, err = listSecond(ctx, r.conn, 0)
-		return err
-	})
-	if err := g.Wait(); err != nil {
+	heads, second, err := listBoth(ctx, r.conn, 0)
+	if err != nil {
 		return err
 	}
 	r.name(heads, nil)

@@ -46,7 +46,7 @@ func (a *Archive) LoadIndex(ctx context.Context) error {
 	if !isDamage(err) {
 		return err
 	}
-	t, _, tablesErr := a.openTables(ctx, false, a.root.Index, err)
+	t, _, tablesErr := a.openTables(ctx, false, a.root.Index, nil, err)
 	if tablesErr != nil {
 		return tablesErr
 	}
@@ -79,18 +79,15 @@ const (
 
 // openTables makes an index of the tables of contents, and of what is left of the
 // index itself, for reading alone. generation is the highest that a pack was written
-// on. Without a root, what the cache has is of use as long as the packs are the same.
-func (a *Archive) openTables(ctx context.Context, spare bool, runs []format.IndexRun, damage error) (t *index.Table, generation uint64, err error) {
+// on. sizes, if not nil, are the packs, listed already: then what the cache has is of
+// use as long as they are the same, and not as long as runs are.
+func (a *Archive) openTables(ctx context.Context, spare bool, runs []format.IndexRun, sizes map[format.ObjectID]int64, damage error) (t *index.Table, generation uint64, err error) {
 	dir := filepath.Join(a.indexCache(), "tables")
 	if spare {
 		dir += "-spare"
 	}
-	var sizes map[format.ObjectID]int64
 	what := runsHash(runs)
-	if a.rootless != nil {
-		if sizes, err = a.packSizes(ctx); err != nil {
-			return nil, 0, err
-		}
+	if sizes != nil {
 		what = packsHash(sizes)
 	}
 	if t, generation := a.openNoted(ctx, dir, what); t != nil {

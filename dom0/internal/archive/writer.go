@@ -57,6 +57,18 @@ func (a *Archive) NewWriter(ctx context.Context, c format.Compression, tryAll bo
 	if a.tables != nil {
 		return nil, a.tables
 	}
+	w, err := a.newWriter(c, branch)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.adopt(ctx, tryAll); err != nil {
+		return nil, err
+	}
+	return w, a.opts.State.MarkUnclean(a.keys.Archive, a.dest.String(), false)
+}
+
+// newWriter is a writer that has asked nobody whether it may write.
+func (a *Archive) newWriter(c format.Compression, branch format.ObjectID) (*Writer, error) {
 	sealer, err := blob.NewSealer(a.keys, c, format.MaxMetadata)
 	if err != nil {
 		return nil, err
@@ -64,10 +76,7 @@ func (a *Archive) NewWriter(ctx context.Context, c format.Compression, tryAll bo
 	w := &Writer{a: a, branch: branch, sealer: sealer, own: map[format.ObjectID]bool{}, adopted: map[format.ObjectID]bool{}}
 	w.data = packStream{w: w, kind: format.PackData, size: pack.Capacity(a.ChunkSize())}
 	w.meta = packStream{w: w, kind: format.PackMetadata, twins: true}
-	if err := w.adopt(ctx, tryAll); err != nil {
-		return nil, err
-	}
-	return w, a.opts.State.MarkUnclean(a.keys.Archive, a.dest.String(), false)
+	return w, nil
 }
 
 // Known reports whether a blob is in the archive already, or in this run.

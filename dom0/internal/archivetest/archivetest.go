@@ -71,7 +71,7 @@ type Place struct {
 // memory, the store is on it, and nothing waits for a disk.
 func New(t testing.TB) *Place {
 	t.Helper()
-	return NewIn(t, memoryDir(t))
+	return NewIn(t, MemoryDir(t))
 }
 
 // NewOnDisk is New for tests of what file systems in memory can't do.
@@ -80,8 +80,8 @@ func NewOnDisk(t testing.TB) *Place {
 	return NewIn(t, t.TempDir())
 }
 
-// memoryDir is a temporary directory, in memory where the system has that.
-func memoryDir(t testing.TB) string {
+// MemoryDir is a temporary directory, in memory where the system has that.
+func MemoryDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "pinion-test-")
 	if err != nil {
@@ -119,7 +119,7 @@ func (p *Place) setDest(t testing.TB) {
 // Forget gives the host a new, empty state.
 func (p *Place) Forget(t testing.TB) {
 	t.Helper()
-	dir, err := state.Open(filepath.Join(memoryDir(t), "state"))
+	dir, err := state.Open(filepath.Join(MemoryDir(t), "state"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,13 +129,13 @@ func (p *Place) Forget(t testing.TB) {
 // ForgetCache gives the host a new, empty cache.
 func (p *Place) ForgetCache(t testing.TB) {
 	t.Helper()
-	p.Cache = filepath.Join(memoryDir(t), "cache")
+	p.Cache = filepath.Join(MemoryDir(t), "cache")
 }
 
 // Copy copies the store to another place, which the same host knows as much of.
 func (p *Place) Copy(t testing.TB) *Place {
 	t.Helper()
-	base := memoryDir(t)
+	base := MemoryDir(t)
 	c := &Place{Dir: filepath.Join(base, "store"), Cache: filepath.Join(base, "cache"), Key: p.Key, State: p.State}
 	if err := os.CopyFS(c.Dir, os.DirFS(p.Dir)); err != nil {
 		t.Fatal(err)

@@ -18,7 +18,7 @@ func Source(name, path string) backup.Source {
 // Options are those of a backup on a host that remembers nothing.
 func Options(t testing.TB) backup.Options {
 	t.Helper()
-	return OptionsIn(t, filepath.Join(memoryDir(t), "state"))
+	return OptionsIn(t, filepath.Join(MemoryDir(t), "state"))
 }
 
 // OptionsIn are those of a backup on a host with that state directory.

@@ -106,11 +106,7 @@ func FuzzTwoStores(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Setenv(realEnv, os.Getenv("PINION_TEST_HELPER"))
-	base, err := os.MkdirTemp("/dev/shm", "pinion-copying-")
-	if err != nil {
-		base = f.TempDir()
-	}
-	f.Cleanup(func() { os.RemoveAll(base) })
+	base := archivetest.MemoryDir(f)
 	from := archivetest.NewIn(f, filepath.Join(base, "from")).Init(f)
 	from.Commit(f, chunk(1))
 	old := filepath.Join(base, "old")

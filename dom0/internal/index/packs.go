@@ -48,9 +48,9 @@ type Pack struct {
 }
 
 // EachPack calls f for every pack that the listed runs name, ascending by id,
-// each once: these packs, and of metadata their twins, should be in the store. A pack is given for as long as any run names it, also
-// if newer runs hide all its entries. It stops at the first error and returns
-// it. f may call Lookup, but nothing else of this Table. Memory is a page for
+// each once: these packs, and of metadata their twins, should be in the store. A
+// pack is given for as long as any run names it, also if newer runs hide all its
+// entries. It stops at the first error and returns it. f may call Lookup, but nothing else of this Table. Memory is a page for
 // each object.
 func (t *Table) EachPack(ctx context.Context, f func(Pack) error) error {
 	t.change.Lock()
