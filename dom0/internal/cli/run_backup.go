@@ -85,8 +85,9 @@ type backingUp struct {
 	saving map[string]*savedQube
 	// pruned is what autoprune did.
 	pruned *pruneJSON
-	// presence is whether the store has what the archive needs; nil: that can't be told.
+	// presence is whether the store has what the archive needs; nil: that can't be told, and unasked says why.
 	presence *archive.Presence
+	unasked  error
 	// hint is what to do about sources that were left out.
 	hint string
 }
@@ -144,9 +145,7 @@ func runBackup(ctx context.Context, env *Env, o *backupCommand) error {
 		return err
 	}
 	b.stamp(ctx, res)
-	if b.presence, err = a.Presence(ctx); err != nil {
-		env.UI.Warn("the session is whole, but whether the store has all of the archive can't be told: %s", oneLine(err))
-	}
+	b.presence, b.unasked = a.Presence(ctx)
 	return b.report(ctx, a, res)
 }
 
@@ -336,9 +335,12 @@ func (b *backingUp) report(ctx context.Context, a *archive.Archive, res *backup.
 	return failed
 }
 
-// incomplete is the end of a run whose session needs what the store doesn't have.
+// incomplete is the end of a run whose session needs what the store doesn't have, or perhaps doesn't.
 func (b *backingUp) incomplete() error {
 	p := b.presence
+	if b.unasked != nil {
+		return fmt.Errorf("the session was made, but whether the store has all of the archive can't be told: %w", b.unasked)
+	}
 	if p == nil || p.Missing == 0 {
 		return nil
 	}

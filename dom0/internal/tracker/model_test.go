@@ -192,9 +192,18 @@ func (m *model) commit(*rapid.T) {
 	died := m.do(func(d *tracker.Dir) { _ = w.end(d, sessions) })
 	for i, v := range w.run.Volumes {
 		if sessions[i] != nil && !died && !clearing && !m.spoiled[v.Base.Name] {
-			m.sound[v.Request.Key] = m.paired(v, s)
+			m.sound[v.Request.Key] = m.paired(v, s) && !m.spoiledBase(v.Request.Source.Locator)
 		}
 	}
+}
+
+// spoiledBase reports whether something was done to the base of a volume, which is
+// another than that of a run where the base was advanced meanwhile.
+func (m *model) spoiledBase(locator string) bool {
+	list, _ := m.dir().List(ctx)
+	return slices.ContainsFunc(list, func(tr tracker.Tracked) bool {
+		return tr.Locator == locator && tr.Base != nil && m.spoiled[tr.Base.Name]
+	})
 }
 
 // paired reports whether state knows that a volume is as in a session.
