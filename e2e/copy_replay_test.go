@@ -102,3 +102,30 @@ func TestCopyOfAnArchiveWhoseKeyWasChangedOften(t *testing.T) {
 	w.ok("copy", "--keyfile", key, "--to", "file:"+to) // the other one isn't asked for
 	w.at(to).ok("verify", "-q", "--keyfile", key)
 }
+
+// An archive that was put back to an older state, and went on from there, leaves a copy
+// of the newer state alone, for good: what that has is nowhere else.
+func TestCopyIsNewerThanAnArchiveThatWasPutBack(t *testing.T) {
+	w := archive(t)
+	v := w.image("v", "random:1M:1")
+	w.backup("file:" + v)
+	old := copyTree(t, w.store)
+	overwrite(t, v, 0, "random:512K:2")
+	w.backup("file:" + v)
+	only := copyFile(t, v, w.path("only"))
+	to := w.path("copy")
+	w.ok("copy", "--to", "file:"+to)
+	putTree(t, old, w.store)
+	w.exits(14, "copy", "--to", "file:"+to)
+	w.exits(14, "copy", "--allow-rollback", "--to", "file:"+to)
+	for i := range 3 {
+		overwrite(t, v, 0, fmt.Sprintf("random:256K:%d", 3+i))
+		w.ok("backup", "--allow-rollback", "file:"+v)
+		for _, args := range [][]string{{"copy"}, {"copy", "--delete"}, {"copy", "--allow-rollback"}, {"copy", "--allow-rollback", "--delete"}} {
+			w.exits(14, append(args, "--to", "file:"+to)...).says("choose another place")
+		}
+	}
+	c := w.other("reader").at(to)
+	c.restores("v", "latest", only)
+	c.ok("verify", "-q", "--all-sessions")
+}

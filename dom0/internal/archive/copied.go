@@ -13,6 +13,9 @@ import (
 // What the command that copies archives asks of one that is open, and what is
 // known of a copy when it is opened.
 
+// Copies are the destinations that this host copied the archive to, in order.
+func (a *Archive) Copies() []string { return a.opts.State.Copies(a.dest.String()) }
+
 // RootHash is the SHA-256 of the root as it was opened or last committed.
 func (a *Archive) RootHash() [32]byte { return a.rootHash }
 
@@ -28,6 +31,14 @@ func (a *Archive) Descends(hash [32]byte) bool {
 		}
 	}
 	return false
+}
+
+// Forked reports whether the root is known to follow no root of a generation that has
+// a SHA-256: it names as many predecessors as generations lie between, or all of them.
+func (a *Archive) Forked(generation uint64, hash [32]byte) bool {
+	named := uint64(len(a.root.Predecessors))
+	all := named < format.MaxPredecessors || generation+named >= a.root.Generation
+	return all && !a.Descends(hash)
 }
 
 // SealedRoot is the object of the root as it was opened or last committed. It must

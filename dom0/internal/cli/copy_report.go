@@ -39,7 +39,7 @@ func (c *copyRun) report(res *copying.Result, gone removed, older error) error {
 	if !u.Quiet() {
 		c.sayDone(res, gone, older)
 	}
-	if res.Extra > gone.objects && !c.o.Delete && !res.First {
+	if res.Extra > gone.objects && !c.o.Delete && !res.First && res.Failed == 0 && c.lost == 0 {
 		u.Notice("the copy has %s that the archive no longer has; --delete removes them, and frees %s", count(int(res.Extra), "object"), ui.Bytes(res.ExtraBytes))
 	}
 	for _, f := range c.failed {
@@ -52,6 +52,9 @@ func (c *copyRun) report(res *copying.Result, gone removed, older error) error {
 		return older
 	}
 	if err := c.partly(res); err != nil {
+		return err
+	}
+	if err := c.notRemoved(res); err != nil {
 		return err
 	}
 	if res.First && c.open == nil {
@@ -87,6 +90,9 @@ func (c *copyRun) partly(res *copying.Result) error {
 	if res.Failed > 0 {
 		err := fmt.Errorf("%s of the archive can't be had; the copy has everything else", count(int(res.Failed), "object"))
 		hint := "pinion check says what is damaged; run the same command again once it is mended"
+		if c.onlyThere > 0 {
+			hint = fmt.Sprintf("the copy has %d of them: before you repair the archive, put them back from there; %s", c.onlyThere, seeCopies)
+		}
 		if int64(c.unreadable) == res.Failed {
 			return exit.With(exit.Partial, err, "they can't be read now, and may be whole: run the same command again once they can")
 		}

@@ -144,7 +144,7 @@ func (c *copyRun) takeKey(ctx context.Context) error {
 
 func (c *copyRun) keyOf(needed *copying.Needed) *copying.Key {
 	r := c.open.Root()
-	return &copying.Key{Archive: r.Archive, Root: c.open.SealedRoot(), Generation: r.Generation, Open: c.open.OpenRoot, Needed: needed}
+	return &copying.Key{Archive: r.Archive, Root: c.open.SealedRoot(), Generation: r.Generation, Open: c.open.OpenRoot, Forked: c.open.Forked, Needed: needed}
 }
 
 // nothingThere is the error for a place without an archive.

@@ -34,6 +34,8 @@ type copyRun struct {
 
 	failed     []failedJSON // the first maxFailed
 	unreadable int          // of all that failed, those that can't be read now, and may be whole
+	onlyThere  int          // of all that failed, those that the copy has
+	lost       int          // what the archive's sessions need and it doesn't have, though it may be in the copy
 }
 
 func runCopy(ctx context.Context, env *Env, o *copyCommand) error {
@@ -76,6 +78,9 @@ func runCopy(ctx context.Context, env *Env, o *copyCommand) error {
 	if err := c.remember(res, older == nil); err != nil {
 		return err
 	}
+	if err := c.findLost(ctx, res); err != nil {
+		return err
+	}
 	gone, err := c.remove(ctx, dst, res)
 	if err != nil {
 		return err
@@ -115,6 +120,9 @@ func (c *copyRun) lock(ctx context.Context, conn *store.Conn, mode protocol.Lock
 func (c *copyRun) notCopied(object string, err error) {
 	if errors.Is(err, store.ErrUnreadable) {
 		c.unreadable++
+	}
+	if errors.Is(err, copying.ErrMissingThere) {
+		c.onlyThere++
 	}
 	if len(c.failed) < maxFailed {
 		c.failed = append(c.failed, failedJSON{object, err.Error()})
@@ -199,11 +207,7 @@ type removed struct{ objects, roots int64 }
 // remove does what --delete asks for. A copy that was begun by this run, or that isn't whole, is left alone: what else is
 // there may be all that is left of something.
 func (c *copyRun) remove(ctx context.Context, dst *store.Conn, res *copying.Result) (gone removed, err error) {
-	if !c.o.Delete || res.First || !res.Current || res.Failed > 0 {
-		return gone, nil
-	}
-	if c.key.Needed == nil {
-		c.env.UI.Warn("nothing is removed, since parts of the archive's index are lost: pinion check --repair makes it anew")
+	if !c.o.Delete || res.First || !res.Current || res.Failed > 0 || c.lost > 0 || c.key.Needed == nil {
 		return gone, nil
 	}
 	if err := c.lock(ctx, dst, protocol.LockExclusive); err != nil {

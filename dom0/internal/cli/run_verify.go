@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/damage"
@@ -212,6 +213,9 @@ func reportDamage(env *Env, a *archive.Archive, list *damage.List, states []veri
 	hint := "pinion check --repair --read-data mends what can be mended; then the next backup sends again what was lost and is still here, and --drop-damaged gives the rest up"
 	if repaired {
 		hint = "back up: what was lost and is still here is sent again; restore --salvage gets out what is whole; check --repair --drop-damaged gives the rest up"
+	}
+	if copies := a.Copies(); len(copies) > 0 {
+		hint = fmt.Sprintf("a copy may have it: first put it back from %s (%s); then, or if it hasn't, ", strings.Join(copies, " or "), seeCopies) + hint
 	}
 	return exit.With(exit.Damaged, errors.New(count(len(ranges)+more, "part")+" of the archive can't be had"), hint)
 }

@@ -29,6 +29,7 @@ package copying
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 
@@ -88,6 +89,9 @@ type Key struct {
 	// Open opens any root of the archive; name is for messages. What is wrong
 	// with a root is an archive.DamageError.
 	Open func(name string, object []byte) (*format.Root, error)
+	// Forked reports whether the newest root is known not to follow the root of a
+	// generation with a SHA-256.
+	Forked func(generation uint64, hash [32]byte) bool
 	// Needed is what the newest root needs; nil: nobody knows.
 	Needed *Needed
 }
@@ -192,15 +196,13 @@ func (s *Source) judge(ctx context.Context, dst *store.Conn, there *rootList, p 
 	if err := s.judgeHeads(ctx, dst, there); err != nil {
 		return err
 	}
-	top := there.highest()
-	if top <= s.list.highest() {
-		return nil
+	if o.Key != nil {
+		return s.judgeNewest(ctx, dst, there, o.Key)
 	}
-	if o.Key == nil {
+	if top := there.highest(); top > s.list.highest() {
 		res.Newer = top
-		return nil
 	}
-	return s.judgeNewer(ctx, dst, there, o.Key)
+	return nil
 }
 
 // judgeEmpty is judge for a destination without a root: it is empty, or a copy
@@ -270,24 +272,31 @@ func (s *Source) judgeHeads(ctx context.Context, dst *store.Conn, there *rootLis
 	return nil
 }
 
-// judgeNewer refuses a copy that has a root above the archive's newest which
-// opens. Others were made up.
-func (s *Source) judgeNewer(ctx context.Context, dst *store.Conn, there *rootList, k *Key) error {
+// judgeNewest refuses a copy whose newest root that opens is above the archive's
+// newest, or no ancestor of it: it was written to, or the archive went back and on
+// from there, and what the copy has is nowhere else. Roots that don't open were made
+// up.
+func (s *Source) judgeNewest(ctx context.Context, dst *store.Conn, there *rootList, k *Key) error {
+	tried := 0
 	for _, r := range there.roots {
-		if r.generation <= k.Generation {
+		if s.list.has(r) || tried > maxTried {
 			return nil
 		}
 		object, _, err := r.read(ctx, dst)
-		if isBad(err) {
-			continue
+		if err == nil {
+			_, err = k.Open(r.from, object)
 		}
-		if err != nil {
+		switch {
+		case isBad(err), isDamage(err):
+			tried++
+		case err != nil:
 			return fmt.Errorf("the copy: %w", err)
-		}
-		if _, err := k.Open(r.from, object); err == nil {
+		case r.generation > k.Generation:
 			return fmt.Errorf("it has a root of generation %d, above all of the archive's, and %w", r.generation, ErrForeign)
-		} else if !isDamage(err) {
-			return err
+		case k.Forked(r.generation, sha256.Sum256(object)):
+			return fmt.Errorf("it has a root of generation %d that the archive's newest doesn't follow, and %w", r.generation, ErrForeign)
+		default:
+			return nil
 		}
 	}
 	return nil

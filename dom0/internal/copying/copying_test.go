@@ -78,7 +78,7 @@ func (s *setting) key() *copying.Key {
 	}
 	return &copying.Key{
 		Archive: a.Root().Archive, Root: a.SealedRoot(), Generation: a.Root().Generation,
-		Open: a.OpenRoot, Needed: &copying.Needed{Packs: packs, Index: index},
+		Open: a.OpenRoot, Forked: a.Forked, Needed: &copying.Needed{Packs: packs, Index: index},
 	}
 }
 

@@ -79,10 +79,10 @@ func (t *tally) see(p pair) {
 	}
 }
 
-var (
-	errMissing      = errors.New("is missing, and the newest root needs it")
-	errMissingThere = errors.New("is missing, and the newest root needs it; the copy has it")
-)
+var errMissing = errors.New("is missing, and the newest root needs it")
+
+// ErrMissingThere says of an object that the copy has what the archive lost.
+var ErrMissingThere = errors.New("is missing, and the newest root needs it; the copy has it")
 
 // sayMissing tells of the objects that the newest root needs and the source
 // doesn't have.
@@ -94,7 +94,7 @@ func (p *plan) sayMissing(o Options) {
 		switch {
 		case marks&seenSource != 0:
 		case marks&seenCopy != 0:
-			o.Failed(name, errMissingThere)
+			o.Failed(name, ErrMissingThere)
 		default:
 			o.Failed(name, errMissing)
 		}

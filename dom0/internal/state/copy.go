@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"pinion/dom0/internal/durable"
 )
@@ -34,6 +35,21 @@ func (d *Dir) Copy(destination string) (c Copy, ok bool, err error) {
 		return Copy{}, false, fmt.Errorf("state file %s is of %q", d.copyPath(destination), c.Destination)
 	}
 	return c, ok, nil
+}
+
+// Copies returns the destinations that a source was copied to, in order. A file that
+// can't be read says of none.
+func (d *Dir) Copies(source string) []string {
+	paths, _ := filepath.Glob(filepath.Join(d.path, "copies", "*.json")) // the pattern is a good one
+	var to []string
+	for _, path := range paths {
+		var c Copy
+		if ok, err := readJSON(path, &c); err == nil && ok && c.Source == source && path == d.copyPath(c.Destination) {
+			to = append(to, c.Destination)
+		}
+	}
+	slices.Sort(to)
+	return to
 }
 
 // SetCopy remembers what was copied to a destination.
