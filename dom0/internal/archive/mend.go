@@ -9,6 +9,7 @@ import (
 
 	"pinion/dom0/internal/format"
 	"pinion/dom0/internal/pack"
+	"pinion/dom0/internal/state"
 	"pinion/dom0/internal/store"
 	"pinion/protocol"
 )
@@ -153,4 +154,32 @@ func (a *Archive) MendRoot(ctx context.Context, name string) (bool, error) {
 		return false, fmt.Errorf("restore %s: %w", name, err)
 	}
 	return true, nil
+}
+
+// GivenUp are the generations of older roots that are damaged, and that a repair by
+// this host has told of, ascending: nothing mends them, and nothing needs them.
+func (a *Archive) GivenUp() ([]uint64, error) {
+	m, err := a.opts.State.Memory(a.keys.Archive)
+	if err != nil {
+		return nil, err
+	}
+	return m.GivenUp[a.dest.String()], nil
+}
+
+// maxGivenUp is how many generations are noted, the highest: as many as a store keeps
+// whatever their age.
+const maxGivenUp = protocol.KeptRoots
+
+// GiveUp notes the generations, ascending, of all older roots that are damaged.
+func (a *Archive) GiveUp(generations []uint64) error {
+	return a.opts.State.Update(a.keys.Archive, func(m *state.Memory) {
+		delete(m.GivenUp, a.dest.String())
+		if len(generations) == 0 {
+			return
+		}
+		if m.GivenUp == nil {
+			m.GivenUp = map[string][]uint64{}
+		}
+		m.GivenUp[a.dest.String()] = generations[max(0, len(generations)-maxGivenUp):]
+	})
 }

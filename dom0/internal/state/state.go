@@ -94,6 +94,9 @@ type Memory struct {
 	Version  int               `json:"version"`
 	Archive  string            `json:"archive"`
 	Branches map[string]Branch `json:"branches"`
+	// GivenUp has, by destination, the generations of damaged older roots there that
+	// a repair told of, ascending.
+	GivenUp map[string][]uint64 `json:"given_up_roots,omitempty"`
 }
 
 // A Branch is what is known of one branch of an archive.

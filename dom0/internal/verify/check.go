@@ -154,12 +154,18 @@ func (c *check) restored(name string) {
 }
 
 // roots looks at all roots of the store. A damaged one below the one that is used
-// can't be mended; a repair says that it is gone, and goes on.
+// can't be mended; a repair says that it is gone, and from then on it is no damage
+// that anything could be done about.
 func (c *check) roots(ctx context.Context) error {
 	bad, err := c.a.OtherRoots(ctx)
 	if err != nil {
 		return err
 	}
+	givenUp, err := c.a.GivenUp()
+	if err != nil {
+		return err
+	}
+	var older []uint64
 	for _, b := range bad {
 		mended := false
 		if c.o.Repair {
@@ -172,22 +178,27 @@ func (c *check) roots(ctx context.Context) error {
 			c.restored(b.Name)
 		case b.Unmade:
 			c.o.Warn(fmt.Sprintf("%v: a command that is committing, or was killed, didn't make it; the next one that writes does", b.Err))
-		case (c.o.Repair || c.after) && c.below(b.Name):
+		case generationOf(b.Name) < c.a.Root().Generation && (c.o.Repair || c.after || slices.Contains(givenUp, generationOf(b.Name))):
 			c.o.Warn(fmt.Sprintf("%v; an older state of the archive may not be there any more", b.Err))
+			older = append(older, generationOf(b.Name))
 		default:
 			c.broken = append(c.broken, b.Err)
 		}
 	}
-	return nil
+	if !c.o.Repair && !c.after {
+		return nil
+	}
+	slices.Sort(older)
+	return c.a.GiveUp(slices.Compact(older))
 }
 
-// below reports whether a root is older than the one that is used.
-func (c *check) below(name string) bool {
+// generationOf is the generation that the name of a root says.
+func generationOf(name string) uint64 {
 	generation, head := protocol.ParseHead(name)
 	if !head {
 		generation, _, _ = protocol.ParseRootName(name)
 	}
-	return generation < c.a.Root().Generation
+	return generation
 }
 
 // mendPacks adds what only the walk over the sessions has shown of metadata packs,
