@@ -23,6 +23,7 @@ func (w *world) keeping(lines ...string) *world {
 // Rules of the configuration prune after each backup, and by hand without
 // options; a reader in the way, and a store that only appends, cost nothing.
 func TestAutopruneAlways(t *testing.T) {
+	t.Parallel()
 	w := archive(t).keeping("keep-last = 2", "autoprune = always")
 	image := w.image("v.img", "random:1M:1")
 	for i := range 4 {
@@ -68,6 +69,7 @@ func TestAutopruneAlways(t *testing.T) {
 // A store that is low on room is pruned before the backup, which then finds
 // room.
 func TestAutopruneWhenLow(t *testing.T) {
+	t.Parallel()
 	fs := mounted(t, "tmpfs", 24*mib)
 	w := newWorld(t)
 	w.store = filepath.Join(fs, "archive")
@@ -89,6 +91,7 @@ func TestAutopruneWhenLow(t *testing.T) {
 // A store that a backup has filled to the last block is pruned all the same: what
 // that backup left goes first. Then the backup has room.
 func TestPruneOfAFullDisk(t *testing.T) {
+	t.Parallel()
 	fs := mounted(t, "tmpfs", 42*mib)
 	w := newWorld(t)
 	w.store = filepath.Join(fs, "archive")

@@ -24,6 +24,7 @@ type statesDoc struct {
 // session, chunks. What it prints is in order of the sessions and volumes, and
 // says of each session what is whole.
 func TestCheckFindsEverythingInOneRun(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	l := newLedger(w)
 	sources := func(names ...string) []string { return names }
@@ -112,6 +113,7 @@ func TestCheckFindsEverythingInOneRun(t *testing.T) {
 // A pack that no index names is no damage. check says that it is there; check
 // --repair enters what is in it, so that no host sends it again.
 func TestCheckRepairTakesInWhatAKilledBackupLeft(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:24M:1")
 	other := w.other("other")

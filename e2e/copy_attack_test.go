@@ -19,6 +19,7 @@ var attacks = flag.Int("attacks", 8, "how many runs of copy a hostile source att
 // A source that shows its own older roots in turn takes nothing from a copy that is
 // made without the key, and is found out every time by a host that knows the newest.
 func TestCopyFromASourceThatReplays(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:200K:1")
 	var states []string
@@ -55,6 +56,7 @@ func TestCopyFromASourceThatReplays(t *testing.T) {
 // A source that makes up roots, packs and index objects can make a copy grow, within
 // bounds, and no more.
 func TestCopyFromASourceThatMakesThingsUp(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:200K:1")
 	w.backup("file:" + v)

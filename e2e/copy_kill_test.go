@@ -14,6 +14,7 @@ import (
 // A killed copy shows no archive, the old one or the new one, whole; and the
 // next run completes it and sends only what had not arrived.
 func TestKillEveryRequestOfACopy(t *testing.T) {
+	t.Parallel()
 	for _, row := range killRows {
 		for _, side := range []string{"archive", "copy"} {
 			if row.when == "half" && side == "archive" {

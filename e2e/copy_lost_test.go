@@ -10,6 +10,7 @@ import (
 // A pack that the archive lost, and that a repair made its newest root forget, may be
 // in a copy alone: no copy takes it away, and it can come back.
 func TestCopyHasWhatTheArchiveLost(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:1M:1")
 	w.backup("file:" + v)

@@ -10,6 +10,7 @@ import (
 // A copy of the directory, by whatever program, is a working archive: it is read
 // as it is, and written to after --adopt, under a branch of its own.
 func TestCopiesByOtherPrograms(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:1M:1", "hole:1M", "text:300K:2")
 	w.backup("file:" + v)
@@ -56,6 +57,7 @@ func TestCopiesByOtherPrograms(t *testing.T) {
 // is the older state, whole. With the roots last, packs may be missing, which
 // check tells, and copying once more mends.
 func TestCopiesByOtherProgramsWhileABackupRuns(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:1M:1")
 	w.backup("file:" + v)

@@ -16,6 +16,7 @@ func putTree(t testing.TB, from, to string) {
 // A copy that this host went on to write to is an archive of its own: the state
 // that was copied is an old one from then on.
 func TestCopyThatWasWrittenToIsNoCopyAnyMore(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:1M:1")
 	w.backup("file:" + v)
@@ -39,6 +40,7 @@ func TestCopyThatWasWrittenToIsNoCopyAnyMore(t *testing.T) {
 
 // The same where another host wrote to it, and this one has seen that.
 func TestCopyThatAnotherHostWroteToIsNoCopyAnyMore(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:1M:1")
 	w.backup("file:" + v)
@@ -53,6 +55,7 @@ func TestCopyThatAnotherHostWroteToIsNoCopyAnyMore(t *testing.T) {
 
 // A new archive in the place of a copy: the copy that comes back is another one.
 func TestCopyWhosePlaceWasInitialised(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:1M:1")
 	w.backup("file:" + v)
@@ -84,6 +87,7 @@ func TestCopyWhosePlaceWasInitialised(t *testing.T) {
 // A copy of an archive whose key was changed often opens with the key that it has
 // now, and the roots that have the others do no harm.
 func TestCopyOfAnArchiveWhoseKeyWasChangedOften(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:1M:1")
 	w.backup("file:" + v)
@@ -106,6 +110,7 @@ func TestCopyOfAnArchiveWhoseKeyWasChangedOften(t *testing.T) {
 // An archive that was put back to an older state, and went on from there, leaves a copy
 // of the newer state alone, for good: what that has is nowhere else.
 func TestCopyIsNewerThanAnArchiveThatWasPutBack(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:1M:1")
 	w.backup("file:" + v)

@@ -83,6 +83,7 @@ func (w *world) with(t testing.TB) *world {
 // Backups go on while the archive is copied; the copy is what was there when it
 // began.
 func TestCopyWhileABackupRuns(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:1M:1")
 	w.backup("file:" + v)
@@ -124,6 +125,7 @@ func waitForFile(t testing.TB, path string) {
 
 // An interrupted copy says how to go on, and does.
 func TestCopyInterrupted(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	w.backup("file:" + w.image("v", "random:3M:1"))
 	to, mark := w.path("copy"), w.path("held")
@@ -141,6 +143,7 @@ func TestCopyInterrupted(t *testing.T) {
 // A full disk at the copy is 15, seen before or when it happens; with more room
 // the next run goes on.
 func TestCopyFullDisk(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	w.backup("file:" + w.image("v", "random:40M:1"))
 	dir := mounted(t, "tmpfs", 24<<20)
@@ -166,6 +169,7 @@ func TestCopyFullDisk(t *testing.T) {
 // What a store may do on either side: the copy is never something else than it
 // was, or than the archive, without verify seeing it.
 func TestCopyWithHostileStores(t *testing.T) {
+	t.Parallel()
 	w := newWorldOf(t, build{timeout: time.Second})
 	w.env = append(w.env, quickRaces)
 	w.ok("init")
@@ -261,6 +265,7 @@ func (w *world) checker(name string) *world {
 
 // A store that lists for ever comes to an end.
 func TestCopyEndlessList(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("lists four million packs")
 	}
@@ -277,6 +282,7 @@ func TestCopyEndlessList(t *testing.T) {
 // Objects that the archive can't give are named, and the others are copied: a
 // new copy is as whole as the archive, one that was there stays whole.
 func TestCopyOfADamagedArchive(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:1M:1")
 	w.backup("file:" + v)
@@ -338,6 +344,7 @@ func TestCopyOfADamagedArchive(t *testing.T) {
 // A copy that was left behind goes on, whoever copies. Where the archive is put
 // back to what it was, a copy isn't.
 func TestCopyLeftBehind(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:100K:1")
 	w.backup("file:" + v)
@@ -373,6 +380,7 @@ func TestCopyLeftBehind(t *testing.T) {
 
 // Somebody who reads the copy doesn't mind, and isn't minded, but for --delete.
 func TestCopyBesideReaders(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:1M:1")
 	w.backup("file:" + v)
@@ -395,6 +403,7 @@ func TestCopyBesideReaders(t *testing.T) {
 // An append-only store takes a copy and gives nothing up; a read-only one can be
 // copied from.
 func TestCopyToRestrictedStores(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:100K:1")
 	w.backup("file:" + v)
@@ -412,6 +421,7 @@ func TestCopyToRestrictedStores(t *testing.T) {
 
 // Between a directory and qubes, and from one qube's archive to another's.
 func TestCopyBetweenQubes(t *testing.T) {
+	t.Parallel()
 	w, s := inQube(t, build{})
 	v := w.image("v", "random:2M:1")
 	w.ok("init")
@@ -440,6 +450,7 @@ func TestCopyBetweenQubes(t *testing.T) {
 
 // Memory doesn't follow the archive's size, nor that of its packs.
 func TestCopyMemory(t *testing.T) {
+	t.Parallel()
 	w := newWorldOf(t, build{static: true})
 	w.ok("init")
 	w.ok("backup", "file:"+w.image("v", "random:400M:1"))
@@ -452,6 +463,7 @@ func TestCopyMemory(t *testing.T) {
 
 // What was punched out of a pack takes no room in the copy either.
 func TestCopyOfPunchedPacks(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	w.backup("file:" + w.image("v", "random:3M:1"))
 	var pack string

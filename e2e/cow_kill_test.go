@@ -17,6 +17,7 @@ import (
 var killCalls = []string{"ioctl", "renameat", "unlinkat", "fsync", "fchmod", "flock"}
 
 func TestCowKillAtEverySystemCall(t *testing.T) {
+	t.Parallel()
 	tool(t, "strace", "strace")
 	onTrackingGrounds(t, func(t *testing.T, g *ground) {
 		if g.thin() {
@@ -38,6 +39,7 @@ func TestCowKillAtEverySystemCall(t *testing.T) {
 }
 
 func TestCowKillAtEveryCommand(t *testing.T) {
+	t.Parallel()
 	g := insideOnly(t)
 	k := newCowKills(t, g)
 	for _, when := range []string{"before", "after"} {

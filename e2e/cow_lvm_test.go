@@ -33,6 +33,7 @@ func (g *ground) heldRoot() string {
 
 // An unchanged thin volume takes no snapshot at all: the same one stays.
 func TestCowLVMUnchangedNeedsNoSnapshot(t *testing.T) {
+	t.Parallel()
 	g := insideOnly(t)
 	w := cowWorld(t)
 	c := g.volume("v", 64<<20, "random:8M:1")
@@ -50,6 +51,7 @@ func TestCowLVMUnchangedNeedsNoSnapshot(t *testing.T) {
 
 // The thin id of a snapshot that was removed goes to an unrelated volume.
 func TestCowLVMThinIDUsedAgain(t *testing.T) {
+	t.Parallel()
 	g := insideOnly(t)
 	w := cowWorld(t)
 	c := g.volume("v", 64<<20, "random:8M:1")
@@ -69,6 +71,7 @@ func TestCowLVMThinIDUsedAgain(t *testing.T) {
 // A metadata snapshot that somebody else holds is not released, and costs a
 // scan with a line that says what to do.
 func TestCowLVMMetadataSnapshotOfSomebodyElse(t *testing.T) {
+	t.Parallel()
 	g := insideOnly(t)
 	w := cowWorld(t)
 	c := g.volume("v", 64<<20, "random:8M:1")
@@ -94,6 +97,7 @@ func TestCowLVMMetadataSnapshotOfSomebodyElse(t *testing.T) {
 // Pools of other chunk sizes than the archive's: smaller, larger, and no power
 // of two.
 func TestCowLVMRowS21ChunkSizesOfPools(t *testing.T) {
+	t.Parallel()
 	insideOnly(t)
 	for i, chunk := range []string{"64k", "192k", "1m", "4m"} {
 		for k, archiveChunk := range []string{"64K", "2M"} {
@@ -120,6 +124,7 @@ func TestCowLVMRowS21ChunkSizesOfPools(t *testing.T) {
 // Restoring to logical volumes: existing ones of the same size, larger,
 // smaller, by both ways to name them, and a new one.
 func TestCowLVMRowS36RestoreToVolumes(t *testing.T) {
+	t.Parallel()
 	g := insideOnly(t)
 	w := cowWorld(t)
 	c := g.volume("v", 16<<20, "random:4M:1", "hole:4M", "text:2M:2")
@@ -156,6 +161,7 @@ func padded(t testing.TB, path string, size int64) string {
 // A classic volume is read from a snapshot, so that a writer in the middle of
 // the backup can't tear it.
 func TestCowLVMRowS34ClassicVolume(t *testing.T) {
+	t.Parallel()
 	insideOnly(t)
 	w := cowWorld(t)
 	if pools.n == 0 {
@@ -189,6 +195,7 @@ func TestCowLVMRowS34ClassicVolume(t *testing.T) {
 
 // lvs shows at a glance which snapshots are ours, and whose they are.
 func TestCowLVMShowsWhoseSnapshotsTheyAre(t *testing.T) {
+	t.Parallel()
 	g := insideOnly(t)
 	w := cowWorld(t)
 	c := g.volume("vm-work-private", 16<<20, "random:1M:1")
@@ -214,6 +221,7 @@ func TestCowLVMShowsWhoseSnapshotsTheyAre(t *testing.T) {
 
 // A thin pool that is nearly full takes no snapshot, and says so.
 func TestCowLVMFullPool(t *testing.T) {
+	t.Parallel()
 	insideOnly(t)
 	thinPool(t, "64k")
 	pool := vg + "/small"

@@ -15,6 +15,7 @@ import (
 
 // Volumes in several pools, of several kinds, make one session.
 func TestCowRowS04SeveralPoolsOneSession(t *testing.T) {
+	t.Parallel()
 	if umltest.Inside() {
 		t.Skip("outside there are more kinds of storage")
 	}
@@ -44,6 +45,7 @@ func TestCowRowS04SeveralPoolsOneSession(t *testing.T) {
 
 // A clone of a volume that was backed up is sent, and read, as the difference.
 func TestCowRowS10CloneIsADifference(t *testing.T) {
+	t.Parallel()
 	onTrackingGrounds(t, func(t *testing.T, g *ground) {
 		w := cowWorld(t)
 		base := g.volume("base", 32<<20, "random:16M:1")
@@ -66,6 +68,7 @@ func TestCowRowS10CloneIsADifference(t *testing.T) {
 // A clone of a volume that has changed since its session takes the changes
 // along, and starts from what the session holds.
 func TestCowCloneOfASiblingWithADirtyMap(t *testing.T) {
+	t.Parallel()
 	onTrackingGrounds(t, func(t *testing.T, g *ground) {
 		w := cowWorld(t)
 		base := g.volume("base", 32<<20, "random:16M:1")
@@ -87,6 +90,7 @@ func TestCowCloneOfASiblingWithADirtyMap(t *testing.T) {
 
 // Any size of volume can be backed up, grown, shrunk, and backed up again.
 func TestCowRowS12AnySize(t *testing.T) {
+	t.Parallel()
 	onEachGround(t, func(t *testing.T, g *ground) {
 		w := cowWorld(t)
 		sizes := []int64{0, 1, 511, 512, 64<<10 - 1, 128 << 10, 128<<10 + 1, 2 << 30}
@@ -124,6 +128,7 @@ func TestCowRowS12AnySize(t *testing.T) {
 
 // A volume without a session is nothing to track, and harms no other.
 func TestCowRowS13MonitorOfAnUnknownVolume(t *testing.T) {
+	t.Parallel()
 	onTrackingGrounds(t, func(t *testing.T, g *ground) {
 		w := cowWorld(t)
 		known, unknown := g.volume("known", 16<<20, "random:1M:1"), g.volume("unknown", 16<<20, "random:1M:2")
@@ -144,6 +149,7 @@ func (c *cow) word() string { return c.source[len(c.name)+1:] }
 // A restore over a file that differs by little fetches little and leaves what
 // it shares with its clone shared.
 func TestCowRowS17RestoreKeepsSharing(t *testing.T) {
+	t.Parallel()
 	onTrackingGrounds(t, func(t *testing.T, g *ground) {
 		w := cowWorld(t)
 		c := g.volume("v", 64<<20, "random:64M:1")
@@ -191,6 +197,7 @@ func (c *cow) sharedWith(d *cow) (shared int64) {
 // After the newest session went, as with a store that was put back, the next
 // backup scans, sends little, and is incremental again.
 func TestCowRowS26TheNewestSessionWent(t *testing.T) {
+	t.Parallel()
 	onTrackingGrounds(t, func(t *testing.T, g *ground) {
 		w := cowWorld(t)
 		c := g.volume("v", 32<<20, "random:8M:1")
@@ -218,6 +225,7 @@ func TestCowRowS26TheNewestSessionWent(t *testing.T) {
 // A cache is only a cache; what was restored is paired with its session; a new
 // machine scans once and sends nothing.
 func TestCowRowS32OutOfStep(t *testing.T) {
+	t.Parallel()
 	onTrackingGrounds(t, func(t *testing.T, g *ground) {
 		w := cowWorld(t)
 		c := g.volume("v", 64<<20, "random:32M:1")
@@ -261,6 +269,7 @@ func under(t testing.TB, dir string) (paths []string) {
 // A restore over a volume that two archives track pairs it with the one and
 // leaves the other its difference.
 func TestCowRestoreOverAVolumeOfTwoArchives(t *testing.T) {
+	t.Parallel()
 	onTrackingGrounds(t, func(t *testing.T, g *ground) {
 		for _, how := range []string{"in place", "anew"} {
 			w := cowWorld(t)
@@ -295,6 +304,7 @@ func TestCowRestoreOverAVolumeOfTwoArchives(t *testing.T) {
 
 // Another file that takes the volume's place is never taken for it.
 func TestCowReplacedByAnotherOfTheSameName(t *testing.T) {
+	t.Parallel()
 	onTrackingGrounds(t, func(t *testing.T, g *ground) {
 		w := cowWorld(t)
 		c := g.volume("v", 16<<20, "random:8M:1")
@@ -315,6 +325,7 @@ func TestCowReplacedByAnotherOfTheSameName(t *testing.T) {
 // State can be newer than the snapshot that it names, when power was lost at
 // the wrong moment: the snapshot then is another file than the one it says.
 func TestCowStateNewerThanItsSnapshot(t *testing.T) {
+	t.Parallel()
 	if umltest.Inside() {
 		t.Skip("of files only")
 	}
@@ -344,6 +355,7 @@ func TestCowStateNewerThanItsSnapshot(t *testing.T) {
 
 // Files that are not copied on write elsewhere are tracked like all others.
 func TestCowNoCowFiles(t *testing.T) {
+	t.Parallel()
 	if umltest.Inside() {
 		t.Skip("of btrfs only")
 	}
@@ -369,6 +381,7 @@ func TestCowNoCowFiles(t *testing.T) {
 
 // Two slices of one compressed extent have one address, and are not the same.
 func TestCowTwoSlicesOfOneCompressedExtent(t *testing.T) {
+	t.Parallel()
 	if umltest.Inside() {
 		t.Skip("of btrfs only")
 	}

@@ -22,6 +22,7 @@ var (
 // archives, killed now and then. Whatever happened, what a session gives back
 // is what dd copied at that moment.
 func TestCowSoak(t *testing.T) {
+	t.Parallel()
 	seed := *soakSeed
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())

@@ -63,6 +63,7 @@ func (w *world) scanned(c *cow, mode string) backupVolume {
 // of storage: back up, verify, back up what changed, verify, check, look at
 // the difference, and compare all sessions with copies that dd made.
 func TestCowRowS02SevenSteps(t *testing.T) {
+	t.Parallel()
 	onEachGround(t, func(t *testing.T, g *ground) {
 		w := cowWorld(t)
 		c := g.volume("v", 64<<20, "random:3M:1", "text:5M:2", "zero:1M", "hole:20M", "random:1M:3")
@@ -93,6 +94,7 @@ func TestCowRowS02SevenSteps(t *testing.T) {
 // Two archives of one volume, each gets exactly its own difference from one
 // base snapshot.
 func TestCowTwoArchivesShareOneBase(t *testing.T) {
+	t.Parallel()
 	onTrackingGrounds(t, func(t *testing.T, g *ground) {
 		w := cowWorld(t)
 		second := *w
@@ -115,6 +117,7 @@ func TestCowTwoArchivesShareOneBase(t *testing.T) {
 // A monitor run in the middle of a backup takes nothing away from it, and what
 // was written meanwhile is in the next difference.
 func TestCowMonitorInTheMiddleOfABackup(t *testing.T) {
+	t.Parallel()
 	onTrackingGrounds(t, func(t *testing.T, g *ground) {
 		w := cowWorld(t)
 		c := g.volume("v", 64<<20, "random:8M:1")
@@ -143,6 +146,7 @@ func TestCowMonitorInTheMiddleOfABackup(t *testing.T) {
 // A shrink and a later growth bring old blocks back, or don't: either way the
 // session holds what the volume held.
 func TestCowShrinkThenGrow(t *testing.T) {
+	t.Parallel()
 	onEachGround(t, func(t *testing.T, g *ground) {
 		w := cowWorld(t)
 		c := g.volume("v", 32<<20, "random:32M:1")
@@ -171,6 +175,7 @@ func TestCowShrinkThenGrow(t *testing.T) {
 // What isn't there any more, or isn't what it was, costs one scan that sends
 // nothing twice, with a line that says why; then it is incremental again.
 func TestCowLostStateCostsOneScan(t *testing.T) {
+	t.Parallel()
 	cases := map[string]func(w *world, c *cow){
 		"state_lost":    func(w *world, c *cow) { w.forgetsTracker() },
 		"state_garbled": func(w *world, c *cow) { w.garblesTracker() },
@@ -259,6 +264,7 @@ func (g *ground) writesToSnapshots() {
 
 // What a run that died has left behind is removed wherever the volumes are.
 func TestCowLeftoversInSeveralDirectories(t *testing.T) {
+	t.Parallel()
 	g := newGround(t, "btrfs")
 	w := cowWorld(t)
 	var sources, left []string

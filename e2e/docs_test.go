@@ -58,6 +58,7 @@ func helps(t *testing.T, w *world) map[string]string {
 // TestDocsAndHelpHaveTheSameWords compares options and commands in the
 // documentation with those that the programs know.
 func TestDocsAndHelpHaveTheSameWords(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	commands := helps(t, w)
 	known := map[string]bool{}
@@ -107,6 +108,7 @@ func TestDocsAndHelpHaveTheSameWords(t *testing.T) {
 
 // TestDocsAndHelpHaveTheSameStatuses compares the tables of exit statuses.
 func TestDocsAndHelpHaveTheSameStatuses(t *testing.T) {
+	t.Parallel()
 	_, help, ok := strings.Cut(newWorld(t).ok("backup", "--help").stdout, "Exit status:")
 	if !ok {
 		t.Fatal("the help says nothing of exit statuses")
@@ -126,6 +128,7 @@ func TestDocsAndHelpHaveTheSameStatuses(t *testing.T) {
 
 // TestLinksOfTheDocs looks for what the documentation links to.
 func TestLinksOfTheDocs(t *testing.T) {
+	t.Parallel()
 	pages, err := filepath.Glob("../docs/*.md")
 	if err != nil || len(pages) == 0 {
 		t.Fatalf("no pages in docs: %v", err)
@@ -142,6 +145,7 @@ func TestLinksOfTheDocs(t *testing.T) {
 // TestFirstUseOfTheReadme runs what the README says is the first use, line by
 // line, with other places for disk and image.
 func TestFirstUseOfTheReadme(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.image("work.img", "text:3M:1", "hole:1M")
 	_, script, ok := strings.Cut(page(t, "README.md"), "\n## First use\n\n```sh\n")
@@ -169,6 +173,7 @@ func TestFirstUseOfTheReadme(t *testing.T) {
 // TestJSONOfTheDocs compares the members of the documents in the documentation
 // with those of the real ones, in both directions.
 func TestJSONOfTheDocs(t *testing.T) {
+	t.Parallel()
 	q := newQubesWorld(t, "plain", "4.3")
 	q.fill(t)
 	w := q.world

@@ -11,6 +11,7 @@ import (
 // What can't be saved goes when that is asked for, and not before; all else
 // stays, and the archive is whole and can be pruned and written to.
 func TestCheckDropsDamagedOnlyWhenAsked(t *testing.T) {
+	t.Parallel()
 	w := archive(t, "--chunk-size", "64K")
 	a, b := w.image("a.img", "random:3M:1"), w.image("b.img", "random:1M:2")
 	w.backup("a=file:"+a, "b=file:"+b)
@@ -60,6 +61,7 @@ func TestCheckDropsDamagedOnlyWhenAsked(t *testing.T) {
 // Before a repair, nobody knows what a session with an unreadable node needs:
 // nothing is removed.
 func TestPruneStopsAtUnreadableMetadata(t *testing.T) {
+	t.Parallel()
 	w := archive(t, "--chunk-size", "64K")
 	a := w.image("a.img", "random:4M:1")
 	w.backup("a=file:" + a)
@@ -92,6 +94,7 @@ func TestPruneStopsAtUnreadableMetadata(t *testing.T) {
 // A damaged volume that holds nothing is dropped, and not the qube that is called
 // as it is.
 func TestCheckDropsAnEmptyVolumeAndNotTheQube(t *testing.T) {
+	t.Parallel()
 	q := newSmallQubes(t, "plain", []string{"work", "other"})
 	empty := q.path("empty")
 	writeFile(t, empty, nil)

@@ -15,6 +15,7 @@ var named = regexp.MustCompile(`\b(head|roots|packs|index)/[0-9a-f][0-9a-f/-]*`)
 // is there twice, and a root whose other copy opens, costs nothing; a chunk costs
 // what needs it. All bytes, one command each, are TestHostileFlippedBytes.
 func TestFlippedBitsAndEveryCommand(t *testing.T) {
+	t.Parallel()
 	v := newVictim(t, build{static: true})
 	random := rand.New(rand.NewPCG(4, 11))
 	commands := [][]string{

@@ -13,6 +13,7 @@ import (
 // the next backup after a check --repair has found it missing: that one scans and
 // says why; after it everything is whole, and backups are incremental again.
 func TestHealLostPackIsSentAgain(t *testing.T) {
+	t.Parallel()
 	for _, how := range []string{"lost", "damaged"} {
 		t.Run(how, func(t *testing.T) {
 			onEachGround(t, func(t *testing.T, g *ground) {
@@ -67,6 +68,7 @@ func TestHealLostPackIsSentAgain(t *testing.T) {
 // What the volume doesn't have any more stays lost, is said to be, and costs the
 // sessions that need it and no other.
 func TestHealWhatIsGoneForGoodStaysNamed(t *testing.T) {
+	t.Parallel()
 	l := threeSessions(t)
 	w := l.w
 	if err := os.Remove(l.packs[2]); err != nil { // 256K of a in #2
@@ -93,6 +95,7 @@ func TestHealWhatIsGoneForGoodStaysNamed(t *testing.T) {
 // right after it, with exit status 0 and without a repair, on this host and on
 // one that knows nothing; and so does the same command again.
 func TestReadersNeedNoRepairAfterAKill_B5_B6(t *testing.T) {
+	t.Parallel()
 	writers := map[string]struct {
 		spoil func(w *world)
 		args  []string
@@ -148,6 +151,7 @@ func TestReadersNeedNoRepairAfterAKill_B5_B6(t *testing.T) {
 
 // An object that the archive lost comes back from a copy, as a file.
 func TestHealFromACopyByHand(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:3M:1")
 	w.backup("file:" + v)

@@ -20,6 +20,7 @@ func everyCommand(w *world) [][]string {
 // Another archive in the place of the one that was seen there is refused by
 // every command, although the same secret opens it.
 func TestHidingAnotherArchiveInItsPlace(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	w.backup("file:" + w.image("v", "random:1M:1"))
 	other := worldIn(t, t.TempDir(), w.bin)
@@ -39,6 +40,7 @@ func TestHidingAnotherArchiveInItsPlace(t *testing.T) {
 // init makes no archive where one may only be hidden: not beside what is left of
 // one, and not where this host saw one.
 func TestHidingInitOverAHiddenRoot(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	w.backup("file:" + w.image("v", "random:1M:1"))
 	hide := func(names ...string) (back func()) {
@@ -72,7 +74,7 @@ func TestHidingInitOverAHiddenRoot(t *testing.T) {
 		back()
 	}
 	back = hide("head", "roots", "packs", "index")
-	w.exits(14, "init").oneLine().says("was seen", "--allow-rollback")
+	w.exits(10, "init").oneLine().says("was seen", "is the disk mounted?", "--allow-rollback")
 	w.exits(10, "list").oneLine().says("is the disk mounted?")
 	back()
 	w.ok("list")
@@ -81,6 +83,7 @@ func TestHidingInitOverAHiddenRoot(t *testing.T) {
 // A host accepts an older state and goes on from it. The history that it left
 // then is no newer state, whether it grew meanwhile or not.
 func TestHidingForkAfterAnAcceptedRollback(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:1M:1")
 	w.backup("file:" + v)
@@ -129,6 +132,7 @@ func copyTree(t testing.TB, dir string) string {
 // anything, each knows its own last session of a volume, and both stay
 // incremental.
 func TestHidingArchiveAndItsCopyInTurn(t *testing.T) {
+	t.Parallel()
 	onTrackingGrounds(t, func(t *testing.T, g *ground) {
 		a := cowWorld(t)
 		c := g.volume("v", 32<<20, "random:8M:1")
@@ -171,6 +175,7 @@ func TestHidingArchiveAndItsCopyInTurn(t *testing.T) {
 // read through them: their twins are used, and where these were exchanged, too,
 // the packs' own tables, and then nothing is written before a repair.
 func TestHidingIndexObjectsSwapped(t *testing.T) {
+	t.Parallel()
 	l := threeSessions(t)
 	w := l.w
 	index := w.pairs("index/")
@@ -236,6 +241,7 @@ func (l *ledger) restoresAll() {
 // nothing; where its twin is withheld, too, the archive is read by the packs'
 // tables of contents. A repair makes them anew.
 func TestHidingIndexObjectWithheld(t *testing.T) {
+	t.Parallel()
 	l := threeSessions(t)
 	w := l.w
 	whole := w.save()
@@ -271,6 +277,7 @@ func TestHidingIndexObjectWithheld(t *testing.T) {
 // A session whose own object is gone is named by its number, and no other is
 // the worse for it; a pack of data by the sessions and volumes that need it.
 func TestHidingMissingSessionIsNamed(t *testing.T) {
+	t.Parallel()
 	w, images, metadata := threeStates(t)
 	whole := w.save()
 	w.removeBoth(metadata[2])
@@ -301,6 +308,7 @@ func TestHidingMissingSessionIsNamed(t *testing.T) {
 // host sent because it couldn't know. When the one that the index names is
 // lost, a repair finds the other.
 func TestHidingSameBlobsInTwoPacks(t *testing.T) {
+	t.Parallel()
 	for _, how := range []string{"lost", "damaged"} {
 		t.Run(how, func(t *testing.T) {
 			w := archive(t)
@@ -359,6 +367,7 @@ func TestHidingSameBlobsInTwoPacks(t *testing.T) {
 // are not taken in its place by a host that saw it, however whole they are. What
 // is damaged a repair puts back.
 func TestHidingRootIsNeverReplacedByAnOlderOne(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:1M:1")
 	for i := range 3 {
@@ -425,6 +434,7 @@ func TestHidingRootIsNeverReplacedByAnOlderOne(t *testing.T) {
 // A store that has everything of an earlier day, roots and packs, is consistent
 // in itself. A host with memory is not fooled; one without is told what it sees.
 func TestHidingPerfectRollback(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:1M:1")
 	w.backup("file:" + v)
@@ -447,6 +457,7 @@ func TestHidingPerfectRollback(t *testing.T) {
 // A root that is missing for a while only, as a disk that hiccups, changes
 // nothing that is remembered.
 func TestHidingRootThatComesBack(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:1M:1")
 	w.backup("file:" + v)

@@ -33,6 +33,7 @@ func (w *world) onHost(name string) *world {
 // was told to, under a branch of its own; from then on it is the one that goes
 // on, and the first asks. Who they are is not told to the store.
 func TestHomeSecondHostReadsAndAdopts(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:2M:1", "text:1M:2")
 	w.backup("file:" + v)
@@ -81,6 +82,7 @@ func TestHomeSecondHostReadsAndAdopts(t *testing.T) {
 // it; its first backup scans, and sends nothing that is there; then it is
 // incremental.
 func TestHomeNewMachineRestoresAndGoesOn(t *testing.T) {
+	t.Parallel()
 	onEachGround(t, func(t *testing.T, g *ground) {
 		w := cowWorld(t)
 		c := g.volume("v", 64<<20, "random:24M:1", "text:4M:2")
@@ -112,6 +114,7 @@ func TestHomeNewMachineRestoresAndGoesOn(t *testing.T) {
 
 // Lost state on the same host and destination is no other host: it just goes on.
 func TestHomeLostStateOfTheSameHostGoesOn(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:1M:1")
 	w.backup("file:" + v)
@@ -131,6 +134,7 @@ func TestHomeLostStateOfTheSameHostGoesOn(t *testing.T) {
 // A copy of an archive reads as it is, wherever it is, and asks before it is
 // written to.
 func TestHomeCopyReadsAndAsksBeforeItIsWrittenTo(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:1M:1")
 	w.backup("file:" + v)

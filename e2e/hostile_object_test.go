@@ -186,6 +186,7 @@ func (v *victim) names(what string, r *result, objects ...string) {
 // and a sample of the rest. check finds each; what is there twice costs nothing,
 // and nothing that is restored is wrong.
 func TestHostileFlippedBytes(t *testing.T) {
+	t.Parallel()
 	for _, part := range []string{"roots", "index", "data", "meta"} {
 		t.Run(part, func(t *testing.T) {
 			t.Parallel()
@@ -255,6 +256,7 @@ func flipOffsets(size int) (offsets []int) {
 // Objects are cut, made longer, emptied, taken away, exchanged, and replaced by
 // those of another archive that the same key opens.
 func TestHostileReplacedObjects(t *testing.T) {
+	t.Parallel()
 	v := newVictim(t, build{})
 	stranger := newVictim(t, build{})
 	for i, path := range v.objects() {
@@ -300,6 +302,7 @@ func TestHostileReplacedObjects(t *testing.T) {
 // check lists everything that is wrong, not the first; with the blobs of one
 // pack, the table of another, a pack that is gone and a header damaged at once.
 func TestHostileCheckListsAllDamage(t *testing.T) {
+	t.Parallel()
 	v := newVictim(t, build{})
 	v.backUp("x=file:" + v.image("x.img", "random:1M:5"))
 	replaceByte(t, v.data[0], hostileHeader+5*hostileSealed+1000)
@@ -329,6 +332,7 @@ func TestHostileCheckListsAllDamage(t *testing.T) {
 // A salvaged file is right wherever it is not listed, and what is listed are
 // exactly the chunks that can't be had.
 func TestHostileSalvageListsExactlyWhatIsLost(t *testing.T) {
+	t.Parallel()
 	v := newVictim(t, build{})
 	for _, chunk := range []int64{6, 7, 10} { // of session #1; #2 shares them
 		replaceByte(t, v.data[0], hostileHeader+chunk*hostileSealed+chunk)
@@ -374,6 +378,7 @@ func TestHostileSalvageListsExactlyWhatIsLost(t *testing.T) {
 // check --repair gives back what can be made anew, from packs and from what
 // this host remembers.
 func TestHostileRepair(t *testing.T) {
+	t.Parallel()
 	remove := func(path string) func(v *victim) {
 		return func(v *victim) {
 			if err := os.Remove(path); err != nil {
@@ -432,6 +437,7 @@ func TestHostileRepair(t *testing.T) {
 // What was damaged, and was sent again, is not found in its old place by a later
 // repair, whether that has the index to go by or not.
 func TestHostileRepairKeepsWhatWasHealed(t *testing.T) {
+	t.Parallel()
 	v := newVictim(t, build{})
 	for chunk := range int64(12) { // in either order of the packs' names, some of a pair would be met first
 		replaceByte(t, v.data[0], hostileHeader+chunk*hostileSealed+100)
@@ -457,6 +463,7 @@ func TestHostileRepairKeepsWhatWasHealed(t *testing.T) {
 // A root that doesn't open may be one of a newer version: it is told, never
 // removed or replaced, and its number isn't used again.
 func TestHostileRepairLeavesNewerRootsAlone(t *testing.T) {
+	t.Parallel()
 	v := newVictim(t, build{})
 	newest := v.lastGeneration()
 	b := readFile(t, v.roots[0])

@@ -10,6 +10,7 @@ import (
 // Another archive, an older root, or one that went another way, in the place of
 // what was seen is told apart; each can be accepted.
 func TestHostileReplayAndForks(t *testing.T) {
+	t.Parallel()
 	v := newVictim(t, build{})
 	gone := func(v *victim) {
 		if err := os.RemoveAll(v.store); err != nil {

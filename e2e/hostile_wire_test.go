@@ -159,6 +159,7 @@ var wireRows = []wireRow{
 // one line; no wrong byte in a file; bounded memory and time; and afterwards,
 // with an honest helper, everything is there.
 func TestHostileHelper(t *testing.T) {
+	t.Parallel()
 	v := newVictim(t, build{})
 	patient := v.proxied(proxyPlan{})
 	// The longest that a helper may be of no use is thirty times as long.
@@ -212,6 +213,7 @@ func (v *victim) completes(what string) {
 // A helper that says yes and does nothing is found out: packs and index objects by the
 // backup, the root by the next command.
 func TestHostileHelperThatOnlyPretends(t *testing.T) {
+	t.Parallel()
 	v := newVictim(t, build{})
 	proxied := v.proxied(proxyPlan{})
 	changed := v.image("changed.img", "random:1M:40")
@@ -249,6 +251,7 @@ func TestHostileHelperThatOnlyPretends(t *testing.T) {
 // A store that lists packs for ever is told apart from a large one, and costs no
 // memory.
 func TestHostileEndlessList(t *testing.T) {
+	t.Parallel()
 	v := newVictim(t, build{static: true})
 	endless := v.proxied(proxyPlan{Fault: "list-endless", Type: protocol.TypeList})
 	r := v.attack(endless, "endless list", "check", 1)
@@ -261,6 +264,7 @@ func TestHostileEndlessList(t *testing.T) {
 // What a damaged store and a hostile helper make pinion say is JSON where that
 // was asked for.
 func TestHostileErrorsAreJSON(t *testing.T) {
+	t.Parallel()
 	v := newVictim(t, build{})
 	rude := v.proxied(proxyPlan{Fault: "refuse-rude", N: int(protocol.CodeFailed), Type: protocol.TypeGet})
 	r := rude.exits(13, "restore", "v", "--to", filepath.Join(t.TempDir(), "v"), "--json")

@@ -16,6 +16,7 @@ import (
 // A root whose key slots were exchanged doesn't open: they are part of what its seal
 // proves. Its other copy and the roots before it are there.
 func TestForgedSlots(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	second := w.keyFile("second", 2)
 	w.ok("key", "add", "--new-keyfile", second)
@@ -39,6 +40,7 @@ func TestForgedSlots(t *testing.T) {
 // A remembered key doesn't outlive its slot, whichever key the archive was given
 // when that was removed; and it outlives the slots of others.
 func TestRememberedKeyIsRemovedByAnother(t *testing.T) {
+	t.Parallel()
 	needKeyrings(t)
 	w, pass := passWorld(t)
 	t.Cleanup(func() { w.command("key", "forget").Run() })
@@ -53,6 +55,7 @@ func TestRememberedKeyIsRemovedByAnother(t *testing.T) {
 
 // The time of a remembered key begins with the secret, and not with the lock.
 func TestRememberWhileWaiting(t *testing.T) {
+	t.Parallel()
 	needKeyrings(t)
 	w := archive(t)
 	t.Cleanup(func() { w.command("key", "forget").Run() })
@@ -76,6 +79,7 @@ func TestRememberWhileWaiting(t *testing.T) {
 
 // Nobody waits for somebody who types a new secret.
 func TestNewSecretBeforeTheLock(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	asked, answer := w.path("asked"), w.path("answer")
 	for _, command := range []string{"add", "change"} {
@@ -93,6 +97,7 @@ func TestNewSecretBeforeTheLock(t *testing.T) {
 
 // A pipe as the file of an export can be waited for, and that can be interrupted.
 func TestKeyImportFromAPipe(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	exported, pipe := w.path("exported"), w.path("pipe")
 	w.ok("key", "export", exported)

@@ -10,6 +10,7 @@ import (
 // archive: the old ones or the new ones, never none, and after a change never
 // both. Run again, it ends what it began.
 func TestKillEveryRequestOfKeyCommands(t *testing.T) {
+	t.Parallel()
 	for _, command := range []string{"add", "remove", "change"} {
 		for _, row := range killRows {
 			if row.victim == "helper" && row.when == "half" {

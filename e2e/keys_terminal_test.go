@@ -13,6 +13,7 @@ var recoveryText = regexp.MustCompile(`(?m)^([0-9A-HJKMNP-TV-Z]{4}-){13}[0-9A-HJ
 // A recovery key is shown on the terminal, once, and nowhere else; typed where a
 // passphrase is asked for it opens the archive, however it is typed.
 func TestRecoveryKey(t *testing.T) {
+	t.Parallel()
 	w := newWorldOf(t, build{static: true})
 	w.ok("init")
 	w.exits(2, "key", "recovery").oneLine().says("not a terminal")
@@ -87,6 +88,7 @@ func TestRecoveryKey(t *testing.T) {
 
 // The key that the command was given is removed after a question.
 func TestKeyRemoveOnATerminal(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	w.ok("key", "add", "--new-keyfile", w.keyFile("second", 2))
 	id := w.keys(w.key)[0].ID
@@ -102,6 +104,7 @@ func TestKeyRemoveOnATerminal(t *testing.T) {
 
 // On the terminal a new passphrase is asked for twice, after the old one.
 func TestKeyChangeOnATerminal(t *testing.T) {
+	t.Parallel()
 	w := newWorldOf(t, build{static: true})
 	writeFile(t, w.config, []byte("[defaults]\n"))
 	w.configWas = w.fingerprint()

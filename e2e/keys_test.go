@@ -126,6 +126,7 @@ func (w *world) junkRoot(generation uint64, slots int, memory, passes uint32) {
 
 // A key's life: added, listed, changed, removed.
 func TestKeys(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:1M:1")
 	w.backup("file:" + v)
@@ -182,6 +183,7 @@ func TestKeys(t *testing.T) {
 
 // The last key can't be removed.
 func TestLastKeyCannotBeRemoved(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	id := w.keys(w.key)[0].ID
 	for _, digits := range []string{id, id[:4], strings.ToUpper(id[:8])} {
@@ -197,6 +199,7 @@ func TestLastKeyCannotBeRemoved(t *testing.T) {
 
 // An archive has at most sixteen keys, and nobody is asked for a seventeenth.
 func TestSixteenKeys(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	for i := range 15 {
 		w.ok("key", "add", "-q", "--new-keyfile", w.keyFile(fmt.Sprint("key-", i), 10+i))
@@ -215,6 +218,7 @@ func TestSixteenKeys(t *testing.T) {
 // A removed key stays removed, although older roots in the store still have its
 // slot, and it opens none of these.
 func TestRemovedKeyInOlderRoots(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	w.backup("file:" + w.image("v", "random:1M:1"))
 	second := w.keyFile("second", 2)
@@ -242,6 +246,7 @@ func TestRemovedKeyInOlderRoots(t *testing.T) {
 // Which slots are tried: those of the two newest roots, of the oldest, and of the
 // one that --root names. A secret that none of them has is wrong.
 func TestSlotsThatAreTried(t *testing.T) {
+	t.Parallel()
 	w := newWorldOf(t, build{static: true})
 	first, second, third := w.passFile("first", "secret one"), w.passFile("second", "secret two"), w.passFile("third", "secret three")
 	v := w.image("v", "random:100K:1")
@@ -270,6 +275,7 @@ func TestSlotsThatAreTried(t *testing.T) {
 // its history is. What a store makes up costs nothing unless it was asked for, and
 // then no more than a command may spend.
 func TestJunkRootsWithExpensiveSlots(t *testing.T) {
+	t.Parallel()
 	w := newWorldOf(t, build{static: true})
 	pass, wrong := w.passFile("pass", "correct horse"), w.passFile("wrong", "incorrect horse")
 	w.ok("init", "--passfile", pass)
@@ -314,6 +320,7 @@ func TestJunkRootsWithExpensiveSlots(t *testing.T) {
 // A store that only appends keeps the slots of removed keys, and that is said; the
 // keys open nothing all the same.
 func TestKeysOfAnAppendOnlyStore(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	a := w.storeWith("--append-only")
 	key := w.key
@@ -336,6 +343,7 @@ func TestKeysOfAnAppendOnlyStore(t *testing.T) {
 // An export opens the archive with its slots alone, and gives keys back that the
 // archive no longer has.
 func TestKeyExportAndImport(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:1M:1")
 	w.backup("file:" + v)
@@ -396,6 +404,7 @@ func TestKeyExportAndImport(t *testing.T) {
 
 // A full store refuses a new key, with 15, and every key is as before.
 func TestKeysInAFullStore(t *testing.T) {
+	t.Parallel()
 	fs := mounted(t, "tmpfs", 4*mib)
 	w := newWorld(t)
 	w.store = filepath.Join(fs, "archive")
@@ -423,6 +432,7 @@ func TestKeysInAFullStore(t *testing.T) {
 
 // Keys are changed where this host may write, and nowhere else.
 func TestKeysOfACopy(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	second := w.keyFile("second", 2)
 	x := *w

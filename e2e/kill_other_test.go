@@ -13,6 +13,7 @@ import (
 // A killed init made an archive, or it made none; either can be told, and an
 // archive can be made there then.
 func TestKillEveryRequestOfInit(t *testing.T) {
+	t.Parallel()
 	for _, row := range killRows {
 		if row.victim == "helper" && row.when == "half" {
 			continue // its requests' bodies are a frame long: the same as before
@@ -68,6 +69,7 @@ func (w *world) survivesInit(what string, r *result) {
 // A killed repair loses nothing: run again, it ends what it began. It is killed
 // at every request that changes the store.
 func TestKillEveryRequestOfARepair(t *testing.T) {
+	t.Parallel()
 	damages := map[string]func(w *world){
 		"no index": func(w *world) { w.removeAll("index/") },
 		"no tables of contents": func(w *world) {
@@ -113,6 +115,7 @@ func TestKillEveryRequestOfARepair(t *testing.T) {
 // The helper made the new head, and its answer is lost: the session is there,
 // so pinion says so; and what it can't find out, the next run sees.
 func TestLostAnswerToCommitIsNoLostSession(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name string
 		plan proxyPlan

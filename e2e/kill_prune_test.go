@@ -47,6 +47,7 @@ func pruneWorld(t *testing.T) (w *world, like map[uint64]string) {
 // store leaves the old sessions or the new ones, every one of them whole, for
 // whatever command comes next; and it can be run again.
 func TestKillRowS01EveryRequestOfAChange_B5_B6(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name  string
 		args  []string
@@ -122,6 +123,7 @@ func TestKillRowS01EveryRequestOfAChange_B5_B6(t *testing.T) {
 // deletes frees the rest later; and no backup takes up packs that it was about
 // to free, not even one with holes in it.
 func TestPruneKilledBeforeItFreed(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []protocol.Type{protocol.TypeDelete, protocol.TypePunch} {
 		t.Run(fmt.Sprint(kind), func(t *testing.T) {
 			w, _ := pruneWorld(t)
@@ -160,6 +162,7 @@ func TestPruneKilledBeforeItFreed(t *testing.T) {
 // Every write of a prune meets a full disk: it ends with 15, the sessions are as
 // they were, the garbage is gone, and it works when there is room.
 func TestPruneOnAFullStore(t *testing.T) {
+	t.Parallel()
 	w, like := pruneWorld(t)
 	before := w.saveApart()
 	objects := len(w.under("packs/"))
@@ -228,6 +231,7 @@ func second(all []proxyEvent) bool {
 // A repair after a prune reads what is in doubt, and not the whole archive; and
 // what it takes in again of what was removed, the next prune removes for good.
 func TestRepairAfterAPrune(t *testing.T) {
+	t.Parallel()
 	w, like := pruneWorld(t)
 	w.prune("--session", "#1,#2")
 	least := w.disk("packs")
@@ -259,6 +263,7 @@ func TestRepairAfterAPrune(t *testing.T) {
 
 // What another host's prune had not yet freed when it died, this host's frees.
 func TestPruneFreesWhatAnotherHostLeft(t *testing.T) {
+	t.Parallel()
 	w, _ := pruneWorld(t)
 	before := w.saveApart()
 	w.prune("--session", "#1,#2")
@@ -281,6 +286,7 @@ func TestPruneFreesWhatAnotherHostLeft(t *testing.T) {
 // What a prune that was killed before its commit has left is garbage: a dry run
 // says so, as the run then does it.
 func TestDryRunAfterAKilledPrune(t *testing.T) {
+	t.Parallel()
 	w, _ := pruneWorld(t)
 	w.proxied(proxyPlan{Fault: "kill-pinion-before", Type: protocol.TypeCommit, At: 1}).run("prune", "--session", "#1,#2").expect(137)
 	before := w.disk("packs")
@@ -296,6 +302,7 @@ func TestDryRunAfterAKilledPrune(t *testing.T) {
 // A backup that prunes by itself frees what a killed prune has left, also where
 // no session is to go.
 func TestAutopruneFreesWhatAKilledPruneLeft(t *testing.T) {
+	t.Parallel()
 	w, _ := pruneWorld(t)
 	before := w.saveApart()
 	w.prune("--session", "#1,#2")
@@ -313,6 +320,7 @@ func TestAutopruneFreesWhatAKilledPruneLeft(t *testing.T) {
 // What an archive says that it takes up is still so after a repair of one that
 // was pruned.
 func TestStoredAfterARepair(t *testing.T) {
+	t.Parallel()
 	w, _ := pruneWorld(t)
 	w.prune("--session", "#1,#12")
 	want := w.list().Archive.StoredBytes

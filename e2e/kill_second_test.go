@@ -30,6 +30,7 @@ var secondMoments = []struct {
 // archive: whoever reads sees the new state, and leaves the store as it is; whoever
 // writes next makes the copy first.
 func TestKillBetweenHeadAndSecondCopy(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name string
 		args []string

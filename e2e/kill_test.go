@@ -74,6 +74,7 @@ func killSources(w *world) []string {
 // A killed backup's archive is the old one or the new one, whole; and the next
 // run sends only what had not arrived.
 func TestKillEveryRequestOfABackup(t *testing.T) {
+	t.Parallel()
 	for _, row := range killRows {
 		t.Run(row.victim+"-"+row.when, func(t *testing.T) {
 			t.Parallel()

@@ -59,6 +59,7 @@ func (w *world) alone(under string) (paths []string) {
 // leaves the old archive; the next one takes up what arrived, and makes the other one
 // of a pair of packs before it names it.
 func TestKillBetweenAnObjectAndItsTwin(t *testing.T) {
+	t.Parallel()
 	rows := append(slices.Clone(killRows), killRow{"helper", "settled"}, killRow{"pinion", "settled"})
 	for _, row := range rows {
 		t.Run(row.victim+"-"+row.when, func(t *testing.T) {
@@ -94,6 +95,7 @@ func TestKillBetweenAnObjectAndItsTwin(t *testing.T) {
 // Of a pair of packs that a killed backup had sent, either may be the one that made
 // it to the disk.
 func TestOneOfAPairArrived(t *testing.T) {
+	t.Parallel()
 	w, backup := twinKillWorld(t)
 	old := w.pairs(protocol.PrefixPacks)
 	w.proxied(proxyPlan{Fault: "kill-pinion-before", Type: protocol.TypeCommit}).run(backup...).expect(137)

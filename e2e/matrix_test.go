@@ -373,6 +373,7 @@ func (m *matrix) mostLost(object, fault string) int {
 // machine that knows nothing and can't write, everything that isn't in it restores,
 // check names it, and of what is there twice nothing is missed.
 func TestMatrix(t *testing.T) {
+	t.Parallel()
 	m := newMatrix(t)
 	expr := os.Getenv(matrixEnv)
 	whole := expr != ""

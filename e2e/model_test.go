@@ -26,6 +26,7 @@ var (
 // seed that fails says what it did. (Names of objects are random, so that what is
 // damaged is not quite the same each time.)
 func TestModel(t *testing.T) {
+	t.Parallel()
 	seeds := make([]uint64, *modelSeeds)
 	for i := range seeds {
 		seeds[i] = uint64(i) + 1

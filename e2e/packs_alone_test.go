@@ -157,6 +157,7 @@ func (s *survivor) writers() [][]string {
 // Whatever is lost beside packs/: everything is read with a key export, and after a
 // repair without it, on a host that knows the archive and on a new one.
 func TestAllButPacksIsLost(t *testing.T) {
+	t.Parallel()
 	s := newSurvivor(t)
 	for _, lost := range [][]string{{"head"}, {"roots"}, {"index"}, {"head", "roots"}, {"head", "roots", "index"}} {
 		for _, host := range []string{"seen", "new"} {
@@ -236,6 +237,7 @@ func (s *survivor) onPacksAlone(w *world, seen bool) {
 // Roots that don't open are as good as none; what they are called counts for the
 // number of the new one.
 func TestAllRootsAreDamaged(t *testing.T) {
+	t.Parallel()
 	s := newSurvivor(t)
 	w := s.newHost(s.lose(t), "new")
 	last := w.lastGeneration()
@@ -253,6 +255,7 @@ func TestAllRootsAreDamaged(t *testing.T) {
 // A root is rebuilt from what is there: its host finds out that it doesn't follow
 // what that saw, and accepts it if it is told to.
 func TestRebuiltRootDoesNotFollow(t *testing.T) {
+	t.Parallel()
 	s := newSurvivor(t)
 	w := s.lose(t, "head", "roots", "index")
 	w.other("new").ok("check", "--repair", "--key-export", s.late)
@@ -264,6 +267,7 @@ func TestRebuiltRootDoesNotFollow(t *testing.T) {
 // An export of another archive is refused by name, and what isn't a secret of the
 // export's opens nothing.
 func TestWrongKeyExport(t *testing.T) {
+	t.Parallel()
 	s := newSurvivor(t)
 	stranger := newWorldOf(t, build{static: true})
 	stranger.ok("init")
@@ -292,6 +296,7 @@ func TestWrongKeyExport(t *testing.T) {
 // A backup that was killed before its commit, and the one that took its number, are
 // told apart by what was written later.
 func TestKilledBackupWithoutARoot(t *testing.T) {
+	t.Parallel()
 	s := newSurvivor(t)
 	w := s.lose(t)
 	killed, _ := w.newestHead()
@@ -318,6 +323,7 @@ func TestKilledBackupWithoutARoot(t *testing.T) {
 
 // Where the store gave nothing up that was pruned, what was removed stays so.
 func TestRemovedStaysRemovedWithoutARoot(t *testing.T) {
+	t.Parallel()
 	s := newSurvivor(t)
 	w := s.newHost(s.lose(t, "head", "roots", "index"), "new")
 	run(t, "cp", "-r", s.unpruned+"/.", filepath.Join(w.store, "packs"))
@@ -329,6 +335,7 @@ func TestRemovedStaysRemovedWithoutARoot(t *testing.T) {
 
 // The script that shares nothing with the programs lists and restores the same.
 func TestPacksAloneByTheScript(t *testing.T) {
+	t.Parallel()
 	needRecovery(t)
 	s := newSurvivor(t)
 	w := s.lose(t, "head", "roots", "index")

@@ -56,6 +56,7 @@ func (w *world) listsOf(code int, args ...string) (prefixes []string, r *result)
 // TestBackupSeesWhatTheStoreLost: a backup asks what the store has, lists what
 // differs, once a day lists everything, and says what is missing until it is mended.
 func TestBackupSeesWhatTheStoreLost(t *testing.T) {
+	t.Parallel()
 	w := newWorldOf(t, build{clock: true})
 	w.ok("init")
 	w = w.proxied(proxyPlan{})
@@ -106,6 +107,7 @@ func TestBackupSeesWhatTheStoreLost(t *testing.T) {
 // TestBackupListsWhereAKilledOneWas: what a killed backup left is found by listing the
 // directories that it is in, and no others.
 func TestBackupListsWhereAKilledOneWas(t *testing.T) {
+	t.Parallel()
 	w := archive(t).proxied(proxyPlan{})
 	image := w.image("image", "random:1M:1")
 	w.ok("backup", "v=file:"+image)
@@ -128,6 +130,7 @@ func TestBackupListsWhereAKilledOneWas(t *testing.T) {
 
 // TestBackupWithoutInventory: a store that can't say what it holds is listed once a day.
 func TestBackupWithoutInventory(t *testing.T) {
+	t.Parallel()
 	w := archive(t).proxied(proxyPlan{})
 	image := w.image("image", "random:1M:1")
 	w.ok("backup", "v=file:"+image)

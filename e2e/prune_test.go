@@ -79,6 +79,7 @@ func clockWorld(t *testing.T) (*world, time.Time) {
 // One command keeps what is wanted, of all volumes: 400 sessions over two years,
 // and a table of what is to stay that was made another way.
 func TestPruneRowS14KeepRules(t *testing.T) {
+	t.Parallel()
 	w, now := clockWorld(t)
 	image := w.image("v.img", "random:192K:1")
 	var times []time.Time
@@ -166,6 +167,7 @@ func (w *world) disk(dir string) int64 {
 // The newest session can go when it is named, and the next backup finds its way;
 // a volume can go from all sessions, and the others stay.
 func TestPruneRowS26DeleteTheNewest(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	image := w.image("v.img", "random:4M:1")
 	other := w.image("o.img", "random:3M:2")
@@ -211,6 +213,7 @@ func TestPruneRowS26DeleteTheNewest(t *testing.T) {
 
 // A part of a session goes, and the rest of it stays.
 func TestPruneSomeVolumes(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	a, b := w.image("a.img", "random:2M:1"), w.image("b.img", "random:2M:2")
 	for i := range 4 {
@@ -248,6 +251,7 @@ func TestPruneSomeVolumes(t *testing.T) {
 // Rules with tags work, and zones and clocks that change make no rule remove what
 // it shouldn't.
 func TestPruneRowS38TagsAndZones_B3_B4(t *testing.T) {
+	t.Parallel()
 	w, now := clockWorld(t)
 	image := w.image("v.img", "random:192K:1")
 	zones := []string{"UTC", "Asia/Tokyo", "America/Los_Angeles", "UTC", "Europe/Berlin"}
@@ -307,6 +311,7 @@ func TestPruneRowS38TagsAndZones_B3_B4(t *testing.T) {
 // authenticated in its run: pages of the cached index that are damaged mean
 // nothing to it.
 func TestPruneWithAFlippedPageOfTheCachedIndex(t *testing.T) {
+	t.Parallel()
 	w, like := pruneWorld(t)
 	random := rand.New(rand.NewPCG(3, 3))
 	flipped := 0
@@ -361,6 +366,7 @@ func markUnclean(t testing.TB, w *world) {
 // and with it loses what the archive has lost. Its packs that were punched in the
 // archive may be whole.
 func TestCopyAfterAPrune(t *testing.T) {
+	t.Parallel()
 	w, like := pruneWorld(t)
 	to := w.path("copy")
 	w.ok("copy", "--to", "file:"+to)

@@ -15,6 +15,7 @@ import (
 // Every way in which a call can end early is a sentence that names the qube,
 // and a hint that names what to start, mend or install.
 func TestQrexecStatuses(t *testing.T) {
+	t.Parallel()
 	w, s := inQube(t, build{})
 	w.ok("init")
 	for script, want := range map[string][2]string{
@@ -70,6 +71,7 @@ func hasPrefix(s, prefix string) bool { return len(s) >= len(prefix) && s[:len(p
 // update: there if it is older, here if it is newer, and also if it is so old
 // that it doesn't know the command.
 func TestQrexecOldHelper(t *testing.T) {
+	t.Parallel()
 	w, s := inQube(t, build{})
 	w.ok("init")
 	s.standIn("speaks", "PINION_E2E_SPEAKS=0")
@@ -85,6 +87,7 @@ func TestQrexecOldHelper(t *testing.T) {
 // A qube that is stopped in the middle of a backup costs the run and nothing
 // else: it says so, and the next run goes on from there.
 func TestQrexecQubeStopped(t *testing.T) {
+	t.Parallel()
 	w, s := inQube(t, build{})
 	w.ok("init")
 	old := w.image("old", "random:1M:7")
@@ -118,6 +121,7 @@ func TestQrexecQubeStopped(t *testing.T) {
 // A signal in the middle ends the call and everything in the qube that
 // belongs to it: no process is left and no lock.
 func TestQrexecHangup(t *testing.T) {
+	t.Parallel()
 	w, _ := inQube(t, build{})
 	w.ok("init")
 	v := w.image("v", "random:80M:1")
@@ -158,6 +162,7 @@ func TestQrexecHangup(t *testing.T) {
 // A service that doesn't end holds nobody up: the client is killed, and with
 // it the call.
 func TestQrexecServiceThatStays(t *testing.T) {
+	t.Parallel()
 	w, s := inQube(t, build{})
 	w.ok("init")
 	v := w.image("v", "random:3M:1")
@@ -225,6 +230,7 @@ func TestQrexecSuspend(t *testing.T) {
 
 // Where the qube runs no more when the machine wakes up, that is what is said.
 func TestQrexecSuspendThenStopped(t *testing.T) {
+	t.Parallel()
 	w, s := inQube(t, build{})
 	w.ok("init")
 	v := w.image("v", "random:4M:1")

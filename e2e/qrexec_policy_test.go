@@ -87,6 +87,7 @@ func lintRule(words []string) error {
 // The policy that is shipped is sound, denies, and has nothing else; the line
 // that it proposes is sound as well.
 func TestQrexecPolicy(t *testing.T) {
+	t.Parallel()
 	text := string(readFile(t, policyFile))
 	name := filepath.Base(policyFile)
 	for _, wrong := range lintPolicy(name, text) {
@@ -126,6 +127,7 @@ func TestQrexecPolicy(t *testing.T) {
 
 // The lint finds what Qubes OS would stumble over.
 func TestQrexecPolicyLintFinds(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"80-Pinion.policy", "80-pinion.policy.rpmnew", "80 pinion.policy", "80-pinion", "pinion.policy", "80-pinion+.policy"} {
 		if len(lintPolicy(name, "\n")) == 0 {
 			t.Errorf("the name %q is let through", name)

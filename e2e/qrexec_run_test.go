@@ -16,6 +16,7 @@ import (
 // An archive in a qube is one like any other: made, written, read, checked,
 // and opened from a host that knows nothing of it, through the real programs.
 func TestQrexecArchive(t *testing.T) {
+	t.Parallel()
 	w, s := inQube(t, build{})
 	v := w.image("v", "random:6M:1", "hole:1M", "text:1M:2")
 	w.exits(10, "list").oneLine().says("no archive at qubes:storage/laptop", "pinion init")
@@ -57,6 +58,7 @@ func TestQrexecArchive(t *testing.T) {
 // Two archives in one qube are two: what is configured for one doesn't concern
 // the other, and the directory above a configured one has to be there.
 func TestQrexecConfiguration(t *testing.T) {
+	t.Parallel()
 	w, s := inQube(t, build{})
 	v := w.image("v", "random:1M:1")
 	disk := w.path("disk")
@@ -111,6 +113,7 @@ func TestQrexecConfiguration(t *testing.T) {
 // The helper looks itself at who calls and for what: a hostile name gets
 // nowhere, and a qube that isn't configured neither.
 func TestQrexecCallers(t *testing.T) {
+	t.Parallel()
 	w, s := inQube(t, build{})
 	w.ok("init")
 	before := digest(t, filepath.Join(s.root, "home"))
@@ -151,6 +154,7 @@ func TestQrexecCallers(t *testing.T) {
 // up to a bound; what they write to standard error is shown, and can't steer
 // the terminal.
 func TestQrexecLoginProfileSpeaks(t *testing.T) {
+	t.Parallel()
 	w, s := inQube(t, build{})
 	w.ok("init")
 	s.put("home/.profile", `printf 'Welcome to \033[31mstorage\007\n'; echo 'disk is \033[2J nearly full' >&2`, 0o644)
@@ -171,6 +175,7 @@ func TestQrexecLoginProfileSpeaks(t *testing.T) {
 
 // A qube that floods standard error neither stops the backup nor the terminal.
 func TestQrexecStderrFlood(t *testing.T) {
+	t.Parallel()
 	w, s := inQube(t, build{})
 	w.ok("init")
 	v := w.image("v", "random:2M:1")
@@ -219,6 +224,7 @@ func TestQrexecLoginProfileListens(t *testing.T) {
 // Both directions carry data at once, each more than all buffers hold: a
 // caller that sends without waiting is not stopped by what it is sent.
 func TestQrexecFullDuplex(t *testing.T) {
+	t.Parallel()
 	_, s := inQube(t, build{})
 	cmd := s.call("dom0", "laptop")
 	in, err1 := cmd.StdinPipe()

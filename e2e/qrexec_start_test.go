@@ -11,6 +11,7 @@ import (
 // leaves one alone that runs; where that can't be, no call is made and the
 // error says why.
 func TestQrexecStartsTheQube(t *testing.T) {
+	t.Parallel()
 	w, s := inQube(t, build{})
 	s.stop()
 	api := qubesd.Start(t, qubesd.Options{Load: sample("4.3"), Dir: t.TempDir(), RunDir: w.path("qubes")})

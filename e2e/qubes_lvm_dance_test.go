@@ -15,6 +15,7 @@ import (
 // backups succeed and save, whole, a state that was committed when its snapshot
 // was made; all but the first are differences; and no snapshot is left over.
 func TestQubesLVMStopAndStartAtEveryMoment(t *testing.T) {
+	t.Parallel()
 	q := newLVMQubes(t, "a-private", "b-private-1")
 	q.back(t, "a-private", "b-private-1")
 	c := &choreography{q: q, d: dance(q, "a-private"), seen: map[string]map[string]bool{}, times: map[string]uint64{}}

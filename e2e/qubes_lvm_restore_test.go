@@ -21,6 +21,7 @@ func noImport(t testing.TB) {
 // state: the next backup of both reads next to nothing, and after they ran, what
 // they wrote.
 func TestQubesLVMRestore(t *testing.T) {
+	t.Parallel()
 	q := newLVMQubes(t, "a-private", "b-private-1")
 	bases := []string{"vm-a-private-private", "vm-b-private-1-private"}
 	all := []string{"a-private:private", "b-private-1:private"}
@@ -65,6 +66,7 @@ func TestQubesLVMRestore(t *testing.T) {
 // and when it is about to be made the volume: the next one has it whole, no
 // import is left, and after a backup no snapshot.
 func TestQubesLVMRestoreKilled(t *testing.T) {
+	t.Parallel()
 	q := newLVMQubes(t, "work")
 	committed := device("work", "private")
 	want := q.contents(t)
@@ -103,6 +105,7 @@ func TestQubesLVMRestoreKilled(t *testing.T) {
 // TestQubesLVMRestoreShowsNothingOld: a pool that doesn't zero what it hands
 // out shows nothing of what others had beside what was restored.
 func TestQubesLVMRestoreShowsNothingOld(t *testing.T) {
+	t.Parallel()
 	umltest.Only(t)
 	qubesThinPool(t, "64M", "-Zn")
 	q := lvmQubes(t, &ground{t: t, kind: "lvmthin", pool: qubesPool}, []qubesd.Pool{})
@@ -126,6 +129,7 @@ func TestQubesLVMRestoreShowsNothingOld(t *testing.T) {
 // TestQubesLVMRowS35NewMachine brings all qubes back on a new machine with the
 // archive alone, and goes on there: the next backup sends nothing.
 func TestQubesLVMRowS35NewMachine(t *testing.T) {
+	t.Parallel()
 	q := newLVMQubes(t, "a-private", "b-private-1")
 	q.write(t, "base", "private", 1<<20, "random:100K:8")
 	want, qubes := q.contents(t), q.inUse(t)

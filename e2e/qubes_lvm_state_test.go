@@ -51,6 +51,7 @@ func (q *qubesWorld) stopQube(t testing.TB, qube string) {
 // one, the committed one again, and what it left when it stopped: each time
 // only what differs is read, though the volume is another device each time.
 func TestQubesLVMRunning(t *testing.T) {
+	t.Parallel()
 	q := newLVMQubes(t, "work", "work-private")
 	const volume = "work:private"
 	committed, live := device("work", "private"), device("work", "private-snap")
@@ -124,6 +125,7 @@ func newestBack(t testing.TB, qube string) (newest time.Time) {
 // saved while it is halted, or on request; while it runs, it is left out and
 // named, and the others are saved.
 func TestQubesLVMWithoutRevisions(t *testing.T) {
+	t.Parallel()
 	q := newLVMQubes(t, "direct", "other")
 	const volume = "direct:private"
 	path := device("direct", "private")
@@ -171,6 +173,7 @@ func TestQubesLVMWithoutRevisions(t *testing.T) {
 // pools, thin volumes and files of btrfs, both running, as committed and as
 // live; and a restore of a running qube changes nothing.
 func TestQubesLVMRowS04TwoPools(t *testing.T) {
+	t.Parallel()
 	umltest.Only(t)
 	dir := mounted(t, "btrfs", 512<<20)
 	q := lvmQubes(t, newQubesGround(t, "lvmthin"), []qubesd.Pool{{Name: "disk", Driver: "file-reflink", DirPath: dir, Revisions: 1}}, "work")

@@ -13,6 +13,7 @@ import (
 // TestQubesRestoreIsAlone: while a restore of qubes is under way, wherever it stands, another touches nothing and says so, or
 // waits; and both leave what they say.
 func TestQubesRestoreIsAlone(t *testing.T) {
+	t.Parallel()
 	kind := qubesGrounds()[len(qubesGrounds())-1] // one that can tell what changed
 	q := small(t, kind, build{static: true})
 	want := q.private(t, "work")
@@ -45,6 +46,7 @@ func TestQubesRestoreIsAlone(t *testing.T) {
 // TestQubesRestoreImportReplaced: an import that has another file by the time it is to end is not committed, and not taken
 // for the session by the next backup.
 func TestQubesRestoreImportReplaced(t *testing.T) {
+	t.Parallel()
 	kind := qubesGrounds()[len(qubesGrounds())-1]
 	q := small(t, kind, build{})
 	before := q.private(t, "work")
@@ -75,6 +77,7 @@ func TestQubesRestoreImportReplaced(t *testing.T) {
 // TestQubesRestoreKilledUnmarked: killed between the creation of a qube and its mark, or as the mark is set, the same command
 // goes on with it, although it is to skip qubes that are here.
 func TestQubesRestoreKilledUnmarked(t *testing.T) {
+	t.Parallel()
 	for _, effect := range []qubesd.Effect{qubesd.Refuse, qubesd.Cut} { // not done, and done
 		q := small(t, anyGround(), build{static: true})
 		want, data := q.of(t, "work"), q.private(t, "work")
@@ -99,6 +102,7 @@ func TestQubesRestoreKilledUnmarked(t *testing.T) {
 // TestQubesRestoreForeignMark: a qube that another program is restoring is one that is here: it is left alone, mark and all,
 // unless somebody says otherwise.
 func TestQubesRestoreForeignMark(t *testing.T) {
+	t.Parallel()
 	q := small(t, anyGround(), build{static: true})
 	want, saved := q.of(t, "work"), q.private(t, "work")
 	q.write(t, "work", "private", 0, "random:64K:141")
@@ -119,6 +123,7 @@ func TestQubesRestoreForeignMark(t *testing.T) {
 // TestQubesRestoreKeepsWhatWas: a restore over a qube that is interrupted after its volume and run again leaves what the qube
 // held before among the volume's older states, also if it then takes another session.
 func TestQubesRestoreKeepsWhatWas(t *testing.T) {
+	t.Parallel()
 	for _, session := range []string{ofSession(1), ofSession(2)} {
 		q := small(t, anyGround(), build{static: true})
 		q.write(t, "work", "private", 0, "random:64K:150")

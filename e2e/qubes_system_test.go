@@ -20,6 +20,7 @@ func machineOwn(_, line string) bool {
 // TestQubesRowS35WholeSystem backs a system up, brings it back on a new machine, and goes on there: the next backup sends
 // nothing.
 func TestQubesRowS35WholeSystem(t *testing.T) {
+	t.Parallel()
 	onQubesGrounds(t, func(t *testing.T, kind string) {
 		for _, release := range []string{"4.3", "4.2"} {
 			t.Run(release, func(t *testing.T) {

@@ -15,6 +15,7 @@ var gib = flag.Bool("gib", false, "recover 1 GiB by the script")
 // TestRecoveryOfOneGiB: an archive of 1 GiB lacks one object of every kind that
 // is there twice, and the script gets it back, byte for byte.
 func TestRecoveryOfOneGiB(t *testing.T) {
+	t.Parallel()
 	if !*gib {
 		t.Skip("1 GiB takes minutes: -gib")
 	}

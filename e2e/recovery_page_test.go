@@ -26,6 +26,7 @@ const (
 // TestRecoveryStepsArePageAndScript: each step of the page is a function of the
 // script, by the same words.
 func TestRecoveryStepsArePageAndScript(t *testing.T) {
+	t.Parallel()
 	steps := func(text, pattern string) (found []string) {
 		for _, m := range regexp.MustCompile(pattern).FindAllStringSubmatch(text, -1) {
 			found = append(found, m[1])
@@ -138,6 +139,7 @@ func saysAll(format, short mdTable) bool {
 
 // TestRecoveryTablesAreThoseOfTheFormat compares every table of bytes.
 func TestRecoveryTablesAreThoseOfTheFormat(t *testing.T) {
+	t.Parallel()
 	format, checked := mdTables(page(t, formatPage), ""), 0
 	for section, tables := range mdTables(page(t, recoveryPage), "from") {
 		for _, short := range tables {
@@ -162,6 +164,7 @@ func TestRecoveryTablesAreThoseOfTheFormat(t *testing.T) {
 // TestRecoveryTablesAreCompared: a table of the page with a wrong number is
 // found.
 func TestRecoveryTablesAreCompared(t *testing.T) {
+	t.Parallel()
 	format := mdTables(page(t, formatPage), "")
 	text := page(t, recoveryPage)
 	for _, change := range [][2]string{
@@ -192,6 +195,7 @@ func TestRecoveryTablesAreCompared(t *testing.T) {
 
 // TestRecoveryWordsAreThoseOfTheFormat compares what stands outside of tables.
 func TestRecoveryWordsAreThoseOfTheFormat(t *testing.T) {
+	t.Parallel()
 	recovery, format := page(t, recoveryPage), page(t, formatPage)
 	for _, words := range [][2]string{
 		{"big-endian and unsigned", "big-endian and unsigned"},
@@ -263,6 +267,7 @@ func recoveryAnswers(t *testing.T) []string {
 }
 
 func TestRecoveryAnswers(t *testing.T) {
+	t.Parallel()
 	want, got := recoveryAnswers(t), []string{}
 	_, table, _ := strings.Cut(page(t, recoveryPage), "<!-- answers -->\n")
 	for _, m := range regexp.MustCompile("(?m)^\\|.*\\| `([0-9a-f]+)` \\|$").FindAllStringSubmatch(table, -1) {

@@ -15,6 +15,7 @@ import (
 // TestRecoveryWithoutOneObject: whatever becomes of one object that isn't a
 // pack of chunks, everything comes back.
 func TestRecoveryWithoutOneObject(t *testing.T) {
+	t.Parallel()
 	f := newForgery(t)
 	for path, b := range f.whole {
 		if path == f.dataPack() {
@@ -34,6 +35,7 @@ func TestRecoveryWithoutOneObject(t *testing.T) {
 // TestRecoveryWithoutDirectories: all of the index and of one copy of the roots
 // can be done without.
 func TestRecoveryWithoutDirectories(t *testing.T) {
+	t.Parallel()
 	f := newForgery(t)
 	for _, lost := range [][]string{{"head"}, {"roots"}, {"index"}, {"head", "index"}, {"roots", "index"}} {
 		for _, dir := range lost {
@@ -82,6 +84,7 @@ func tableStart(b []byte) int { return len(b) - 4 - int(binary.BigEndian.Uint32(
 
 // TestRecoveryRefusesDamage: what all copies have lost isn't made up.
 func TestRecoveryRefusesDamage(t *testing.T) {
+	t.Parallel()
 	f := newForgery(t)
 	roots := append(f.under("head"), f.under("roots")...)
 	for at := range 16 {
@@ -108,6 +111,7 @@ func TestRecoveryRefusesDamage(t *testing.T) {
 
 // TestRecoveryRefusesExchanges: what is whole doesn't open in another's place.
 func TestRecoveryRefusesExchanges(t *testing.T) {
+	t.Parallel()
 	f := newForgery(t)
 	other := newForgery(t) // under the same key file, or another
 	for _, dir := range []string{"head", "roots"} {
@@ -153,6 +157,7 @@ func TestRecoveryRefusesExchanges(t *testing.T) {
 // TestRecoveryIgnoresRubbish: what the root doesn't lead to may be anything,
 // and the end of a pack zeros.
 func TestRecoveryIgnoresRubbish(t *testing.T) {
+	t.Parallel()
 	f := newForgery(t)
 	for _, path := range f.under("packs") {
 		b := bytes.Clone(f.whole[path])
@@ -173,6 +178,7 @@ func TestRecoveryIgnoresRubbish(t *testing.T) {
 // more, unless somebody says which root to take. In roots/ more are passed over:
 // a copier keeps up to 4,096.
 func TestRecoveryOfJunkRoots(t *testing.T) {
+	t.Parallel()
 	f := newForgery(t)
 	newest := filepath.Base(slices.Max(f.under("head")))
 	n := strings.TrimLeft(newest, "0")
@@ -196,6 +202,7 @@ func TestRecoveryOfJunkRoots(t *testing.T) {
 // keys gets no further than the commitment, and a chunk is of the domain that its
 // volume has, with the padding that its name asks for.
 func TestRecoveryChecksMoreThanSeals(t *testing.T) {
+	t.Parallel()
 	f := newForgery(t)
 	heads, roots := f.under("head"), f.under("roots")
 	for _, path := range roots {
@@ -246,6 +253,7 @@ func TestRecoveryChecksMoreThanSeals(t *testing.T) {
 // TestRecoverySalvages: zeros stand where a chunk fails and nowhere else, and
 // the script says where; without all of a volume's metadata nothing is written.
 func TestRecoverySalvages(t *testing.T) {
+	t.Parallel()
 	f := newForgery(t)
 	original := readFile(t, f.image)
 	salvage := func(what string, ranges ...[2]int) {
@@ -310,6 +318,7 @@ func TestRecoverySalvages(t *testing.T) {
 
 // TestRecoverySaysWhatIsMissing in words, and which file it was to be.
 func TestRecoverySaysWhatIsMissing(t *testing.T) {
+	t.Parallel()
 	f := newForgery(t)
 	f.run([]string{"--root", "99"}, "list").expect(1).says("recover: error: the archive has no root 99\n")
 	image := filepath.Join(f.dir, "nowhere", "image")

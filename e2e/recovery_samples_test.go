@@ -14,6 +14,7 @@ import (
 // TestRecoveryOfSamples: the script reads the archives of all versions, with
 // and without qubes, by both of their key slots.
 func TestRecoveryOfSamples(t *testing.T) {
+	t.Parallel()
 	needRecovery(t)
 	samples, err := filepath.Glob("testdata/archives/v*")
 	if err != nil || len(samples) == 0 {

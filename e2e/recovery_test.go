@@ -132,6 +132,7 @@ func (r *recoverer) refuses(what, volume string, words ...string) {
 // TestRecovery: the script gets every volume of every session out of archives
 // of all sorts.
 func TestRecovery(t *testing.T) {
+	t.Parallel()
 	needRecovery(t)
 	for _, params := range [][]string{
 		nil,
@@ -196,6 +197,7 @@ func TestRecovery(t *testing.T) {
 // TestRecoveryOfManySessions has a list of sessions of two levels, and what
 // many backups leave of an index.
 func TestRecoveryOfManySessions(t *testing.T) {
+	t.Parallel()
 	needRecovery(t)
 	const sessions = 34
 	w := archive(t, "--chunk-size", "64K")
@@ -241,6 +243,7 @@ func TestRecoveryOfManySessions(t *testing.T) {
 
 // TestRecoveryByPassphrase needs a library with Argon2 on this machine.
 func TestRecoveryByPassphrase(t *testing.T) {
+	t.Parallel()
 	needArgon2(t)
 	w := newWorld(t)
 	pass := w.path("pass")
@@ -263,6 +266,7 @@ func TestRecoveryByPassphrase(t *testing.T) {
 // TestRecoveryByRecoveryKey: the script takes a recovery key where it takes a
 // passphrase, as pinion does, and needs no Argon2 for it.
 func TestRecoveryByRecoveryKey(t *testing.T) {
+	t.Parallel()
 	needRecovery(t)
 	w := newWorldOf(t, build{static: true})
 	image := w.image("image", "random:200K:1", "text:100K:2")

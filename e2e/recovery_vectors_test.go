@@ -17,6 +17,7 @@ const vectorsPage = "docs/vectors.md"
 // TestVectorsPageIsThatOfTheScript: the page has the structures that the script
 // checks, and the members of the manifest that it reads.
 func TestVectorsPageIsThatOfTheScript(t *testing.T) {
+	t.Parallel()
 	text, script := page(t, vectorsPage), page(t, "e2e/"+recoverScript)
 	_, names, _ := strings.Cut(script, "\nVECTORS = {")
 	names, _, _ = strings.Cut(names, "\n}")
@@ -45,6 +46,7 @@ func TestVectorsPageIsThatOfTheScript(t *testing.T) {
 // TestRecoveryChecksVectors: the script says which vectors it doesn't agree
 // with, and why.
 func TestRecoveryChecksVectors(t *testing.T) {
+	t.Parallel()
 	needRecovery(t)
 	dir := t.TempDir()
 	r := &recoverer{t: t, dir: dir}

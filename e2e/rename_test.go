@@ -22,6 +22,7 @@ func (c *cow) renamed(name string) *cow {
 // on where it was: the next backup is a difference, and all its sessions are
 // those of the new name.
 func TestCowRowS37RenameKeepsIncremental(t *testing.T) {
+	t.Parallel()
 	onTrackingGrounds(t, func(t *testing.T, g *ground) {
 		w := cowWorld(t)
 		c := g.volume("old", 64<<20, "random:8M:1")
@@ -51,6 +52,7 @@ func TestCowRowS37RenameKeepsIncremental(t *testing.T) {
 // In the archive alone: the source keeps its name, and is told which one it has
 // there.
 func TestRowS37RenameInTheArchive(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	a, b := w.image("a.img", "random:1M:1"), w.image("b.img", "random:1M:2")
 	w.backup("a=file:"+a, "b=file:"+b)
@@ -75,6 +77,7 @@ func TestRowS37RenameInTheArchive(t *testing.T) {
 // Tags come and go, and a session that is tagged later is as good as one that
 // was at its backup.
 func TestTagsOfSessions(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	a := w.image("a.img", "random:1M:1")
 	w.backup("a=file:"+a, "--tag", "first,the beginning")
@@ -105,6 +108,7 @@ func TestTagsOfSessions(t *testing.T) {
 // and less than 2 % read where the storage knows that the two share their blocks;
 // elsewhere, and in another session, what is known is not sent either.
 func TestCowRowS06AnEqualClone(t *testing.T) {
+	t.Parallel()
 	onEachGround(t, func(t *testing.T, g *ground) {
 		w := cowWorld(t)
 		base := g.volume("base", 48<<20, "random:32M:1")

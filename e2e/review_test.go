@@ -38,6 +38,7 @@ func threeStates(t *testing.T) (w *world, images, metadata []string) {
 // Wherever the newest session's metadata is damaged, what the word latest, its
 // tag or a time gives is that session or an error, never an older one.
 func TestReviewDamageNeverMakesAnOlderSessionTheLatest(t *testing.T) {
+	t.Parallel()
 	w, images, metadata := threeStates(t)
 	pair := map[string][]byte{}
 	for _, path := range w.both(metadata[3]) {
@@ -94,6 +95,7 @@ func (w *world) forgetLists() {
 // the others are listed and restored, latest is an error, and after a repair
 // everything works again.
 func TestReviewLostSessionListClosesNothing(t *testing.T) {
+	t.Parallel()
 	w, images, metadata := threeStates(t)
 	w.removeBoth(metadata[3])
 	w.forgetLists()
@@ -130,6 +132,7 @@ func TestReviewLostSessionListClosesNothing(t *testing.T) {
 
 // A lost volume table costs the names that stood in no other.
 func TestReviewLostVolumeTable(t *testing.T) {
+	t.Parallel()
 	w, images, metadata := threeStates(t)
 	w.removeBoth(metadata[1]) // the table didn't change since
 	w.forgetLists()
@@ -152,6 +155,7 @@ func TestReviewLostVolumeTable(t *testing.T) {
 // A root that is put back may be older than what else the store has: nothing is
 // deleted then, and the next backup finds what was sent.
 func TestReviewOldRootPutBackDeletesNothing(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:1M:1")
 	w.backup("file:" + v)
@@ -176,6 +180,7 @@ func TestReviewOldRootPutBackDeletesNothing(t *testing.T) {
 
 // A store that only appends can be repaired, too.
 func TestReviewRepairOfAppendOnlyStore(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:1M:1")
 	w.backup("file:" + v)
@@ -194,6 +199,7 @@ func TestReviewRepairOfAppendOnlyStore(t *testing.T) {
 // Volumes that fit one by one, and not together, are refused before the first
 // byte.
 func TestReviewSpaceIsForAllVolumesTogether(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	a, b := w.image("a", "random:3M:1"), w.image("b", "random:3M:2")
 	w.backup("file:"+a, "file:"+b)

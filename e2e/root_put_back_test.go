@@ -23,6 +23,7 @@ func keyHosts(t *testing.T) (a, b *world, second string) {
 // it: the one before counts, with its keys, and the next commit takes no number
 // twice.
 func TestNewestRootIsLost(t *testing.T) {
+	t.Parallel()
 	for name, spoil := range map[string]func(t *testing.T, path string){
 		"damaged": func(t *testing.T, path string) { replaceByte(t, path, -3) },
 		"missing": func(t *testing.T, path string) { run(t, "rm", path) },
@@ -53,6 +54,7 @@ func TestNewestRootIsLost(t *testing.T) {
 // Where no root opens any more, the host puts its own copy back, if that lists the
 // key that was given.
 func TestRootIsPutBack(t *testing.T) {
+	t.Parallel()
 	for name, spoil := range map[string]func(t *testing.T, path string){
 		"damaged": func(t *testing.T, path string) { replaceByte(t, path, -3) },
 		"missing": func(t *testing.T, path string) { run(t, "rm", path) },
@@ -92,6 +94,7 @@ func (w *world) restoresWith(key, volume, like string) {
 // The newest root that a host saw is put back, too, where an older one opens and
 // the damaged one shows that the store isn't just an old copy.
 func TestRootIsPutBackOverAnOlderOne(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:1M:1")
 	w.backup("file:" + v)
@@ -116,6 +119,7 @@ func TestRootIsPutBackOverAnOlderOne(t *testing.T) {
 // What a prune took away after the root that somebody went back to is not believed
 // to be there.
 func TestOlderRootAfterAPruneIsDoubted(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	w.backup("file:" + w.image("v", "random:1M:1"))
 	x := "file:" + w.image("x", "random:4M:2")
@@ -138,6 +142,7 @@ func TestOlderRootAfterAPruneIsDoubted(t *testing.T) {
 // last puts its own copy back, as a new root and with the keys that this one had:
 // a store can't bring a removed key back.
 func TestRootPutBackHasTheKeysThatItHad(t *testing.T) {
+	t.Parallel()
 	a, b, second := keyHosts(t)
 	b.spoilRoots(3)
 	b.exits(14, "list", "--keyfile", second).oneLine().says("generation 2, and 3 was seen", "check --repair")
@@ -163,6 +168,7 @@ func TestRootPutBackHasTheKeysThatItHad(t *testing.T) {
 // What a prune took away after the root that is put back, or that is accepted, is
 // not believed to be there.
 func TestRootPutBackAfterAPruneIsDoubted(t *testing.T) {
+	t.Parallel()
 	start := func(t *testing.T) (a, b *world, x string) {
 		a = archive(t)
 		a.backup("file:" + a.image("v", "random:1M:1"))

@@ -10,6 +10,7 @@ import (
 // Whichever root is damaged, check says so with 13 until a repair did what can be done,
 // and not for ever after. Another host finds out for itself.
 func TestRootsThatNothingMendsAreSaidOnce(t *testing.T) {
+	t.Parallel()
 	origin := archive(t)
 	origin.backup("file:" + origin.image("v", "random:300K:1"))
 	origin.backup("file:" + origin.path("v"))

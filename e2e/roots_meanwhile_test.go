@@ -8,6 +8,7 @@ import (
 // A backup of the same host that ends while the roots are listed, or just after
 // copy read the root, is no reason to take the root that was read for an old one.
 func TestRootsBesideABackupOfTheSameHost(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:1M:1")
 	w.backup("file:" + v)
@@ -37,6 +38,7 @@ func TestRootsBesideABackupOfTheSameHost(t *testing.T) {
 // older state, and is told, whatever the key; what it held then can be read with
 // the keys of then.
 func TestRootsOfARemovedKeyInAnOldArchive(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:1M:1")
 	w.backup("file:" + v)
@@ -63,6 +65,7 @@ func TestRootsOfARemovedKeyInAnOldArchive(t *testing.T) {
 // A remembered key is enough to look at older roots where the newest one is
 // damaged, foreign or missing.
 func TestRootsWithARememberedKey(t *testing.T) {
+	t.Parallel()
 	needKeyrings(t)
 	w, pass := passWorld(t)
 	t.Cleanup(func() { w.command("key", "forget").Run() })

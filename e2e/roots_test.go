@@ -64,6 +64,7 @@ func (w *world) leavesAlone(do func()) {
 // An append-only store keeps every root, and check --roots lists them, the
 // newest first, whatever the order of their names.
 func TestRootsOfAnAppendOnlyStoreAreListed(t *testing.T) {
+	t.Parallel()
 	w, _ := manyRoots(t, 12)
 	w.leavesAlone(func() {
 		doc := document[rootsDoc](w.ok("check", "--roots", "--json"))
@@ -96,6 +97,7 @@ func TestRootsOfAnAppendOnlyStoreAreListed(t *testing.T) {
 
 // Any root that is kept can be read, and nothing is remembered of it.
 func TestRootsKeptCanBeRead(t *testing.T) {
+	t.Parallel()
 	w, images := manyRoots(t, 6)
 	w.leavesAlone(func() {
 		for n := 1; n <= 6; n++ {
@@ -123,6 +125,7 @@ func TestRootsKeptCanBeRead(t *testing.T) {
 
 // An older root can be read and no more.
 func TestRootsAreRefusedWhereSomethingIsWritten(t *testing.T) {
+	t.Parallel()
 	w, _ := manyRoots(t, 1)
 	w.leavesAlone(func() {
 		for _, args := range [][]string{
@@ -141,6 +144,7 @@ func TestRootsAreRefusedWhereSomethingIsWritten(t *testing.T) {
 
 // What doesn't open is told from what does, and why it doesn't.
 func TestRootsThatDontOpenAreNamed(t *testing.T) {
+	t.Parallel()
 	w, images := manyRoots(t, 5)
 	stranger := worldIn(t, t.TempDir(), w.bin)
 	stranger.env = w.env
@@ -183,6 +187,7 @@ func TestRootsThatDontOpenAreNamed(t *testing.T) {
 // look at the others: they are listed and can be read, and the exit status says
 // what is wrong.
 func TestRootsAreListedWhateverTheNewestOneIs(t *testing.T) {
+	t.Parallel()
 	w, images := manyRoots(t, 4)
 	for name, c := range map[string]struct {
 		spoil func()
@@ -234,6 +239,7 @@ func TestRootsAreListedWhateverTheNewestOneIs(t *testing.T) {
 
 // The wrong secret reads no older root either, and an empty place has none.
 func TestRootsNeedTheSecret(t *testing.T) {
+	t.Parallel()
 	w, _ := manyRoots(t, 2)
 	other := w.path("other-key")
 	writeFile(t, other, content("random:64:78"))
@@ -258,6 +264,7 @@ func TestRootsNeedTheSecret(t *testing.T) {
 // After a repair swept superseded index objects, older roots are read through the
 // index of the newest.
 func TestRootsAfterTheirIndexWasSwept(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:600K:1")
 	images := []string{""}

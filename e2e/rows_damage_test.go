@@ -145,6 +145,7 @@ func threeSessions(t testing.TB) *ledger {
 
 // Every range that damage touches is listed, in every session, and no other.
 func TestRowS22VerifyListsAllDamageAndNothingElse(t *testing.T) {
+	t.Parallel()
 	l := threeSessions(t)
 	w := l.w
 	r := w.ok("verify", "--all-sessions", "--json")
@@ -177,6 +178,7 @@ func TestRowS22VerifyListsAllDamageAndNothingElse(t *testing.T) {
 // verify goes on after the first damaged chunk and says for people, in one line
 // each, what is damaged.
 func TestVerifyGoesOnAfterDamage_B9(t *testing.T) {
+	t.Parallel()
 	l := threeSessions(t)
 	l.flip(1, 0, 100)
 	l.flip(2, 0, 100)
@@ -191,6 +193,7 @@ func TestVerifyGoesOnAfterDamage_B9(t *testing.T) {
 // A damaged chunk costs neither the file that was there nor leaves another:
 // not when it is replaced, not in place, not on a device.
 func TestDamagedBlobNeverCostsTheOldFile_B7(t *testing.T) {
+	t.Parallel()
 	l := threeSessions(t)
 	w := l.w
 	l.flip(1, 20, 77)
@@ -230,6 +233,7 @@ func TestDamagedBlobNeverCostsTheOldFile_B7(t *testing.T) {
 // What is salvaged from damage is told from what is whole: the status says so,
 // the list is exact, and all else is right.
 func TestSalvageNeverLooksWhole_B8(t *testing.T) {
+	t.Parallel()
 	l := threeSessions(t)
 	w := l.w
 	want := l.flip(1, 20, 77)
@@ -268,6 +272,7 @@ func TestSalvageNeverLooksWhole_B8(t *testing.T) {
 
 // Where blobs are stands in the index, and in the packs themselves.
 func TestRowS24IndexIsRebuiltFromPacks(t *testing.T) {
+	t.Parallel()
 	l := threeSessions(t)
 	w := l.w
 	for _, path := range w.under("index/") {
@@ -295,6 +300,7 @@ func TestRowS24IndexIsRebuiltFromPacks(t *testing.T) {
 // A store that spoils any one of the objects that it is given is found out
 // before the session counts.
 func TestRowS28ReadBackFindsAGarbledPut(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:40M:1")
 	w.backup("file:" + v)
@@ -336,6 +342,7 @@ func TestRowS28ReadBackFindsAGarbledPut(t *testing.T) {
 // verify looks at the session that it is told to look at, and every session has
 // every volume that was in it, changed or not.
 func TestRowS30SessionsAreToldApart(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	l := newLedger(w)
 	w.image("a", "random:2M:1")
@@ -361,6 +368,7 @@ func TestRowS30SessionsAreToldApart(t *testing.T) {
 // An older copy in the place of the archive is noticed by every command, and
 // said in one line. A host without memory is told what it sees.
 func TestOlderArchiveIsNoticed_B19(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:1M:1")
 	w.backup("file:" + v)

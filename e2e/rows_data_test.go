@@ -17,6 +17,7 @@ const mib = 1 << 20
 // is not sent again. A frame that claims to be larger than its chunk is the
 // fuzz and unit tests' of the package that opens blobs: it takes the keys.
 func TestRowS03CompressionPerRun(t *testing.T) {
+	t.Parallel()
 	w := archive(t, "--compression", "zstd:3")
 	v := w.image("v", "text:6M:1", "random:2M:2", "hole:4M", "text:512K:3")
 	was := copyFile(t, v, w.path("was"))
@@ -46,6 +47,7 @@ func TestRowS03CompressionPerRun(t *testing.T) {
 
 // A volume of any size, empty or not, can grow and shrink between backups.
 func TestRowS12AnySizeCanBeBackedUpAgain(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	sizes := []int64{0, 1, 511, 512, 64<<10 - 1, chunk, chunk + 1, 2 << 30}
 	var sources, names []string
@@ -101,6 +103,7 @@ func TestRowS12AnySizeCanBeBackedUpAgain(t *testing.T) {
 // Data of 256 MiB in 1 PiB costs what 256 MiB cost, in memory, in bytes read,
 // sent and restored. That it takes no longer is for the bench.
 func TestRowS07HugeSparseVolume(t *testing.T) {
+	t.Parallel()
 	// Few file systems hold a file of 1 PiB.
 	w := worldIn(t, mounted(t, "xfs", 2<<30), programs(t, build{static: true}))
 	w.ok("init")
@@ -140,6 +143,7 @@ func TestRowS07HugeSparseVolume(t *testing.T) {
 // (Another archive has other keys, and so other lengths of compressed chunks. A metadata
 // pack has the identifier of its session, which compresses to some bytes more or less.)
 func TestRowS08SameResultOnOneCoreAndMany(t *testing.T) {
+	t.Parallel()
 	v := makeImage(t, filepath.Join(t.TempDir(), "v"), "text:12M:1", "hole:3M", "random:12M:2", "zero:2M", "text:5M:1")
 	var seen []string
 	origin := archive(t)
@@ -164,6 +168,7 @@ func TestRowS08SameResultOnOneCoreAndMany(t *testing.T) {
 
 // Zeros that take space on the disk take none in the archive.
 func TestRowS25ZerosAreNotStored(t *testing.T) {
+	t.Parallel()
 	w := newWorldOf(t, build{static: true})
 	w.ok("init")
 	v := w.image("v", "zero:1G")
@@ -180,6 +185,7 @@ func TestRowS25ZerosAreNotStored(t *testing.T) {
 
 // 1 MiB in 40 GiB costs 1 MiB: nothing of the hole is read.
 func TestHolesAreNotRead_B17(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "hole:20G", "random:1M:1", "hole:20G")
 	doc := w.backup("file:" + v)

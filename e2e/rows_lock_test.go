@@ -161,6 +161,7 @@ func (w *world) refusesToWrite(what, source string) {
 // whatever reason, and leaves no trace there; one that writes says why it
 // doesn't.
 func TestRowS05ReadOnlyStore(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	source := w.image("v", "random:1M:1")
 	w.backup("v=file:" + source)
@@ -246,6 +247,7 @@ func (w *world) asNobody(t *testing.T) *world {
 // A verify that takes hours holds up no backup, and a command that needs the
 // archive alone is told that somebody reads it, or waits for that one.
 func TestRowS05VerifyOfHoursStopsNoBackup(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:1M:1")
 	w.backup("file:" + v)
@@ -311,6 +313,7 @@ func (w *world) hostOf(name string) *world {
 // Two machines with one archive: the one is told of the other by name, and
 // waits or is refused. Neither session lacks anything.
 func TestTwoHostsNeverSpoilEachOther_B12(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	a, b := w.hostOf("alpha"), w.hostOf("beta")
 	v := w.image("v", "random:1M:1")
@@ -361,6 +364,7 @@ func TestTwoHostsNeverSpoilEachOther_B12(t *testing.T) {
 // A killed holder's word isn't taken for that of the one who holds the archive
 // now, and one whose helper is older than notes is told less.
 func TestLockedByOthersThanItSeems(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:1M:1")
 	w.backup("file:" + v)
@@ -390,6 +394,7 @@ func TestLockedByOthersThanItSeems(t *testing.T) {
 // Whatever a helper answers to who holds the archive: an exit status, one line,
 // and nothing in it that a terminal would obey.
 func TestHostileHolder(t *testing.T) {
+	t.Parallel()
 	const nobody = "the archive is locked by another command"
 	w := archive(t)
 	w.env = append(w.env, quickRaces)

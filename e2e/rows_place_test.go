@@ -19,6 +19,7 @@ import (
 // What a store sees tells neither how often a pattern occurs, nor where, nor in
 // how many volumes, and nothing in it is readable.
 func TestRowS11StoreSeesNothing(t *testing.T) {
+	t.Parallel()
 	// The same 3 MiB of distinct data each time.
 	data := []string{"random:1M:1", "random:2M:2"}
 	shapes := map[string]func(w *world) []string{
@@ -100,6 +101,7 @@ func (w *world) nothingInClear(began time.Time, names ...string) {
 // What the program is called changes nothing; objects say what they are, and of
 // what version.
 func TestRowS16NamesAndVersions(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:1M:1")
 	w.backup("file:" + v)
@@ -144,6 +146,7 @@ func TestRowS16NamesAndVersions(t *testing.T) {
 // Onto a copy of which a hundredth differs, only that is fetched and written,
 // and what the file shares with its sibling on the disk stays shared.
 func TestRowS17SparseRestore(t *testing.T) {
+	t.Parallel()
 	dir := mounted(t, "btrfs", 1<<30)
 	w := worldIn(t, dir, programs(t, build{}))
 	w.ok("init")
@@ -237,6 +240,7 @@ func bare(t *testing.T, root string, code int, args ...string) string {
 // The archive, the key and the two programs are all that it takes to get data
 // back: no root, no state, no other file of the system, not even /proc.
 func TestRowS19RestoreOnABareMachine(t *testing.T) {
+	t.Parallel()
 	root, was, is := bareRoot(t)
 	if out := bare(t, root, 0, "list"); !strings.Contains(out, "#2") {
 		t.Errorf("list printed %s", out)
@@ -263,6 +267,7 @@ func TestRowS19RestoreOnABareMachine(t *testing.T) {
 // Neither program needs a place for temporary files: everything works where
 // the whole system but the archive, the state and the target is read-only.
 func TestRowS31ReadOnlySystem(t *testing.T) {
+	t.Parallel()
 	root, _, is := bareRoot(t)
 	system := t.TempDir()
 	forEverybody(t, system)
@@ -284,6 +289,7 @@ func TestRowS31ReadOnlySystem(t *testing.T) {
 // Watched at work, neither program makes a file outside of the archive, the
 // state, the cache and the target.
 func TestRowS31NoTemporaryFiles(t *testing.T) {
+	t.Parallel()
 	strace := tool(t, "strace", "strace")
 	w := newWorldOf(t, build{static: true})
 	v := w.image("v", "random:20M:1", "text:4M:2")
@@ -337,6 +343,7 @@ func TestRowS31NoTemporaryFiles(t *testing.T) {
 
 // What a killed run leaves is gone after one more command.
 func TestRowS31NothingStrayAfterAKill(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:40M:1")
 	w.ok("backup", "file:"+v)

@@ -38,6 +38,7 @@ func (w *world) holding(args ...string) (r *running, mark string) {
 // Of two backups at once one is told to come back later, or waits if it was
 // told to; readers go on; a killed holder leaves nothing to unlock.
 func TestRowS05TwoBackupsAtOnce(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:1M:1")
 	u := w.image("u", "random:1M:2")
@@ -86,6 +87,7 @@ func (w *world) storeWith(option string) *world {
 // However two clients get into each other's way, and whether one is killed:
 // what was reported as done is there, and is right.
 func TestClientsNeverSpoilEachOther_B12(t *testing.T) {
+	t.Parallel()
 	const rounds = 50 // of two clients each
 	w := archive(t)
 	random := rand.New(rand.NewPCG(1, 2))
@@ -150,6 +152,7 @@ func (w *world) strays() {
 // A full store is said to be full. Nothing that was committed suffers, nothing
 // is left lying about, and with room again the backup goes on.
 func TestFullStoreLosesNothing_B10(t *testing.T) {
+	t.Parallel()
 	fs := mounted(t, "tmpfs", 60*mib)
 	w := newWorld(t)
 	w.store = filepath.Join(fs, "archive")
@@ -189,6 +192,7 @@ func TestFullStoreLosesNothing_B10(t *testing.T) {
 // A first backup that is killed goes on where it was: by killing pinion or the
 // helper when half, three quarters and most of the bytes have gone out.
 func TestRowS33KilledBackupGoesOn_B11(t *testing.T) {
+	t.Parallel()
 	const size = 640 * mib
 	w := newWorldOf(t, build{static: true})
 	v := w.image("v", "random:640M:1", "hole:1G")

@@ -29,6 +29,7 @@ type sampleDoc struct {
 // TestSampleArchives: every archive that an earlier version wrote is read by
 // this one, byte for byte, and can be written to.
 func TestSampleArchives(t *testing.T) {
+	t.Parallel()
 	samples, err := filepath.Glob("testdata/archives/v*")
 	if err != nil || len(samples) == 0 {
 		t.Fatal(samples, err)

@@ -10,6 +10,7 @@ import (
 // A volume that was deleted doesn't make monitor fail for ever; what is kept of
 // it goes when it is forgotten, and state that nobody can read goes, too.
 func TestStorageVolumeIsGone(t *testing.T) {
+	t.Parallel()
 	g := newGround(t, "btrfs")
 	w := cowWorld(t)
 	c, d := g.volume("v", 16<<20, "random:1M:1"), g.volume("d", 16<<20, "random:1M:2")

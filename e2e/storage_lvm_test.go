@@ -10,6 +10,7 @@ import (
 // A thin volume goes back in time from its base snapshot, in place or as a new
 // one, and both are paired.
 func TestCowLVMRestoreFromSnapshot(t *testing.T) {
+	t.Parallel()
 	g := insideOnly(t)
 	w := cowWorld(t)
 	c := g.volume("v", 64<<20, "random:16M:1")
@@ -42,6 +43,7 @@ func TestCowLVMRestoreFromSnapshot(t *testing.T) {
 
 // A new volume whose restore fails is removed again.
 func TestCowLVMFailedRestoreLeavesNoVolume(t *testing.T) {
+	t.Parallel()
 	g := insideOnly(t)
 	w := cowWorld(t)
 	c := g.volume("v", 64<<20, "random:8M:1")
@@ -70,6 +72,7 @@ func TestCowLVMFailedRestoreLeavesNoVolume(t *testing.T) {
 // A pool that doesn't zero what it hands out shows nothing of what it held
 // before in a restored volume, however that is restored.
 func TestCowLVMRestoreToAPoolThatDoesNotZero(t *testing.T) {
+	t.Parallel()
 	thinPool(insideOnly(t).t, "64k") // makes the volume group
 	pool := vg + "/dirty"
 	run(t, "lvcreate", "-q", "-Zn", "--type", "thin-pool", "-L", "160M", "--poolmetadatasize", "4M", "-c", "512k", "-n", "dirty", vg)

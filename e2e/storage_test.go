@@ -48,6 +48,7 @@ func (w *world) away() *world {
 
 // What monitor and status do, they do without the archive, and in few words.
 func TestStorageMonitorAndStatus(t *testing.T) {
+	t.Parallel()
 	onTrackingGrounds(t, func(t *testing.T, g *ground) {
 		w := cowWorld(t)
 		away := w.away()
@@ -78,6 +79,7 @@ func TestStorageMonitorAndStatus(t *testing.T) {
 // diff tells by the storage where a volume may have changed, and by reading it
 // where it has.
 func TestStorageDiff(t *testing.T) {
+	t.Parallel()
 	onTrackingGrounds(t, func(t *testing.T, g *ground) {
 		w := cowWorld(t)
 		away := w.away()
@@ -129,6 +131,7 @@ func overwriteWith(t *testing.T, c *cow, file string, off, length int64) {
 // A dry run foretells what is read exactly, what is sent from above, and takes
 // nothing away from the backup that follows.
 func TestStorageDryRun(t *testing.T) {
+	t.Parallel()
 	onEachGround(t, func(t *testing.T, g *ground) {
 		w := cowWorld(t)
 		c := g.volume("v", 64<<20, "random:8M:1", "text:4M:2")
@@ -164,6 +167,7 @@ func TestStorageDryRun(t *testing.T) {
 // A restore from the base snapshot fetches what differs and nothing else;
 // without trust it finds what the snapshot must not have.
 func TestStorageRestoreFromSnapshot(t *testing.T) {
+	t.Parallel()
 	onTrackingGrounds(t, func(t *testing.T, g *ground) {
 		w := cowWorld(t)
 		c := g.volume("v", 64<<20, "random:32M:1")
@@ -211,6 +215,7 @@ func TestStorageRestoreFromSnapshot(t *testing.T) {
 // What a person forgets is gone from the storage; what another archive needs
 // stays.
 func TestStorageForget(t *testing.T) {
+	t.Parallel()
 	onTrackingGrounds(t, func(t *testing.T, g *ground) {
 		w := cowWorld(t)
 		second := *w
@@ -239,6 +244,7 @@ func TestStorageForget(t *testing.T) {
 // A volume whose storage can't tell any more what changed is read whole, and
 // that is said once.
 func TestStorageLosesItsAbility(t *testing.T) {
+	t.Parallel()
 	g := newGround(t, "btrfs")
 	w := cowWorld(t)
 	c := g.volume("v", 16<<20, "random:1M:1")

@@ -17,6 +17,7 @@ import (
 // On a terminal the passphrase of a new archive is asked for twice, without
 // showing it, and progress stays on one line of 80 columns.
 func TestTerminal(t *testing.T) {
+	t.Parallel()
 	w := newWorldOf(t, build{static: true})
 	writeFile(t, w.config, []byte("[defaults]\n"))
 	w.configWas = w.fingerprint()

@@ -92,6 +92,7 @@ func (w *world) trips(args ...string) (int, string) {
 // TestRoundTrips counts how often the usual commands wait for the store with nothing
 // else to do, with everything in the cache that can be.
 func TestRoundTrips(t *testing.T) {
+	t.Parallel()
 	w := archive(t).proxied(proxyPlan{})
 	image := w.image("image", "random:1M:1", "text:1M:2")
 	w.ok("backup", "file:"+image)
@@ -115,6 +116,7 @@ func TestRoundTrips(t *testing.T) {
 // TestCommitNamesNoHeads: where the answer to a commit doesn't name the head that
 // was made, the heads are listed.
 func TestCommitNamesNoHeads(t *testing.T) {
+	t.Parallel()
 	w := archive(t).proxied(proxyPlan{})
 	image := w.image("image", "random:1M:1")
 	for _, heads := range []int{0, 1} { // none; the one before

@@ -18,6 +18,7 @@ import (
 // other does. This is the one test of whole programs with a real key
 // derivation, so it looks at several things at once.
 func TestPassphrases(t *testing.T) {
+	t.Parallel()
 	w := newWorldOf(t, build{static: true})
 	writeFile(t, w.config, []byte("[defaults]\n"))
 	w.configWas = w.fingerprint()
@@ -55,6 +56,7 @@ func TestPassphrases(t *testing.T) {
 
 // A signal ends a backup in good order, and the next run goes on from there.
 func TestInterruptedBackup(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:40M:1")
 	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
@@ -86,6 +88,7 @@ func TestInterruptedBackup(t *testing.T) {
 
 // ctrl-C in a restore leaves files as they were.
 func TestInterruptedRestore(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:8M:1")
 	w.backup("file:" + v)
@@ -108,6 +111,7 @@ func TestInterruptedRestore(t *testing.T) {
 
 // A store that says nothing is given up on, with a message that says so.
 func TestSilentStore(t *testing.T) {
+	t.Parallel()
 	w := newWorldOf(t, build{timeout: 2 * time.Second})
 	w.ok("init")
 	w.usesStandIn("silent").exits(1, "list").oneLine().says("2s")
@@ -116,6 +120,7 @@ func TestSilentStore(t *testing.T) {
 // A source that fails in the middle, or gets shorter while it is read, is left
 // out and named; the others are saved.
 func TestSourceFailsWhileRead(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	good := w.image("good", "random:1M:1")
 	t.Run("shrinks", func(t *testing.T) {
@@ -166,6 +171,7 @@ func badDevice(t *testing.T, backing string) string {
 // A device is written to only when it was meant, and is large enough; what lies
 // behind the volume is zeroed.
 func TestRestoreToDevices(t *testing.T) {
+	t.Parallel()
 	w := archive(t)
 	v := w.image("v", "random:2M:1", "hole:2M", "random:1M:2")
 	w.backup("file:" + v)
@@ -202,6 +208,7 @@ func TestRestoreToDevices(t *testing.T) {
 
 // A file system without room for a restore is found out before the first byte.
 func TestRestoreWithoutRoom(t *testing.T) {
+	t.Parallel()
 	fs := mounted(t, "tmpfs", 4*mib)
 	w := archive(t)
 	v := w.image("v", "random:6M:1", "hole:1G")

@@ -26,6 +26,7 @@ var (
 // step both archives list what the model has, and whatever is restored is what
 // it was.
 func TestYears(t *testing.T) {
+	t.Parallel()
 	onEachGround(t, func(t *testing.T, g *ground) {
 		y := newYears(t, g, *yearsSeed+uint64(len(g.kind)))
 		defer func() {

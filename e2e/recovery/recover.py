@@ -1395,7 +1395,10 @@ def read_secret(keyfile, passfile):
         secret, newline, _ = read_whole(passfile, 1 << 20).partition(b"\n")
         secret = secret[:-1] if newline and secret.endswith(b"\r") else secret
     else:
-        secret = getpass.getpass("passphrase or recovery key: ").encode(errors="surrogateescape")
+        try:
+            secret = getpass.getpass("passphrase or recovery key: ").encode(errors="surrogateescape")
+        except EOFError:
+            raise Refused("no passphrase was given") from None
     key = read_recovery_key(secret)
     return (forms(secret), False) if key is None else ([key], True)
 
@@ -1624,18 +1627,27 @@ def check_vectors(directory):
     check(wrong == 0, f"{wrong} of {len(manifest)} vectors are not as they have to be")
 
 
+def archive_options(default):
+    common = argparse.ArgumentParser(add_help=False, argument_default=default)
+    common.add_argument("--keyfile", help="the key file that opens the archive")
+    common.add_argument("--passfile", help="a file whose first line is the passphrase or a recovery key; else asked")
+    common.add_argument("--key-export", help="a key export of this archive, for when no root is left")
+    common.add_argument("--root", help="another root than the newest: a generation, or a name such as head/000000000007")
+    return common
+
+
 def parse_options():
-    parser = argparse.ArgumentParser(description="Get volumes out of an archive of pinion without pinion.")
-    parser.add_argument("--keyfile", help="the key file that opens the archive")
-    parser.add_argument("--passfile", help="a file whose first line is the passphrase or a recovery key; else asked")
-    parser.add_argument("--key-export", help="a key export of this archive, for when no root is left")
-    parser.add_argument("--root", help="another root than the newest: a generation, or a name such as head/000000000007")
+    # They stand anywhere: a command that isn't given one leaves what stood before it.
+    common = archive_options(argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(
+        description="Get volumes out of an archive of pinion without pinion.", parents=[archive_options(None)]
+    )
     parser.add_argument("--vectors", metavar="DIR", help="check this script with the vectors in a directory")
     parser.add_argument("archive", nargs="?", help="the archive's directory")
     commands = parser.add_subparsers(dest="command")
-    commands.add_parser("list", help="show the sessions and the volumes in them")
-    one = commands.add_parser("restore", help="write a volume to a new file")
-    every = commands.add_parser("restore-all", help="write all volumes of a session to new files in a directory")
+    commands.add_parser("list", parents=[common], help="show the sessions and the volumes in them")
+    one = commands.add_parser("restore", parents=[common], help="write a volume to a new file")
+    every = commands.add_parser("restore-all", parents=[common], help="write all volumes of a session to new files in a directory")
     for command in (one, every):
         command.add_argument("--session", type=int, help="number of the session; else the newest that will do")
         command.add_argument("--salvage", action="store_true", help="leave damaged chunks out, as zeros, and say where")

@@ -176,9 +176,12 @@ const modules = "md/dm-mod md/dm-bufio md/dm-bio-prison md/persistent-data/dm-pe
 	"md/dm-thin-pool md/dm-snapshot md/dm-flakey block/loop"
 
 // lvmConf lets LVM see nothing but the disks of the test, and wait for no
-// daemon: there is no udev.
-const lvmConf = `activation { udev_sync=0 udev_rules=0 verify_udev_operations=1 monitoring=0 }
-devices { obtain_device_list_from_udev=0 use_devicesfile=0 scan=["/dev"] filter=["a|^/dev/ubd|","a|^/dev/loop|","r|.*|"] }
+// daemon: there is no udev. Nor does it touch all of its memory and keep it there, nor
+// look for what isn't here: a page fault is what costs most, and lvcreate took 2.2 s
+// with 6,600 of them, where it takes 1.0 s with 2,400.
+const lvmConf = `activation { udev_sync=0 udev_rules=0 verify_udev_operations=1 monitoring=0 reserved_memory=0 reserved_stack=0 process_priority=0 mlock_filter=["0"] }
+devices { obtain_device_list_from_udev=0 use_devicesfile=0 scan=["/dev"] filter=["a|^/dev/ubd|","a|^/dev/loop|","r|.*|"]
+	hints="none" md_component_detection=0 multipath_component_detection=0 fw_raid_component_detection=0 sysfs_scan=0 external_device_info_source="none" }
 backup { backup=0 archive=0 }
 global { use_lvmpolld=0 event_activation=0 locking_dir="/run/lock/lvm" }
 `

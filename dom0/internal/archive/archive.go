@@ -284,6 +284,11 @@ func (a *Archive) connect(ctx context.Context) (err error) {
 	return err
 }
 
+// NoRoot is the error for the store behind conn, which has no root.
+func NoRoot(ctx context.Context, conn *store.Conn, dest store.Destination, opts Options) error {
+	return (&Archive{conn: conn, dest: dest, opts: opts}).missing(ctx)
+}
+
 // missing is the error for a store without a root.
 // Where nothing else of an archive is either, the disk is likely not mounted:
 // that is no damage, and nothing to be repaired.

@@ -29,6 +29,9 @@ var ErrRolledBack = errors.New("the store shows a state that doesn't follow the 
 // another host wrote to it last.
 var ErrAdopt = errors.New("writing here needs --adopt")
 
+// ErrAdoptCopy is ErrAdopt for a copy, which is none any more once it was written to.
+var ErrAdoptCopy = fmt.Errorf("%w", ErrAdopt)
+
 // ErrNotEmpty says that init was asked to make an archive where something is.
 var ErrNotEmpty = errors.New("something is stored there already")
 

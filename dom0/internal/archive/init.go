@@ -2,6 +2,7 @@ package archive
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime/debug"
 
@@ -20,13 +21,21 @@ type Params struct {
 // Init makes a new archive at dest and returns its root. opts.Secret gets the
 // secret of its first key slot, stretched at that cost if it is a passphrase.
 func Init(ctx context.Context, dest store.Destination, params Params, cost crypt.Cost, opts Options) (*format.Root, error) {
-	opts.Store.Create = true
+	a := &Archive{dest: dest, opts: opts}
+	unmounted, err := a.checkUnpinned()
+	if err != nil {
+		return nil, err
+	}
+	opts.Store.Create = unmounted == nil // else nothing is made where a disk may be mounted
 	conn, err := store.Open(ctx, dest, opts.Store)
+	if errors.Is(err, store.ErrMissing) && unmounted != nil {
+		return nil, unmounted
+	}
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
-	a := &Archive{conn: conn, dest: dest, opts: opts}
+	a.conn = conn
 	a.opts.Lock = protocol.LockExclusive
 	if err := a.lock(ctx); err != nil {
 		return nil, err
@@ -34,8 +43,8 @@ func Init(ctx context.Context, dest store.Destination, params Params, cost crypt
 	if err := checkEmpty(ctx, conn); err != nil {
 		return nil, fmt.Errorf("make an archive at %s: %w", dest, err)
 	}
-	if err := a.checkUnpinned(); err != nil {
-		return nil, err
+	if unmounted != nil {
+		return nil, unmounted
 	}
 	secret, err := opts.Secret(ctx)
 	if err != nil {
@@ -89,14 +98,14 @@ func (a *Archive) create(ctx context.Context) error {
 	return a.rememberRoot(sealed, &[32]byte{})
 }
 
-// checkUnpinned refuses a place where this host saw an archive that isn't there
-// any more: the disk may not be mounted, or the store may hide it.
-func (a *Archive) checkUnpinned() error {
+// checkUnpinned is the error for a place where this host saw an archive, if that isn't
+// there any more: the disk may not be mounted, or the store may hide it.
+func (a *Archive) checkUnpinned() (unmounted, err error) {
 	pin, pinned, err := a.opts.State.Pin(a.dest.String())
 	if err != nil || !pinned || a.opts.AllowRollback {
-		return err
+		return nil, err
 	}
-	return fmt.Errorf("archive %s was seen at %s, and is not there now: %w", short(pin.Archive), a.dest, ErrRolledBack)
+	return fmt.Errorf("nothing is at %s, where archive %s was seen: %w", a.dest, short(pin.Archive), ErrUnmounted), nil
 }
 
 // checkEmpty refuses a place where an archive is, or where its root may only

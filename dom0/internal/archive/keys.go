@@ -84,6 +84,23 @@ func (a *Archive) MayAddKey(replace bool) error {
 	return nil
 }
 
+// Holder is the key that a secret opens already, and the zero Key if it opens none as
+// far as can be told with the usual work. It needs no lock.
+func (a *Archive) Holder(ctx context.Context, s crypt.Secret) (Key, error) {
+	u := &unlocker{a: a, secret: s, met: map[format.SlotID]bool{}, tried: map[format.SlotID]bool{}}
+	root := &sealedRoot{clear: &a.root.Clear}
+	found, err := u.tryRoot(ctx, u.slotsOf(root))
+	if err != nil || found == nil {
+		return Key{}, err
+	}
+	defer found.Clear()
+	i, err := findSlot(&a.root.Clear, found.Slot)
+	if err != nil {
+		return Key{}, err
+	}
+	return a.key(i), nil
+}
+
 // AddKey gives the archive one more key. A passphrase is stretched at that cost.
 // It needs the append lock.
 func (a *Archive) AddKey(ctx context.Context, s crypt.Secret, cost crypt.Cost, label string) (Key, error) {

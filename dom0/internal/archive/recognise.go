@@ -304,7 +304,7 @@ func (a *Archive) mayWrite() (branch format.ObjectID, err error) {
 		return format.NewObjectID(), nil
 	}
 	if elsewhere {
-		return branch, fmt.Errorf("%s is a copy of the archive at %s: %w", a.dest, written, ErrAdopt)
+		return branch, fmt.Errorf("%s is a copy of the archive at %s: %w", a.dest, written, ErrAdoptCopy)
 	}
 	return branch, fmt.Errorf("host %q wrote to this archive last: %w", a.root.Host, ErrAdopt)
 }

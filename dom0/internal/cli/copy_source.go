@@ -39,7 +39,7 @@ func (c *copyRun) openSource(ctx context.Context) (conn io.Closer, err error) {
 	}
 	plain, err := store.Open(ctx, c.env.Dest, opts.Store)
 	if errors.Is(err, store.ErrMissing) {
-		return nil, c.nothingThere()
+		return nil, archive.NoRoot(ctx, nil, c.env.Dest, opts)
 	}
 	if err != nil {
 		return nil, err
@@ -48,7 +48,7 @@ func (c *copyRun) openSource(ctx context.Context) (conn io.Closer, err error) {
 		c.src, err = copying.ReadSource(ctx, plain)
 	}
 	if errors.Is(err, archive.ErrNoArchive) {
-		err = c.nothingThere()
+		err = archive.NoRoot(ctx, plain, c.env.Dest, opts)
 	}
 	if err != nil {
 		plain.Close()
@@ -145,15 +145,6 @@ func (c *copyRun) takeKey(ctx context.Context) error {
 func (c *copyRun) keyOf(needed *copying.Needed) *copying.Key {
 	r := c.open.Root()
 	return &copying.Key{Archive: r.Archive, Root: c.open.SealedRoot(), Generation: r.Generation, Open: c.open.OpenRoot, Forked: c.open.Forked, Needed: needed}
-}
-
-// nothingThere is the error for a place without an archive.
-func (c *copyRun) nothingThere() error {
-	_, pinned, err := c.state.Pin(c.env.Dest.String())
-	if err == nil && pinned {
-		return fmt.Errorf("no archive at %s, where one was seen: %w", c.env.Dest, archive.ErrUnmounted)
-	}
-	return errors.Join(err, fmt.Errorf("no archive at %s: %w", c.env.Dest, archive.ErrNoArchive))
 }
 
 // sourceMemory is what this host knows of the archive's place.

@@ -83,7 +83,7 @@ func newTree() (*tree, error) {
 			"It needs no archive.", &statusCommand{}},
 		{"diff", "Show what changed since a session", "Shows which parts of a volume may differ from its last session, as its storage tells; with --full, which do.", &diffCommand{}},
 		{"forget-local", "Drop base snapshots", "Drops base snapshots of volumes, and what is known of changes. Nothing is lost but speed: the next backup reads these volumes whole.", &forgetCommand{}},
-		{"copy", "Copy an archive to another place", "Copies an archive as it is to another place, or brings a copy up to date. It needs no passphrase: nothing is opened.", &copyCommand{}},
+		{"copy", "Copy an archive to another place", "Copies an archive as it is to another place, or brings a copy up to date. It needs no passphrase; where a key is at hand, it looks deeper.", &copyCommand{}},
 		{"key", "List and change keys", "Lists and changes the keys of an archive: passphrases, key files and recovery keys, each of which opens it.", nil},
 		{"key list", "Show the keys", "Shows the keys of an archive: their ids, kinds, labels, and which one was used.", &keyListCommand{}},
 		{"key add", "Add a key", "Adds a key to the archive. Without an option for it, pinion asks for a new passphrase on the terminal.", &keyAddCommand{}},

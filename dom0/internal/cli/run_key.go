@@ -234,6 +234,9 @@ func (e *Env) openWithNewSecret(ctx context.Context, replace bool, from *newSecr
 		if err = mayAddKey(a, replace); err == nil {
 			s, err = e.newSecret(ctx, from)
 		}
+		if err == nil {
+			err = isNewSecret(ctx, a, s)
+		}
 		return err
 	}
 	a, err := e.openWith(ctx, o)
@@ -245,6 +248,15 @@ func (e *Env) openWithNewSecret(ctx context.Context, replace bool, from *newSecr
 	}
 	clearSecret(s)
 	return nil, crypt.Secret{}, err
+}
+
+// isNewSecret refuses a secret that a key of the archive has: to remove one of two such keys would close nothing.
+func isNewSecret(ctx context.Context, a *archive.Archive, s crypt.Secret) error {
+	key, err := a.Holder(ctx, s)
+	if err != nil || key.KDF == 0 {
+		return err
+	}
+	return exit.With(exit.Failed, fmt.Errorf("key %s has that secret already", key.ID), "choose another one; nothing was changed")
 }
 
 // mayAddKey is why no key can be added, or with replace none replaced.

@@ -210,14 +210,22 @@ func reportDamage(env *Env, a *archive.Archive, list *damage.List, states []veri
 	if incomplete != nil {
 		env.UI.Warn("%v", incomplete)
 	}
-	hint := "pinion check --repair --read-data mends what can be mended; then the next backup sends again what was lost and is still here, and --drop-damaged gives the rest up"
+	command := "pinion"
+	if env.keyExportFile != "" {
+		command += " --key-export FILE"
+	}
+	hint := command + " check --repair --read-data mends what can be mended; then the next backup sends again what was lost and is still here, and --drop-damaged gives the rest up"
 	if repaired {
 		hint = "back up: what was lost and is still here is sent again; restore --salvage gets out what is whole; check --repair --drop-damaged gives the rest up"
 	}
 	if copies := a.Copies(); len(copies) > 0 {
 		hint = fmt.Sprintf("a copy may have it: first put it back from %s (%s); then, or if it hasn't, ", strings.Join(copies, " or "), seeCopies) + hint
 	}
-	return exit.With(exit.Damaged, errors.New(count(len(ranges)+more, "part")+" of the archive can't be had"), hint)
+	what := count(len(ranges)+more, "part") + " of the archive can't be had"
+	if more == 0 && !slices.ContainsFunc(ranges, func(r damage.Range) bool { return !r.Spare }) {
+		what = count(len(ranges), "object") + " of the archive can't be had; nothing that a session holds was found to be lost with it"
+	}
+	return exit.With(exit.Damaged, errors.New(what), hint)
 }
 
 // printDamage shows a line for each range.

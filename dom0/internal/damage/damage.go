@@ -24,6 +24,10 @@ type Range struct {
 	Object  string `json:"object"`  // in the store
 	Reason  string `json:"reason"`
 
+	// Spare says that everything can be had all the same: what is lost is there twice,
+	// or only ties the archive together.
+	Spare bool `json:"-"`
+
 	// Settings says that the volume's name is a qube's, whose settings are meant.
 	Settings bool `json:"-"`
 }

@@ -95,7 +95,7 @@ func readKeyFile(ctx context.Context, path string, warn func(string, ...any)) ([
 		err = fmt.Errorf("read the key file: %w", err)
 	case len(key) < MinKeyFile:
 		err = exit.With(exit.Failed, fmt.Errorf("key file %q has %d bytes, fewer than %d", path, len(key), MinKeyFile),
-			"make one with: head -c 32 /dev/urandom > FILE")
+			"look for the right file; a new one, if that is wanted, is made with: head -c 32 /dev/urandom > NEW-FILE")
 	case len(key) > MaxKeyFile:
 		err = fmt.Errorf("key file %q has more than %d bytes", path, MaxKeyFile)
 	}

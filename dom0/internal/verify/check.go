@@ -85,7 +85,7 @@ func (c *check) run(ctx context.Context) (*Report, error) {
 		}
 	}
 	for _, err := range c.broken {
-		list.Add(damage.Range{}, err)
+		list.Add(damage.Range{Spare: found.Empty()}, err)
 	}
 	list.AddAll(found)
 	if ranges, more := list.Ranges(); more == 0 && tooMuch == nil {

@@ -13,6 +13,7 @@ import (
 	"pinion/dom0/internal/source"
 	"pinion/dom0/internal/source/lvm"
 	"pinion/dom0/internal/source/lvmthin"
+	"pinion/e2e/umltest"
 )
 
 // A qube is a volume that Qubes OS starts and stops a qube with. Commands are
@@ -236,6 +237,7 @@ func TestRealDance(t *testing.T) {
 // TestRealDanceCompared: what is asked about a volume between two snapshots
 // says nothing, or is right, whatever volume has the name meanwhile.
 func TestRealDanceCompared(t *testing.T) {
+	umltest.Long(t)
 	w := newWorld(t, "256M", "64k")
 	q := w.newQube("vm-b-private")
 	p := w.pool(q.committed())
@@ -285,6 +287,7 @@ func TestRealDanceCompared(t *testing.T) {
 // TestRealLive takes snapshots of what a running qube writes to, under the name
 // of its committed state, and of that, in turns, whatever the qube does.
 func TestRealLive(t *testing.T) {
+	umltest.Long(t)
 	w := newWorld(t, "256M", "64k")
 	w.o.ReportAge = time.Hour
 	q := w.newQube("vm-c-private")

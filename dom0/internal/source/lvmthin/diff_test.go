@@ -8,6 +8,7 @@ import (
 
 	"pinion/dom0/internal/source"
 	"pinion/dom0/internal/source/lvmthin"
+	"pinion/e2e/umltest"
 )
 
 // TestRealUnchanged: a write that has just ended, without a flush, is seen.
@@ -46,8 +47,13 @@ func TestRealUnchanged(t *testing.T) {
 // random, and compares the difference with that of the bytes, and with what
 // the tools say.
 func TestRealDiff(t *testing.T) {
-	for _, chunk := range []int{64, 192, 1024} {
-		t.Run(fmt.Sprintf("%dK", chunk), func(t *testing.T) { testDiff(t, chunk<<10) })
+	for i, chunk := range []int{64, 192, 1024} {
+		t.Run(fmt.Sprintf("%dK", chunk), func(t *testing.T) {
+			if i > 0 {
+				umltest.Long(t)
+			}
+			testDiff(t, chunk<<10)
+		})
 	}
 }
 
@@ -130,6 +136,7 @@ func checkDiff(t *testing.T, p, tools *lvmthin.Pool, old, now *source.Base, befo
 
 // TestRealLargestChunk: a pool with chunks of 1 GiB.
 func TestRealLargestChunk(t *testing.T) {
+	umltest.Long(t)
 	w := newWorld(t, "4G", "1g", "-Zn")
 	a := w.thin("huge", 3<<30)
 	p := w.pool(a)
@@ -176,6 +183,7 @@ func TestRealHeld(t *testing.T) {
 }
 
 func TestRealKin(t *testing.T) {
+	umltest.Long(t)
 	w := newWorld(t, "256M", "64k")
 	a, stranger := w.thin("a", 16<<20), w.thin("stranger", 16<<20)
 	write(t, a, 0, 8<<20)
@@ -216,6 +224,7 @@ func TestRealKin(t *testing.T) {
 // TestRealTools leaves everything to the tools, as for metadata of a format
 // that only they know.
 func TestRealTools(t *testing.T) {
+	umltest.Long(t)
 	w := newWorld(t, "64M", "64k")
 	a := w.thin("a", 8<<20)
 	write(t, a, 0, 1<<20)

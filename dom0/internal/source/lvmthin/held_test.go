@@ -13,6 +13,7 @@ import (
 	"pinion/dom0/internal/source"
 	"pinion/dom0/internal/source/lvm"
 	"pinion/dom0/internal/source/lvmthin"
+	"pinion/e2e/umltest"
 )
 
 // message sends a message to the pool, as somebody else.
@@ -158,6 +159,7 @@ func (w *world) kill(step string) {
 // TestRealDropGivesBack: removing snapshots, which needs no comparison, also
 // gives back what a process that was killed holds, but nobody else's.
 func TestRealDropGivesBack(t *testing.T) {
+	umltest.Long(t)
 	w := newWorld(t, "64M", "64k")
 	a := w.thin("a", 4<<20)
 	p := w.pool(a)
@@ -298,6 +300,7 @@ func TestRealNotes(t *testing.T) {
 
 // TestRealInterrupted: what is given up in the middle is given back.
 func TestRealInterrupted(t *testing.T) {
+	umltest.Long(t)
 	w := newWorld(t, "64M", "64k")
 	a := w.thin("a", 4<<20)
 	write(t, a, 0, 1<<20)

@@ -10,6 +10,7 @@ import (
 
 	"pinion/dom0/internal/source"
 	"pinion/dom0/internal/source/lvm"
+	"pinion/e2e/umltest"
 )
 
 // TestRealThinIDUsedAgain removes a snapshot, whose thin id LVM gives to the
@@ -125,6 +126,7 @@ func TestRealBaseWrittenTo(t *testing.T) {
 
 // TestRealClock sets the pool's clock, and an id, near their ends.
 func TestRealClock(t *testing.T) {
+	umltest.Long(t)
 	w := newWorld(t, "64M", "64k")
 	a := w.thin("a", 4<<20)
 	write(t, a, 0, 64<<10)
