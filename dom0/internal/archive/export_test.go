@@ -2,6 +2,7 @@ package archive
 
 import (
 	"context"
+	"encoding/json"
 
 	"pinion/dom0/internal/format"
 	"pinion/protocol"
@@ -59,3 +60,28 @@ func Plan(at []format.Location, maxRanges int) []Request {
 
 // IsDamage reports whether an error is damage of the archive.
 func IsDamage(err error) bool { return isDamage(err) }
+
+// RecodeHostLists decodes and encodes a host's lists; ok is false if they can't be
+// decoded.
+func RecodeHostLists(untrusted []byte) (again []byte, sessions int, ok bool) {
+	h, err := parseHostLists(untrusted)
+	if err != nil {
+		return nil, 0, false
+	}
+	return h.encode(), len(h.list), true
+}
+
+// EncodeHostLists encodes a host's lists.
+func EncodeHostLists(list []format.SessionEntry, table *format.VolumeTable) []byte {
+	return (&hostLists{root: format.RootHash{1}, generation: 7, list: list, table: table}).encode()
+}
+
+// TablesNote makes a note of the cache, and ReadTablesNote reads one.
+func TablesNote(what string, runs []format.IndexRun) ([]byte, error) {
+	return json.Marshal(tablesNote{Version: tablesNoteVersion, For: what, Generation: 7, Runs: format.AppendIndexRuns(nil, runs)})
+}
+
+func ReadTablesNote(untrusted []byte) (what string, runs []format.IndexRun, ok bool) {
+	note, runs, ok := parseTablesNote(untrusted)
+	return note.For, runs, ok
+}

@@ -56,23 +56,24 @@ func (a *Archive) LoadIndex(ctx context.Context) error {
 
 // tablesNote says what the cache keeps of the tables of contents.
 type tablesNote struct {
-	Version    int       `json:"version"`
-	For        string    `json:"for"`        // what they stand in for: runsHash, or without a root packsHash
-	Generation uint64    `json:"generation"` // the highest that a pack was written on
-	Runs       []noteRun `json:"runs"`
+	Version    int    `json:"version"`
+	For        string `json:"for"`        // what they stand in for: runsHash, or without a root packsHash
+	Generation uint64 `json:"generation"` // the highest that a pack was written on
+	Runs       []byte `json:"runs"`       // of the index that was made of them, as a root has them
 }
 
-// noteRun is a format.IndexRun.
-type noteRun struct {
-	Level   uint8  `json:"level"`
-	Entries uint64 `json:"entries"`
-	List    bool   `json:"list"`
-	Object  string `json:"object"`
-	Size    uint32 `json:"size"`
+// parseTablesNote reads a note of the cache. No error says that it is damaged: what
+// it is about is read again then.
+func parseTablesNote(untrusted []byte) (note tablesNote, runs []format.IndexRun, ok bool) {
+	if len(untrusted) > maxTablesNote || json.Unmarshal(untrusted, &note) != nil || note.Version != tablesNoteVersion {
+		return tablesNote{}, nil, false
+	}
+	runs, err := format.ParseIndexRuns(note.Runs)
+	return note, runs, err == nil
 }
 
 const (
-	tablesNoteVersion = 2
+	tablesNoteVersion = 3
 	tablesNoteName    = "tables.json"
 	maxTablesNote     = 1 << 20
 )
@@ -158,18 +159,12 @@ func runsHash(runs []format.IndexRun) string {
 // openNoted opens what an earlier run has kept in place of what; nil: nothing of use.
 func (a *Archive) openNoted(ctx context.Context, dir, what string) (t *index.Table, generation uint64) {
 	b, err := os.ReadFile(filepath.Join(dir, tablesNoteName))
-	var note tablesNote
-	if err != nil || len(b) > maxTablesNote || json.Unmarshal(b, &note) != nil ||
-		note.Version != tablesNoteVersion || note.For != what {
+	if err != nil {
 		return nil, 0
 	}
-	var runs []format.IndexRun
-	for _, r := range note.Runs {
-		id, err := format.ParseObjectID(r.Object)
-		if err != nil {
-			return nil, 0
-		}
-		runs = append(runs, format.IndexRun{Level: r.Level, Entries: r.Entries, List: r.List, Object: id, Size: r.Size})
+	note, runs, ok := parseTablesNote(b)
+	if !ok || note.For != what {
+		return nil, 0
 	}
 	t, err = index.Open(ctx, dir, a.keys.Archive, runs, noSource{})
 	if err != nil {
@@ -185,10 +180,7 @@ func (a *Archive) keepTables(ctx context.Context, dir, what string, generation u
 		a.opts.Warn(fmt.Sprintf("what was read is not kept in the cache: %v", err))
 		return
 	}
-	note := tablesNote{Version: tablesNoteVersion, For: what, Generation: generation}
-	for _, r := range runs {
-		note.Runs = append(note.Runs, noteRun{r.Level, r.Entries, r.List, r.Object.String(), r.Size})
-	}
+	note := tablesNote{Version: tablesNoteVersion, For: what, Generation: generation, Runs: format.AppendIndexRuns(nil, runs)}
 	b, err := json.Marshal(note)
 	if err == nil {
 		err = durable.WriteFile(filepath.Join(dir, tablesNoteName), b)

@@ -78,7 +78,7 @@ func TestAChangeSendsLittle(t *testing.T) {
 	aligned, plain := chunks(before), chunks(plainBefore)
 
 	var sent, sentPlain, worst, runs int
-	for i := 11; i < len(names); i += 613 {
+	for i := 11; i < len(names); i += 1601 {
 		for _, change := range []func(old []byte){
 			func(old []byte) { must(t, os.WriteFile(names[i], append(old, noise(1, 5000)...), 0o644)) },
 			func([]byte) { must(t, os.Remove(names[i])) },

@@ -96,14 +96,7 @@ func (r *Root) AppendBody(b []byte) []byte {
 		b = wire.AppendText(b, s.Label)
 		b = binary.BigEndian.AppendUint64(b, uint64(s.Created))
 	}
-	b = append(b, byte(len(r.Index)))
-	for _, x := range r.Index {
-		b = append(b, x.Level)
-		b = binary.BigEndian.AppendUint64(b, x.Entries)
-		b = wire.AppendBool(b, x.List)
-		b = append(b, x.Object[:]...)
-		b = binary.BigEndian.AppendUint32(b, x.Size)
-	}
+	b = AppendIndexRuns(b, r.Index)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(r.Needed)))
 	for _, t := range r.Needed {
 		b = append(b, byte(t.Structure))
@@ -210,6 +203,26 @@ func parseSlotInfo(d *wire.Decoder, n int) []SlotInfo {
 // CheckLabel accepts the label of a key slot: at most MaxLabel bytes of UTF-8
 // without control characters.
 func CheckLabel(label string) error { return checkText("label of a key slot", label, 0, MaxLabel) }
+
+// AppendIndexRuns appends runs, at most MaxIndexRuns, as a root has them.
+func AppendIndexRuns(b []byte, runs []IndexRun) []byte {
+	b = append(b, byte(len(runs)))
+	for _, x := range runs {
+		b = append(b, x.Level)
+		b = binary.BigEndian.AppendUint64(b, x.Entries)
+		b = wire.AppendBool(b, x.List)
+		b = append(b, x.Object[:]...)
+		b = binary.BigEndian.AppendUint32(b, x.Size)
+	}
+	return b
+}
+
+// ParseIndexRuns decodes what AppendIndexRuns made.
+func ParseIndexRuns(untrusted []byte) ([]IndexRun, error) {
+	d := wire.NewDecoder(untrusted)
+	runs := parseIndexRuns(d)
+	return runs, d.Finish()
+}
 
 func parseIndexRuns(d *wire.Decoder) []IndexRun {
 	n := int(d.U8())
