@@ -54,8 +54,7 @@ func TestRememberedKeyIsRemovedByAnother(t *testing.T) {
 }
 
 // The time of a remembered key begins with the secret, and not with the lock.
-func TestRememberWhileWaiting(t *testing.T) {
-	t.Parallel()
+func TestRememberWhileWaiting(t *testing.T) { // alone: it looks at all keys of the kernel's
 	needKeyrings(t)
 	w := archive(t)
 	t.Cleanup(func() { w.command("key", "forget").Run() })
@@ -83,13 +82,13 @@ func TestNewSecretBeforeTheLock(t *testing.T) {
 	w := archive(t)
 	asked, answer := w.path("asked"), w.path("answer")
 	for _, command := range []string{"add", "change"} {
-		changing := w.start("key", command, "--new-passcmd", "touch '"+asked+"'; while [ ! -e '"+answer+"' ]; do sleep 0.1; done; echo correct horse")
+		changing := w.start("key", command, "--new-passcmd", "touch '"+asked+"'; while [ ! -e '"+answer+"' ]; do sleep 0.1; done; echo correct horse "+command)
 		appears(t, asked)
 		w.ok("list")
 		w.backup("file:" + w.image("v", "random:1M:1"))
 		writeFile(t, answer, nil)
 		w.wait(changing).expect(0)
-		w.ok("list", "--passcmd", "echo correct horse")
+		w.ok("list", "--passcmd", "echo correct horse "+command)
 		_, _ = os.Remove(asked), os.Remove(answer)
 	}
 	w.exits(12, "list", "--keyfile", w.key)

@@ -63,10 +63,10 @@ func killAtEach(t *testing.T, fault string, types []protocol.Type, try func(plan
 	}
 }
 
-// killSources are two volumes: data for three packs, and some that compresses.
+// killSources are two volumes: data for two packs, and some that compresses.
 func killSources(w *world) []string {
 	return []string{
-		"a=file:" + w.image("a.img", "random:33M:1", "text:3M:2", "hole:20M", "random:200000:3"),
+		"a=file:" + w.image("a.img", "random:17M:1", "text:3M:2", "hole:20M", "random:200000:3"),
 		"b=file:" + w.image("b.img", "random:2M:4", "text:2M:5"),
 	}
 }
@@ -88,7 +88,7 @@ func TestKillEveryRequestOfABackup(t *testing.T) {
 			w.rewind(m.before)
 			w.ok(backup...)
 			old := []killedState{{"a", "#1", copyFile(t, w.path("a.img"), w.path("a.1"))}, {"b", "#1", copyFile(t, w.path("b.img"), w.path("b.1"))}}
-			overwrite(t, w.path("a.img"), 3<<20, "random:33M:6")
+			overwrite(t, w.path("a.img"), 3<<20, "random:17M:6")
 			overwrite(t, w.path("b.img"), 1<<20, "random:500000:7", "text:2M:8")
 			m = newKillMatrix(t, w, row.victim, row.when, backup)
 			t.Run("incremental", func(t *testing.T) { m.at(t).each(old) })
@@ -123,7 +123,7 @@ func newKillMatrix(t *testing.T, w *world, victim, when string, backup []string)
 	all := events(t, log)
 	m.whole = bytesOf(all, "ok", protocol.TypePut)
 	if n := count(all, "ok", protocol.TypePut); n < 5 {
-		t.Fatalf("an undisturbed backup puts %d objects; the matrix needs three data packs, metadata and an index", n)
+		t.Fatalf("an undisturbed backup puts %d objects; the matrix needs two data packs, metadata and an index", n)
 	}
 	return m
 }

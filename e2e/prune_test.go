@@ -80,12 +80,13 @@ func clockWorld(t *testing.T) (*world, time.Time) {
 // and a table of what is to stay that was made another way.
 func TestPruneRowS14KeepRules(t *testing.T) {
 	t.Parallel()
+	const sessions = 150
 	w, now := clockWorld(t)
 	image := w.image("v.img", "random:192K:1")
 	var times []time.Time
-	for i := range 400 {
+	for i := range sessions {
 		// Not evenly: sometimes two a day, sometimes none for days.
-		at := now.AddDate(0, 0, -730).Add(time.Duration(i) * (730 * 24 * time.Hour / 400)).Add(time.Duration(i%7) * 5 * time.Hour)
+		at := now.AddDate(0, 0, -450).Add(time.Duration(i) * (450 * 24 * time.Hour / sessions)).Add(time.Duration(i%7) * 5 * time.Hour)
 		times = append(times, at)
 		if i%4 == 0 {
 			overwrite(t, image, 64<<10, fmt.Sprintf("random:128K:%d", i+2))
@@ -96,7 +97,7 @@ func TestPruneRowS14KeepRules(t *testing.T) {
 		}
 		w.when(at).ok(args...)
 	}
-	keep := map[uint64]bool{400: true, 34: true}
+	keep := map[uint64]bool{sessions: true, 34: true}
 	for _, rule := range []struct {
 		n      int
 		layout string
@@ -134,7 +135,7 @@ func TestPruneRowS14KeepRules(t *testing.T) {
 			t.Errorf("session #%d: keep is %v, because %s", s.Seq, s.Keep, s.Why)
 		}
 	}
-	if n := len(w.seqs()); n != 400 {
+	if n := len(w.seqs()); n != sessions {
 		t.Fatalf("a dry run left %d sessions", n)
 	}
 	before := w.disk("packs")

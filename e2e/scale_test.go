@@ -22,7 +22,7 @@ const (
 func TestNoVolumeIsHeldInMemory(t *testing.T) {
 	w := newWorldOf(t, build{static: true})
 	w.ok("init")
-	image := w.image("image", "random:768M:1", "hole:3G", "text:256M:2", "zero:64M", "hole:2G", "random:512M:3", "hole:1472M")
+	image := w.image("image", "random:256M:1", "hole:3G", "text:96M:2", "zero:64M", "hole:2G", "random:160M:3", "hole:2496M")
 	source := "file:" + image
 	within(t, w, "backup", source)
 	overwrite(t, image, 100<<20, "random:16M:4")

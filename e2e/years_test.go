@@ -17,7 +17,7 @@ import (
 
 var (
 	yearsSeed  = flag.Uint64("years-seed", 1, "the seed of the model test of years")
-	yearsSteps = flag.Int("years-steps", 60, "how many operations the model test of years does on each kind of storage")
+	yearsSteps = flag.Int("years-steps", 36, "how many operations the model test of years does on each kind of storage")
 )
 
 // Years of two archives and two hosts: backups, prunes, deletes, renames, tags,

@@ -89,7 +89,7 @@ func TestJunkLeavesWorkForTheOldestRoot(t *testing.T) {
 		r := *a.Root()
 		r.Archive, r.Generation, r.Slots, r.SlotInfo = mine.Root().Archive, 2+uint64(i), nil, make([]format.SlotInfo, format.MaxKeySlots)
 		for k := range byte(format.MaxKeySlots) {
-			junk := format.KeySlot{KDF: format.KDFArgon2id, Threads: 4, Memory: 16 << 10, Time: 64, Salt: [32]byte{i + 1, k}}
+			junk := format.KeySlot{KDF: format.KDFArgon2id, Threads: 4, Memory: 64 << 10, Time: 16, Salt: [32]byte{i + 1, k}}
 			r.Slots = append(r.Slots, junk.Append(nil))
 		}
 		sealed, err := a.SealRoot(&r)
