@@ -166,6 +166,7 @@ func TestHostileHelper(t *testing.T) {
 	impatient := *v.world
 	impatient.bin = programs(t, build{timeout: 500 * time.Millisecond})
 	hasty := impatient.proxied(proxyPlan{})
+	try := oneOf(2)
 	for _, row := range wireRows {
 		types := row.types
 		if len(types) == 0 {
@@ -177,6 +178,9 @@ func TestHostileHelper(t *testing.T) {
 		}
 		for _, of := range types {
 			for _, command := range row.commands {
+				if !try() {
+					continue
+				}
 				what := fmt.Sprintf("%s(%d) of %v %d", row.fault, row.n, of, row.at)
 				v.rewind(v.whole)
 				plan := proxyPlan{Fault: row.fault, N: row.n, Type: of, At: row.at}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,11 +18,16 @@ import (
 func TestRecoveryWithoutOneObject(t *testing.T) {
 	t.Parallel()
 	f := newForgery(t)
-	for path, b := range f.whole {
+	try := oneOf(2)
+	for _, path := range slices.Sorted(maps.Keys(f.whole)) {
+		b := f.whole[path]
 		if path == f.dataPack() {
 			continue
 		}
 		for _, s := range spoilings {
+			if !try() {
+				continue
+			}
 			s.spoil(f, path, bytes.Clone(b))
 			f.gives("v", 0, f.image)
 			if t.Failed() {
