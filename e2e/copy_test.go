@@ -171,7 +171,6 @@ func TestCopyFullDisk(t *testing.T) {
 func TestCopyWithHostileStores(t *testing.T) {
 	t.Parallel()
 	w := newWorldOf(t, build{timeout: time.Second})
-	w.env = append(w.env, quickRaces)
 	w.ok("init")
 	v := "v=file:" + w.image("v", "random:300K:1")
 	w.ok("backup", v)

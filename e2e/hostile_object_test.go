@@ -41,7 +41,6 @@ type victim struct {
 func newVictim(t *testing.T, b build) *victim {
 	t.Helper()
 	w := newWorldOf(t, b)
-	w.env = append(w.env, quickRaces)
 	w.ok("init", "--chunk-size", "64K", "--compression", "none")
 	v := &victim{world: w, v1: w.image("v.1", "random:1M:1")}
 	image := copyFile(t, v.v1, w.path("v.img"))

@@ -129,7 +129,6 @@ func TestLostAnswerToCommitIsNoLostSession(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorldOf(t, build{timeout: time.Second})
-			w.env = append(w.env, quickRaces)
 			w.ok("init")
 			image := w.image("v.img", "random:1M:1")
 			r := w.proxied(c.plan).exits(c.code, "backup", "v=file:"+image)

@@ -117,9 +117,6 @@ func (w *world) planned(plan proxyPlan) *world {
 	return &p
 }
 
-// quickRaces takes a second of every exit of a program with the race detector.
-const quickRaces = "GORACE=halt_on_error=1 exitcode=66 atexit_sleep_ms=0"
-
 // events reads a proxy's log.
 func events(t testing.TB, path string) []proxyEvent {
 	t.Helper()

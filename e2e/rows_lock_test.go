@@ -397,7 +397,6 @@ func TestHostileHolder(t *testing.T) {
 	t.Parallel()
 	const nobody = "the archive is locked by another command"
 	w := archive(t)
-	w.env = append(w.env, quickRaces)
 	w.backup("v=file:" + w.image("v", "random:1M:1"))
 	proxied := w.proxied(proxyPlan{})
 	var runs []*running
