@@ -91,10 +91,17 @@ func TestQubesBackupDom0Files(t *testing.T) {
 	}
 
 	// Another list of paths takes the place of this one.
-	q.run("backup", "dom0", "--dom0-files="+q.files+"/srv:"+q.files+"/none").says(q.files + "/none: it is not there")
+	q.exits(3, "backup", "dom0", "--dom0-files="+q.files+"/srv:"+q.files+"/none").says(q.files + "/none: it is not there")
 	if names, _ = tarNames(t, q.restored(t, "dom0:files", "latest"), ""); slices.ContainsFunc(names, func(n string) bool { return strings.Contains(n, "home") }) {
 		t.Errorf("home is among %q", names)
 	}
+	// What isn't followed isn't saved, and that isn't all that was asked for.
+	link := q.path("link")
+	if err := os.Symlink(q.files, link); err != nil {
+		t.Fatal(err)
+	}
+	q.exits(3, "backup", "dom0", "--dom0-files="+q.files+"/srv:"+link).says(link + ": it is a symbolic link")
+	q.exits(3, "backup", "dom0", "--dom0-files="+q.files+"/srv:"+link+"/home").says(link + "/home: a symbolic link")
 	q.exits(2, "backup", "dom0", "--dom0-files=home").oneLine().says("--dom0-files")
 	q.ok("verify", "--all-sessions")
 }

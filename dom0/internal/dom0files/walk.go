@@ -53,7 +53,13 @@ var pseudo = []int64{
 	unix.PSTOREFS_MAGIC, unix.EFIVARFS_MAGIC,
 }
 
-// ErrMissing is what Skip is told of a path of the list that isn't there.
+// A ListedError is what Skip is told of a path of the list of which nothing is taken.
+type ListedError struct{ err error }
+
+func (e *ListedError) Error() string { return e.err.Error() }
+func (e *ListedError) Unwrap() error { return e.err }
+
+// ErrMissing is what a ListedError says of a path that isn't there.
 var ErrMissing = errors.New("it is not there")
 
 // skip tells the caller of what is left out.
@@ -74,7 +80,7 @@ func (l *layout) top(p string) error {
 		err = ErrMissing
 	}
 	if err != nil {
-		l.skip(name, err)
+		l.skip(name, &ListedError{err})
 		return nil
 	}
 	defer unix.Close(dir)
@@ -87,7 +93,7 @@ func (l *layout) top(p string) error {
 		err = errSymlink
 	}
 	if err != nil {
-		l.skip(name, err)
+		l.skip(name, &ListedError{err})
 		return nil
 	}
 	var fsys unix.Statfs_t
@@ -100,7 +106,7 @@ func (l *layout) top(p string) error {
 		err = errPseudo
 	}
 	if err != nil {
-		l.skip(name, err)
+		l.skip(name, &ListedError{err})
 		return nil
 	}
 	l.dev = [2]uint32{st.Dev_major, st.Dev_minor}
