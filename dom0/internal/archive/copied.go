@@ -33,12 +33,10 @@ func (a *Archive) Descends(hash [32]byte) bool {
 	return false
 }
 
-// Forked reports whether the root is known to follow no root of a generation that has
-// a SHA-256: it names as many predecessors as generations lie between, or all of them.
+// Forked reports whether the root is known not to follow the root of a generation with
+// a SHA-256.
 func (a *Archive) Forked(generation uint64, hash [32]byte) bool {
-	named := uint64(len(a.root.Predecessors))
-	all := named < format.MaxPredecessors || generation+named >= a.root.Generation
-	return all && !a.Descends(hash)
+	return forked(a.root, a.rootHash, generation, format.RootHash(hash[:16]))
 }
 
 // SealedRoot is the object of the root as it was opened or last committed. It must

@@ -25,6 +25,10 @@ var ErrRemoved = fmt.Errorf("was removed: %w", ErrWrongKey)
 // descended from it, or is of another archive.
 var ErrRolledBack = errors.New("the store shows a state that doesn't follow the last one seen")
 
+// ErrForked is ErrRolledBack where two states stand beside each other, each with what
+// the other doesn't have: to put one in the place of the other loses something.
+var ErrForked = fmt.Errorf("%w", ErrRolledBack)
+
 // ErrAdopt says that writing needs a decision: this is a copy of an archive, or
 // another host wrote to it last.
 var ErrAdopt = errors.New("writing here needs --adopt")

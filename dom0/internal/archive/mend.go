@@ -166,9 +166,9 @@ func (a *Archive) GivenUp() ([]uint64, error) {
 	return m.GivenUp[a.dest.String()], nil
 }
 
-// maxGivenUp is how many generations are noted, the highest: as many as a store keeps
-// whatever their age.
-const maxGivenUp = protocol.KeptRoots
+// maxGivenUp is how many generations are noted, the highest: more than ten a day, of
+// 30 days, all of which a store keeps, and those that prunes keep of a year.
+const maxGivenUp = 4096
 
 // GiveUp notes the generations, ascending, of all older roots that are damaged.
 func (a *Archive) GiveUp(generations []uint64) error {

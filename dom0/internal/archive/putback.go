@@ -83,6 +83,10 @@ func (a *Archive) putBack(ctx context.Context, saved *sealedRoot) (*Restored, er
 			res.Root = best.root
 			return res, nil
 		}
+		if aside := best.root.Generation >= root.Generation || forked(root, saved.hash, best.root.Generation, format.RootHash(best.hash[:16])); aside && !a.opts.AllowRollback {
+			return nil, fmt.Errorf("the store's newest root that opens is of generation %d, and doesn't follow the one of generation %d that this host saw: %w",
+				best.root.Generation, root.Generation, ErrForked)
+		}
 		a.highest = max(a.highest, best.root.Generation)
 		if best.root.Generation > root.Generation { // else a store could bring a removed key back by damaging a root
 			res.takeSlots(&next, best.root)

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -88,10 +89,13 @@ func (a *Archive) choose(ctx context.Context, r *roots, before memory) error {
 	if a.rivals, err = r.rivals(ctx, a.keys, best, follows); err != nil {
 		return err
 	}
+	if p := r.passed; accepted && p != nil && p.forkedFrom(best.root.Generation, best.hash) {
+		a.rivals = append(a.rivals, p.Name)
+	}
 	a.next = r.nextNumber(best.root, a.highest)
 	if !accepted {
 		err := a.judge(*best, before, known)
-		if len(a.badRoots) > 0 && errors.Is(err, ErrRolledBack) {
+		if len(a.badRoots) > 0 && errors.Is(err, ErrRolledBack) && !errors.Is(err, ErrForked) {
 			err = &OlderError{Err: err, Bad: a.badRoots[0].Err}
 		}
 		return err
@@ -167,7 +171,7 @@ func (c candidate) descends(known state.Branch) error {
 	case r.Generation < known.Generation:
 		return fmt.Errorf("the root is of generation %d, and %d was seen: %w", r.Generation, known.Generation, ErrRolledBack)
 	case r.Generation == known.Generation:
-		return fmt.Errorf("the archive has forked: another root of generation %d was seen: %w", r.Generation, ErrRolledBack)
+		return fmt.Errorf("the archive has forked: another root of generation %d was seen: %w", r.Generation, ErrForked)
 	}
 	for _, p := range r.Predecessors {
 		if strings.HasPrefix(known.RootHash, hex.EncodeToString(p[:])) {
@@ -176,10 +180,23 @@ func (c candidate) descends(known state.Branch) error {
 	}
 	if len(r.Predecessors) == format.MaxPredecessors {
 		return fmt.Errorf("ancestry unproven: the root of generation %d no longer names the one of generation %d: %w",
-			r.Generation, known.Generation, ErrRolledBack)
+			r.Generation, known.Generation, ErrForked)
 	}
 	return fmt.Errorf("the archive has forked: the root of generation %d isn't descended from the one of generation %d that was seen: %w",
-		r.Generation, known.Generation, ErrRolledBack)
+		r.Generation, known.Generation, ErrForked)
+}
+
+// forkedFrom reports whether a root is known not to follow the root of a generation
+// with a SHA-256: it names as many predecessors as generations lie between, or all of
+// them.
+func (c candidate) forkedFrom(generation uint64, hash [32]byte) bool {
+	return forked(c.root, c.hash, generation, format.RootHash(hash[:16]))
+}
+
+func forked(r *format.Root, own [32]byte, generation uint64, of format.RootHash) bool {
+	named := uint64(len(r.Predecessors))
+	all := named < format.MaxPredecessors || generation+named >= r.Generation
+	return all && of != format.RootHash(own[:16]) && !slices.Contains(r.Predecessors, of)
 }
 
 // remember notes the root as the newest seen, and keeps a copy of it: what a store
@@ -315,8 +332,8 @@ func (a *Archive) rivalry() error {
 	if len(a.rivals) == 0 {
 		return nil
 	}
-	return fmt.Errorf("the archive has forked: %s and %s are both of generation %d, and nothing says which counts: %w",
-		a.rootName, strings.Join(a.rivals, ", "), a.root.Generation, ErrRolledBack)
+	return fmt.Errorf("the archive has forked: %s and %s don't follow each other, and nothing says which counts: %w",
+		a.rootName, strings.Join(a.rivals, ", "), ErrForked)
 }
 
 // Host is what tells this host from others: a hash of its machine id, which is

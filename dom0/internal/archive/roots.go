@@ -71,7 +71,8 @@ type roots struct {
 	read   map[string]*sealedRoot
 	clears map[string]*format.Clear // of those that were read, whether they open or not
 	bad    map[string]error
-	failed []BadRoot // in the order in which they were met
+	failed []BadRoot  // in the order in which they were met
+	passed *candidate // by newest; nil: none
 }
 
 func newRoots(conn *store.Conn) *roots {
@@ -306,9 +307,11 @@ type candidate struct {
 
 // newest finds the highest root that opens and that follows accepts. Where there
 // is none of the latter, it is the highest that opens, and accepted is false.
-// floor is the lowest generation that follows may accept.
+// floor is the lowest generation that follows may accept. The highest that opens and
+// isn't accepted, if it is above the one that is, is noted in passed.
 func (r *roots) newest(ctx context.Context, keys *crypt.Keys, floor uint64, follows func(candidate) bool) (best *candidate, accepted bool, err error) {
 	badHeads, badRoots := 0, 0
+	r.passed = nil
 	for {
 		for _, n := range r.names {
 			if best != nil && n.Generation < floor {
@@ -324,6 +327,7 @@ func (r *roots) newest(ctx context.Context, keys *crypt.Keys, floor uint64, foll
 			case c == nil:
 				badRoots++
 			case follows(*c) && (r.whole || n.Generation >= r.from):
+				r.passed = best
 				return c, true, nil
 			case follows(*c): // of its generation one in roots/ may count, which wasn't listed
 				if err := r.listAll(ctx); err != nil {

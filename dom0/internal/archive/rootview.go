@@ -316,8 +316,8 @@ func (a *Archive) OtherRoots(ctx context.Context) (bad []BadRoot, err error) {
 }
 
 // lostHead reports whether the head of the newest root should be there and isn't.
-// Who copies without the key makes none: a store without any is such a copy, and
-// so may be one that this host has copied to.
+// Who copies without the key makes none: a store without any is such a copy, unless
+// this host wrote there, and so may be one that this host has copied to.
 func (a *Archive) lostHead(r *roots, head string) (bool, error) {
 	heads := false
 	for _, n := range r.names {
@@ -327,5 +327,12 @@ func (a *Archive) lostHead(r *roots, head string) (bool, error) {
 		heads = heads || n.Head
 	}
 	_, isCopy, err := a.opts.State.Copy(a.dest.String())
-	return heads && !isCopy, err
+	if err != nil || isCopy || heads {
+		return heads && !isCopy, err
+	}
+	memory, err := a.opts.State.Memory(a.keys.Archive)
+	if err != nil {
+		return false, err
+	}
+	return memory.Branches[a.root.Branch.String()].Written == a.dest.String(), nil
 }

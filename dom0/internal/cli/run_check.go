@@ -100,7 +100,7 @@ func (e *Env) restoreRoot(ctx context.Context, bad error, q *oneAnswer) (*archiv
 	var damaged *archive.DamageError
 	exported := errors.As(bad, &lost) && lost.Export
 	switch {
-	case errors.Is(err, store.ErrLocked), errors.Is(err, context.Canceled):
+	case errors.Is(err, store.ErrLocked), errors.Is(err, context.Canceled), errors.Is(err, archive.ErrForked):
 		return nil, err // whoever that is may be putting it back
 	case errors.Is(err, archive.ErrWrongKey), errors.Is(err, archive.ErrSlow), errors.Is(err, archive.ErrNoMemory):
 		return nil, e.keyError(err)

@@ -272,14 +272,15 @@ func (s *Source) judgeHeads(ctx context.Context, dst *store.Conn, there *rootLis
 	return nil
 }
 
-// judgeNewest refuses a copy whose newest root that opens is above the archive's
-// newest, or no ancestor of it: it was written to, or the archive went back and on
-// from there, and what the copy has is nowhere else. Roots that don't open were made
-// up.
+// judgeNewest refuses a copy whose newest roots that open are above the archive's
+// newest, or no ancestors of it: it was written to, or the archive went back and on
+// from there, and what the copy has is nowhere else. That the archive lists such a
+// root, too, gives it back nothing of what that leads to. Roots that don't open were
+// made up.
 func (s *Source) judgeNewest(ctx context.Context, dst *store.Conn, there *rootList, k *Key) error {
-	tried := 0
+	tried, follows := 0, uint64(0)
 	for _, r := range there.roots {
-		if s.list.has(r) || tried > maxTried {
+		if r.generation < follows || tried > maxTried {
 			return nil
 		}
 		object, _, err := r.read(ctx, dst)
@@ -296,7 +297,7 @@ func (s *Source) judgeNewest(ctx context.Context, dst *store.Conn, there *rootLi
 		case k.Forked(r.generation, sha256.Sum256(object)):
 			return fmt.Errorf("it has a root of generation %d that the archive's newest doesn't follow, and %w", r.generation, ErrForeign)
 		default:
-			return nil
+			follows = r.generation // others of that generation are looked at as well
 		}
 	}
 	return nil

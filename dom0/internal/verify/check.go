@@ -166,6 +166,7 @@ func (c *check) roots(ctx context.Context) error {
 		return err
 	}
 	var older []uint64
+	said := 0
 	for _, b := range bad {
 		mended := false
 		if c.o.Repair {
@@ -179,11 +180,16 @@ func (c *check) roots(ctx context.Context) error {
 		case b.Unmade:
 			c.o.Warn(fmt.Sprintf("%v: a command that is committing, or was killed, didn't make it; the next one that writes does", b.Err))
 		case generationOf(b.Name) < c.a.Root().Generation && (c.o.Repair || c.after || slices.Contains(givenUp, generationOf(b.Name))):
-			c.o.Warn(fmt.Sprintf("%v; an older state of the archive may not be there any more", b.Err))
+			if said++; said <= maxOlderSaid {
+				c.o.Warn(fmt.Sprintf("%v; an older state of the archive may not be there any more", b.Err))
+			}
 			older = append(older, generationOf(b.Name))
 		default:
 			c.broken = append(c.broken, b.Err)
 		}
+	}
+	if said > maxOlderSaid {
+		c.o.Warn(fmt.Sprintf("and %d more older roots are damaged", said-maxOlderSaid))
 	}
 	if !c.o.Repair && !c.after {
 		return nil
@@ -191,6 +197,9 @@ func (c *check) roots(ctx context.Context) error {
 	slices.Sort(older)
 	return c.a.GiveUp(slices.Compact(older))
 }
+
+// maxOlderSaid is how many damaged older roots are named.
+const maxOlderSaid = 10
 
 // generationOf is the generation that the name of a root says.
 func generationOf(name string) uint64 {
