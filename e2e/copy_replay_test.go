@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 )
 
@@ -123,14 +124,26 @@ func TestCopyIsNewerThanAnArchiveThatWasPutBack(t *testing.T) {
 	putTree(t, old, w.store)
 	w.exits(14, "copy", "--to", "file:"+to)
 	w.exits(14, "copy", "--allow-rollback", "--to", "file:"+to)
-	for i := range 3 {
+	for i := range 2 {
 		overwrite(t, v, 0, fmt.Sprintf("random:256K:%d", 3+i))
 		w.ok("backup", "--allow-rollback", "file:"+v)
-		for _, args := range [][]string{{"copy"}, {"copy", "--delete"}, {"copy", "--allow-rollback"}, {"copy", "--allow-rollback", "--delete"}} {
-			w.exits(14, append(args, "--to", "file:"+to)...).says("choose another place")
+		for _, args := range [][]string{{"copy"}, {"copy", "--delete"}, {"copy", "--allow-rollback", "--delete"}} {
+			w.exits(14, append(args, "--to", "file:"+to)...).says("--allow-rollback")
 		}
 	}
 	c := w.other("reader").at(to)
 	c.restores("v", "latest", only)
 	c.ok("verify", "-q", "--all-sessions")
+	root := strings.TrimPrefix(highestRoot(t, to), "roots/")[:12]
+	// Without the key nobody sees it, and nothing is lost either.
+	w.keyless().ok("copy", "--to", "file:"+to)
+	for range 2 {
+		w.ok("copy", "--to", "file:"+to, "--allow-rollback")
+		w.exits(14, "copy", "--delete", "--to", "file:"+to).says("nothing was removed", "doesn't follow", "--allow-rollback")
+	}
+	restored := w.path("restored")
+	c.ok("restore", "v", "--allow-rollback", "--root", strings.TrimLeft(root, "0"), "--to", restored)
+	same(t, restored, only)
+	w.ok("copy", "--delete", "--to", "file:"+to, "--allow-rollback")
+	w.at(to).ok("verify", "-q", "--all-sessions")
 }

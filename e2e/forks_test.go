@@ -133,3 +133,49 @@ func TestAllHeadsAreLost(t *testing.T) {
 	f.ok("check", "-q")
 	f.backup("file:" + f.v)
 }
+
+// A session that is whole in the store, and that no root leads to any more, comes back
+// with a repair: no prune takes it away after that.
+func TestSessionOfALostRootComesBack(t *testing.T) {
+	t.Parallel()
+	for name, how := range map[string]func(f *forkWorld) *world{
+		"a host that saw nothing": func(f *forkWorld) *world {
+			f.hide()
+			return f.other("new")
+		},
+		"a host that accepted it": func(f *forkWorld) *world {
+			f.hide()
+			f.exits(14, "list")
+			f.ok("list", "--allow-rollback")
+			return f.world
+		},
+		"a host whose state is older": func(f *forkWorld) *world {
+			w := f.other("old")
+			for _, dir := range []string{"/head", "/roots"} {
+				if err := os.RemoveAll(f.store + dir); err != nil {
+					f.t.Fatal(err)
+				}
+			}
+			return w
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := archive(t)
+			v := w.image("v", "random:300K:1")
+			w.backup("file:" + v)
+			w.other("old").ok("list")
+			w.other("new").cache = w.path("nothing")
+			overwrite(t, v, 0, "random:128K:2")
+			w.backup("file:" + v)
+			f := &forkWorld{world: w, v: v, newest: []string{highestOwn(t, w.store), highestRoot(t, w.store)}}
+			host := how(f)
+			host.ok("check", "--repair").says("session #2")
+			host.restores("v", "#2", v)
+			host.ok("prune", "--keep-last", "10")
+			host.ok("prune", "--keep-last", "10")
+			host.restores("v", "#2", v)
+			host.ok("verify", "-q", "--all-sessions")
+		})
+	}
+}

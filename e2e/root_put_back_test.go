@@ -38,7 +38,10 @@ func TestNewestRootIsLost(t *testing.T) {
 			b.exits(14, "list").oneLine().says("generation 2, and 3 was seen")
 			if name == "damaged" { // it may have been a prune's, whose packs are gone
 				a.exits(13, "backup", "file:"+a.path("v")).says("may have been removed meanwhile", "check --repair")
+				a.exits(13, "check", "--repair").prints("000000000003") // what was committed in it isn't here
+				a.exits(13, "check")
 				a.ok("check", "--repair")
+				a.ok("check")
 			}
 			a.backup("file:" + a.path("v"))
 			// No number is used twice while its root is there.

@@ -1627,8 +1627,8 @@ def check_vectors(directory):
     check(wrong == 0, f"{wrong} of {len(manifest)} vectors are not as they have to be")
 
 
-def archive_options(default):
-    common = argparse.ArgumentParser(add_help=False, argument_default=default)
+def archive_options():
+    common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     common.add_argument("--keyfile", help="the key file that opens the archive")
     common.add_argument("--passfile", help="a file whose first line is the passphrase or a recovery key; else asked")
     common.add_argument("--key-export", help="a key export of this archive, for when no root is left")
@@ -1637,26 +1637,30 @@ def archive_options(default):
 
 
 def parse_options():
-    # They stand anywhere: a command that isn't given one leaves what stood before it.
-    common = archive_options(argparse.SUPPRESS)
+    # Options of the archive stand anywhere, so they are taken out first.
+    options, rest = archive_options().parse_known_args()
     parser = argparse.ArgumentParser(
-        description="Get volumes out of an archive of pinion without pinion.", parents=[archive_options(None)]
+        description="Get volumes out of an archive of pinion without pinion.", parents=[archive_options()]
     )
     parser.add_argument("--vectors", metavar="DIR", help="check this script with the vectors in a directory")
     parser.add_argument("archive", nargs="?", help="the archive's directory")
     commands = parser.add_subparsers(dest="command")
-    commands.add_parser("list", parents=[common], help="show the sessions and the volumes in them")
-    one = commands.add_parser("restore", parents=[common], help="write a volume to a new file")
-    every = commands.add_parser("restore-all", parents=[common], help="write all volumes of a session to new files in a directory")
+    commands.add_parser("list", help="show the sessions and the volumes in them")
+    one = commands.add_parser("restore", help="write a volume to a new file")
+    every = commands.add_parser("restore-all", help="write all volumes of a session to new files in a directory")
     for command in (one, every):
         command.add_argument("--session", type=int, help="number of the session; else the newest that will do")
         command.add_argument("--salvage", action="store_true", help="leave damaged chunks out, as zeros, and say where")
     one.add_argument("volume")
     one.add_argument("image")
     every.add_argument("directory")
-    options = parser.parse_args()
+    given = vars(options)
+    for name, value in vars(parser.parse_args(rest)).items():
+        given.setdefault(name, value)
     if options.vectors is None and options.command is None:
         parser.error("an archive and a command are needed")
+    if options.keyfile and options.passfile:
+        parser.error("--keyfile and --passfile can't both be used")
     return options
 
 

@@ -102,8 +102,15 @@ func (a *Archive) create(ctx context.Context) error {
 // there any more: the disk may not be mounted, or the store may hide it.
 func (a *Archive) checkUnpinned() (unmounted, err error) {
 	pin, pinned, err := a.opts.State.Pin(a.dest.String())
-	if err != nil || !pinned || a.opts.AllowRollback {
+	if err != nil || a.opts.AllowRollback {
 		return nil, err
+	}
+	if !pinned {
+		c, copied, err := a.opts.State.Copy(a.dest.String())
+		if err != nil || !copied {
+			return nil, err
+		}
+		return fmt.Errorf("nothing is at %s, where a copy of %s was: %w", a.dest, c.Source, ErrUnmounted), nil
 	}
 	return fmt.Errorf("nothing is at %s, where archive %s was seen: %w", a.dest, short(pin.Archive), ErrUnmounted), nil
 }

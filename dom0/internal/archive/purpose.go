@@ -190,8 +190,9 @@ func (r *relisting) addLost() {
 	}
 }
 
-// addNewer takes in sessions that were written for roots above this one, if all of
-// each is there. This host's own lists say which of them were acknowledged.
+// addNewer takes in sessions whose numbers are above all that the root has, if all of
+// each is there: what was written for a root that is gone, perhaps. This host's own lists
+// say which of them were acknowledged.
 func (r *relisting) addNewer(ctx context.Context, s *surveyed) error {
 	lists, err := r.w.a.hostLists()
 	if err != nil {
@@ -199,7 +200,7 @@ func (r *relisting) addNewer(ctx context.Context, s *surveyed) error {
 	}
 	bySeq := map[uint64][]format.BlobID{}
 	for id, session := range s.sessions {
-		if session.Generation > r.w.a.root.Generation && session.Seq >= r.w.a.root.NextSeq {
+		if session.Seq >= r.w.a.root.NextSeq {
 			bySeq[session.Seq] = append(bySeq[session.Seq], id)
 		}
 	}

@@ -73,6 +73,9 @@ func (a *Archive) putBack(ctx context.Context, saved *sealedRoot) (*Restored, er
 	if err != nil {
 		return nil, err
 	}
+	if err := r.unread(); err != nil {
+		return nil, fmt.Errorf("put the root back: %w", err)
+	}
 	res := &Restored{Root: root}
 	next := *root
 	next.Predecessors = append([]format.RootHash{format.RootHash(saved.hash[:16])}, root.Predecessors...)

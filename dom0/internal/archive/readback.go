@@ -78,6 +78,13 @@ func (w *Writer) readBackBlobs(ctx context.Context, first, id format.ObjectID, t
 // that went.
 func (a *Archive) tryBlobs(ctx context.Context, id format.ObjectID, toc *format.TOC,
 	chosen func(format.TOCBlob, format.Location) (bool, error), result func(format.BlobID, error) error) error {
+	return a.fetchBlobs(ctx, id, toc, chosen, func(b format.BlobID, _ []byte, err error) error { return result(b, err) })
+}
+
+// fetchBlobs fetches the chosen blobs of a pack and gives them, from many goroutines, to
+// take, whose they are until it returns.
+func (a *Archive) fetchBlobs(ctx context.Context, id format.ObjectID, toc *format.TOC,
+	chosen func(format.TOCBlob, format.Location) (bool, error), take func(id format.BlobID, plain []byte, err error) error) error {
 	wants := make([]Want, 0, len(toc.Blobs))
 	places := make([]located, 0, len(toc.Blobs))
 	err := pack.Locations(id, toc, func(b format.TOCBlob, at format.Location) error {
@@ -91,7 +98,7 @@ func (a *Archive) tryBlobs(ctx context.Context, id format.ObjectID, toc *format.
 	if err != nil {
 		return err
 	}
-	return a.fetchFrom(ctx, wants, places, false, func(i int, _ []byte, err error) error { return result(wants[i].ID, err) })
+	return a.fetchFrom(ctx, wants, places, false, func(i int, plain []byte, err error) error { return take(wants[i].ID, plain, err) })
 }
 
 // unreadable tries the doubtful blobs of a pack and returns those that don't

@@ -393,6 +393,17 @@ func (r *roots) try(ctx context.Context, keys *crypt.Keys, n RootName) (*candida
 	return &candidate{s, root}, nil
 }
 
+// unread is the error for a root that can't be read now: it may be whole, and newer than
+// all others. nil: there was none.
+func (r *roots) unread() error {
+	for _, b := range r.failed {
+		if errors.Is(b.Err, store.ErrUnreadable) {
+			return fmt.Errorf("%w; nothing is written while a root that may be newer can't be read", b.Err)
+		}
+	}
+	return nil
+}
+
 // above lists the roots that were met above a generation and don't open.
 func (r *roots) above(generation uint64) []BadRoot {
 	var list []BadRoot

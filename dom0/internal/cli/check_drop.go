@@ -27,6 +27,9 @@ func (e *Env) dropDamaged(ctx context.Context, a *archive.Archive, list *damage.
 	if err := a.Limited(); err != nil {
 		return nil, exit.With(exit.Failed, fmt.Errorf("what is damaged can't be dropped: %w", err), "drop it where the archive's disk can be written to and isn't append-only")
 	}
+	if err := list.Unreadable(); err != nil {
+		return nil, fmt.Errorf("%w; nothing is dropped, since what can't be read now may be whole", err)
+	}
 	p := &pruning{env: e, a: a, m: m, cuts: prune.Cuts{}}
 	if err := p.read(ctx); err != nil {
 		return nil, err

@@ -40,7 +40,7 @@ func (c *copyRun) report(res *copying.Result, gone removed, older error) error {
 		c.sayDone(res, gone, older)
 	}
 	if res.Extra > gone.objects && !c.o.Delete && !res.First && res.Failed == 0 && c.lost == 0 {
-		u.Notice("the copy has %s that the archive no longer has; --delete removes them, and frees %s", count(int(res.Extra), "object"), ui.Bytes(res.ExtraBytes))
+		u.Notice("the copy has %s that the archive no longer has; --delete, which opens both, removes what is of no use, at most %s", count(int(res.Extra), "object"), ui.Bytes(res.ExtraBytes))
 	}
 	for _, f := range c.failed {
 		u.Printf("not copied: %s: %s", f.Name, f.Message)

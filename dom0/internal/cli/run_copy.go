@@ -35,6 +35,7 @@ type copyRun struct {
 	failed     []failedJSON // the first maxFailed
 	unreadable int          // of all that failed, those that can't be read now, and may be whole
 	onlyThere  int          // of all that failed, those that the copy has
+	aside      string       // a root of the copy that the archive's newest doesn't follow
 	lost       int          // what the archive's sessions need and it doesn't have, though it may be in the copy
 }
 
@@ -62,7 +63,7 @@ func runCopy(ctx context.Context, env *Env, o *copyCommand) error {
 	m := &meter{ui: env.UI}
 	defer m.stop()
 	res, err := c.src.To(ctx, dst, copying.Options{
-		Seen: seen, Key: c.key, Known: c.seen.newest, MaxNew: int64(o.MaxNew),
+		Seen: seen, Key: c.key, AllowFork: env.AllowRollback && !o.Delete, Known: c.seen.newest, MaxNew: int64(o.MaxNew),
 		Begin: func(n int64) { m.begin("copying", n) }, Bytes: m.add, Failed: c.notCopied,
 	})
 	if errors.Is(err, copying.ErrForeign) && !env.AllowRollback {
@@ -79,6 +80,9 @@ func runCopy(ctx context.Context, env *Env, o *copyCommand) error {
 		return err
 	}
 	if err := c.findLost(ctx, res); err != nil {
+		return err
+	}
+	if err := c.findAside(ctx, dst, res); err != nil {
 		return err
 	}
 	gone, err := c.remove(ctx, dst, res)
@@ -167,7 +171,7 @@ func (c *copyRun) explain(err error) error {
 	case errors.Is(err, copying.ErrForeign) && errors.Is(err, archive.ErrNotEmpty):
 		return exit.With(exit.Failed, err, "choose an empty place for a new copy")
 	case errors.Is(err, copying.ErrForeign):
-		return exit.With(exit.RolledBack, err, "it was written to, or is newer than this archive, or another one's: choose another place; see \"copy\" in docs/operation.md")
+		return exit.With(exit.RolledBack, err, "it was written to, or is newer than this archive, or another one's: choose another place, or with --allow-rollback leave in it what it has of its own; see \"copy\" in docs/operation.md")
 	case errors.Is(err, archive.ErrUnmounted):
 		return exit.With(exit.NoArchive, err, "if the copy was removed on purpose, --allow-rollback makes a new one")
 	case errors.Is(err, store.ErrNoSpace):
@@ -207,7 +211,7 @@ type removed struct{ objects, roots int64 }
 // remove does what --delete asks for. A copy that was begun by this run, or that isn't whole, is left alone: what else is
 // there may be all that is left of something.
 func (c *copyRun) remove(ctx context.Context, dst *store.Conn, res *copying.Result) (gone removed, err error) {
-	if !c.o.Delete || res.First || !res.Current || res.Failed > 0 || c.lost > 0 || c.key.Needed == nil {
+	if !c.o.Delete || res.First || !res.Current || res.Failed > 0 || c.lost > 0 || c.aside != "" || c.key.Needed == nil {
 		return gone, nil
 	}
 	if err := c.lock(ctx, dst, protocol.LockExclusive); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -230,7 +231,9 @@ func (e *Env) openWithNewSecret(ctx context.Context, replace bool, from *newSecr
 		return nil, crypt.Secret{}, err
 	}
 	var s crypt.Secret
+	var before []archive.Key
 	o.BeforeLock = func(ctx context.Context, a *archive.Archive) (err error) {
+		before = a.Keys()
 		if err = mayAddKey(a, replace); err == nil {
 			s, err = e.newSecret(ctx, from)
 		}
@@ -241,7 +244,10 @@ func (e *Env) openWithNewSecret(ctx context.Context, replace bool, from *newSecr
 	}
 	a, err := e.openWith(ctx, o)
 	if err == nil {
-		if err = mayAddKey(a, replace); err == nil { // still
+		if err = mayAddKey(a, replace); err == nil && !slices.Equal(before, a.Keys()) { // somebody was faster
+			err = isNewSecret(ctx, a, s)
+		}
+		if err == nil {
 			return a, s, nil
 		}
 		a.Close()

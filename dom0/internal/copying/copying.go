@@ -65,6 +65,9 @@ type Options struct {
 	Seen bool
 	// Key is the archive as it was opened; nil: it wasn't.
 	Key *Key
+	// AllowFork lets a copy go on whose newest root is of a branch that was left: what
+	// that leads to stays, and is no longer what the copy shows.
+	AllowFork bool
 	// Known is the SHA-256 of the newest root that this host has seen of the
 	// archive; zero: none.
 	Known [32]byte
@@ -197,7 +200,7 @@ func (s *Source) judge(ctx context.Context, dst *store.Conn, there *rootList, p 
 		return err
 	}
 	if o.Key != nil {
-		return s.judgeNewest(ctx, dst, there, o.Key)
+		return s.judgeNewest(ctx, dst, there, o)
 	}
 	if top := there.highest(); top > s.list.highest() {
 		res.Newer = top
@@ -277,7 +280,8 @@ func (s *Source) judgeHeads(ctx context.Context, dst *store.Conn, there *rootLis
 // from there, and what the copy has is nowhere else. That the archive lists such a
 // root, too, gives it back nothing of what that leads to. Roots that don't open were
 // made up.
-func (s *Source) judgeNewest(ctx context.Context, dst *store.Conn, there *rootList, k *Key) error {
+func (s *Source) judgeNewest(ctx context.Context, dst *store.Conn, there *rootList, o Options) error {
+	k := o.Key
 	tried, follows := 0, uint64(0)
 	for _, r := range there.roots {
 		if r.generation < follows || tried > maxTried {
@@ -295,12 +299,43 @@ func (s *Source) judgeNewest(ctx context.Context, dst *store.Conn, there *rootLi
 		case r.generation > k.Generation:
 			return fmt.Errorf("it has a root of generation %d, above all of the archive's, and %w", r.generation, ErrForeign)
 		case k.Forked(r.generation, sha256.Sum256(object)):
+			if o.AllowFork {
+				return nil
+			}
 			return fmt.Errorf("it has a root of generation %d that the archive's newest doesn't follow, and %w", r.generation, ErrForeign)
 		default:
 			follows = r.generation // others of that generation are looked at as well
 		}
 	}
 	return nil
+}
+
+// Aside is the name of a root of dst that opens and that the archive's newest is known
+// not to follow, the highest; "": there is none. What it leads to may be in dst alone,
+// whatever roots the archive lists.
+func Aside(ctx context.Context, dst *store.Conn, k *Key) (string, error) {
+	there, err := listRoots(ctx, dst)
+	if err != nil {
+		return "", fmt.Errorf("list the copy's roots: %w", err)
+	}
+	for _, r := range there.roots {
+		var hash [32]byte
+		copy(hash[:], r.sum[:])
+		if r.generation > k.Generation || !k.Forked(r.generation, hash) {
+			continue
+		}
+		object, _, err := r.read(ctx, dst)
+		if err == nil {
+			_, err = k.Open(r.from, object)
+		}
+		switch {
+		case err == nil:
+			return r.from, nil
+		case !isBad(err) && !isDamage(err):
+			return "", fmt.Errorf("the copy: %w", err)
+		}
+	}
+	return "", nil
 }
 
 // commit makes the newest root a head of the copy.

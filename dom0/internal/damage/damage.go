@@ -7,11 +7,13 @@
 package damage
 
 import (
+	"cmp"
 	"errors"
 	"sort"
 	"sync"
 
 	"pinion/dom0/internal/archive"
+	"pinion/dom0/internal/store"
 )
 
 // A Range is a part of the archive that can't be had. Without a volume it is
@@ -47,12 +49,27 @@ type List struct {
 	ranges []Range
 	full   bool // even joined there are too many
 	more   int
+
+	unreadable error
 }
 
 // Add enters a range with the cause err.
 func (l *List) Add(r Range, err error) {
 	r.Object, r.Reason = Explain(err)
 	l.AddRange(r)
+	if errors.Is(err, store.ErrUnreadable) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.unreadable = cmp.Or(l.unreadable, err)
+	}
+}
+
+// Unreadable is one of the causes that were added, if one is that something can't be
+// read now, and may be whole; nil: none is.
+func (l *List) Unreadable() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.unreadable
 }
 
 // AddRange enters a range that names its cause.
@@ -79,6 +96,11 @@ func (l *List) AddAll(o *List) {
 		l.AddRange(r)
 	}
 	l.AddMore(more)
+	if err := o.Unreadable(); err != nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.unreadable = cmp.Or(l.unreadable, err)
+	}
 }
 
 // AddMore counts ranges that are not in the list.

@@ -12,6 +12,7 @@ import (
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/damage"
 	"pinion/dom0/internal/format"
+	"pinion/dom0/internal/store"
 	"pinion/protocol"
 )
 
@@ -49,6 +50,7 @@ type check struct {
 	configs  []Config
 	bad      map[format.BlobID]bool // blobs that can't be had
 	after    bool                   // a repair has just been made
+	above    map[string]bool        // damaged roots above the one that was used before it
 }
 
 // Check looks at the archive's structure: roots, index objects, packs, sessions
@@ -76,8 +78,19 @@ func (c *check) run(ctx context.Context) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	if o.Repair && (doubt || len(c.broken) > 0 || !found.Empty()) {
-		return c.repair(ctx, !found.Empty())
+	if o.Repair {
+		if err := c.unreadable(found); err != nil {
+			return nil, err
+		}
+		var unlisted []uint64
+		if c.report.Strays.Packs > 0 {
+			if unlisted, err = a.Unlisted(ctx); err != nil {
+				return nil, err
+			}
+		}
+		if doubt || len(c.broken) > 0 || !found.Empty() || len(unlisted) > 0 {
+			return c.repair(ctx, !found.Empty())
+		}
 	}
 	if o.Repair {
 		if err := c.tidy(ctx); err != nil {
@@ -85,13 +98,28 @@ func (c *check) run(ctx context.Context) (*Report, error) {
 		}
 	}
 	for _, err := range c.broken {
-		list.Add(damage.Range{Spare: found.Empty()}, err)
+		list.Add(damage.Range{Spare: found.Empty() && len(c.above) == 0}, err)
 	}
 	list.AddAll(found)
 	if ranges, more := list.Ranges(); more == 0 && tooMuch == nil {
 		c.report.Damaged = Summarize(c.subjects, c.configs, ranges)
 	}
 	return &c.report, tooMuch
+}
+
+// unreadable is the error for what can't be read now, and may be whole: a repair would
+// do without it.
+func (c *check) unreadable(found *damage.List) error {
+	err := found.Unreadable()
+	for _, b := range c.broken {
+		if err == nil && errors.Is(b, store.ErrUnreadable) {
+			err = b
+		}
+	}
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w; nothing was repaired, since what can't be read now may be whole", err)
 }
 
 // tidy is what a repair does where nothing is damaged.
@@ -166,7 +194,7 @@ func (c *check) roots(ctx context.Context) error {
 		return err
 	}
 	var older []uint64
-	said := 0
+	above, said := map[string]bool{}, 0
 	for _, b := range bad {
 		mended := false
 		if c.o.Repair {
@@ -179,6 +207,8 @@ func (c *check) roots(ctx context.Context) error {
 			c.restored(b.Name)
 		case b.Unmade:
 			c.o.Warn(fmt.Sprintf("%v: a command that is committing, or was killed, didn't make it; the next one that writes does", b.Err))
+		case c.above[b.Name]: // what was committed in it isn't here
+			c.broken = append(c.broken, b.Err)
 		case generationOf(b.Name) < c.a.Root().Generation && (c.o.Repair || c.after || slices.Contains(givenUp, generationOf(b.Name))):
 			if said++; said <= maxOlderSaid {
 				c.o.Warn(fmt.Sprintf("%v; an older state of the archive may not be there any more", b.Err))
@@ -186,7 +216,13 @@ func (c *check) roots(ctx context.Context) error {
 			older = append(older, generationOf(b.Name))
 		default:
 			c.broken = append(c.broken, b.Err)
+			if generationOf(b.Name) > c.a.Root().Generation {
+				above[b.Name] = true
+			}
 		}
+	}
+	if !c.after {
+		c.above = above
 	}
 	if said > maxOlderSaid {
 		c.o.Warn(fmt.Sprintf("and %d more older roots are damaged", said-maxOlderSaid))
@@ -453,7 +489,7 @@ func (c *check) repair(ctx context.Context, lost bool) (*Report, error) {
 	if after := c.a.Root().Sessions; after < before {
 		c.list.Add(damage.Range{}, &archive.DamageError{Object: "session list", Reason: fmt.Errorf("%d of %d sessions are lost", before-after, before)})
 	}
-	again := check{a: c.a, o: c.o, list: c.list, bad: map[format.BlobID]bool{}, after: true}
+	again := check{a: c.a, o: c.o, list: c.list, bad: map[format.BlobID]bool{}, after: true, above: c.above}
 	again.o.Repair = false
 	report, err := again.run(ctx)
 	if report != nil {
