@@ -170,6 +170,11 @@ func TestSessionOfALostRootComesBack(t *testing.T) {
 			w.backup("file:" + v)
 			f := &forkWorld{world: w, v: v, newest: []string{highestOwn(t, w.store), highestRoot(t, w.store)}}
 			host := how(f)
+			if name == "a host that saw nothing" {
+				for range 2 {
+					host.exits(13, "prune", "--keep-last", "10").oneLine().says("session #2", "check --repair")
+				}
+			}
 			host.ok("check", "--repair").says("session #2")
 			host.restores("v", "#2", v)
 			host.ok("prune", "--keep-last", "10")

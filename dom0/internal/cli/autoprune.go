@@ -7,6 +7,7 @@ import (
 
 	"pinion/dom0/internal/archive"
 	"pinion/dom0/internal/exit"
+	"pinion/dom0/internal/prune"
 	"pinion/dom0/internal/store"
 )
 
@@ -60,6 +61,10 @@ func (b *backingUp) autoprune(ctx context.Context, a *archive.Archive) error {
 		return err
 	}
 	res, err := p.prune(ctx, false)
+	if errors.Is(err, prune.ErrUnlisted) { // nor may it keep a backup from being made
+		b.env.UI.Warn("not pruned this time: %s; pinion check --repair takes it in", oneLine(err))
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -60,6 +60,8 @@ func statusOf(err error) (status exit.Status, hint string) {
 		return exit.RolledBack, "pinion check --repair puts the newest root back that this host saw; pinion check --roots lists what is there"
 	case errors.Is(err, archive.ErrRolledBack):
 		return exit.RolledBack, "if you know why, for example because you put back an old copy, accept it with --allow-rollback"
+	case errors.Is(err, prune.ErrUnlisted):
+		return exit.Damaged, "pinion check --repair takes in what is whole of it, and lets go of the rest"
 	case errors.Is(err, archive.ErrAdoptCopy):
 		return exit.NeedsAdopt, "use --adopt to back up here from now on: it is an archive of its own then, and pinion copy can't bring it up to date any more"
 	case errors.Is(err, archive.ErrAdopt):

@@ -56,7 +56,10 @@ var pseudo = []int64{
 // A ListedError is what Skip is told of a path of the list of which nothing is taken.
 type ListedError struct{ err error }
 
+// Error says why.
 func (e *ListedError) Error() string { return e.err.Error() }
+
+// Unwrap gives the reason.
 func (e *ListedError) Unwrap() error { return e.err }
 
 // ErrMissing is what a ListedError says of a path that isn't there.

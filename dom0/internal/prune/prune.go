@@ -114,6 +114,18 @@ func Run(ctx context.Context, a *archive.Archive, c *Content, cuts Cuts, o Optio
 	return runOnce(ctx, a, c, cuts, o)
 }
 
+// ErrUnlisted says that the store has a session which no list has: of a root that is
+// gone, or of a backup that was killed at its very end. A prune would free it.
+var ErrUnlisted = errors.New("nothing is pruned while it may come back")
+
+func checkUnlisted(ctx context.Context, a *archive.Archive) error {
+	seqs, err := a.Unlisted(ctx)
+	if err != nil || len(seqs) == 0 {
+		return err
+	}
+	return fmt.Errorf("the store has session #%d, which no list has: %w", seqs[0], ErrUnlisted)
+}
+
 // unroomy is a prune that had no room to begin, and changed nothing.
 type unroomy struct{ err error }
 
@@ -126,6 +138,9 @@ func runOnce(ctx context.Context, a *archive.Archive, c *Content, cuts Cuts, o O
 		return nil, err
 	}
 	defer r.close()
+	if err := checkUnlisted(ctx, a); err != nil {
+		return nil, err
+	}
 	put := a.NameMetadata()
 	if !o.DryRun {
 		var err error
