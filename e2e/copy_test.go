@@ -170,7 +170,7 @@ func TestCopyFullDisk(t *testing.T) {
 // was, or than the archive, without verify seeing it.
 func TestCopyWithHostileStores(t *testing.T) {
 	t.Parallel()
-	w := newWorldOf(t, build{timeout: time.Second})
+	w := newWorldOf(t, build{timeout: 2 * time.Second})
 	w.ok("init")
 	v := "v=file:" + w.image("v", "random:300K:1")
 	w.ok("backup", v)

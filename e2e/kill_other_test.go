@@ -128,7 +128,7 @@ func TestLostAnswerToCommitIsNoLostSession(t *testing.T) {
 		{"an answer that is none", proxyPlan{Fault: "garbage", Type: protocol.TypeCommit}, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			w := newWorldOf(t, build{timeout: time.Second})
+			w := newWorldOf(t, build{timeout: 2 * time.Second})
 			w.ok("init")
 			image := w.image("v.img", "random:1M:1")
 			r := w.proxied(c.plan).exits(c.code, "backup", "v=file:"+image)
