@@ -207,6 +207,8 @@ func (c *check) roots(ctx context.Context) error {
 			c.restored(b.Name)
 		case b.Unmade:
 			c.o.Warn(fmt.Sprintf("%v: a command that is committing, or was killed, didn't make it; the next one that writes does", b.Err))
+		case errors.Is(b.Err, store.ErrUnreadable): // it may be whole
+			c.broken = append(c.broken, b.Err)
 		case c.above[b.Name]: // what was committed in it isn't here
 			c.broken = append(c.broken, b.Err)
 		case generationOf(b.Name) < c.a.Root().Generation && (c.o.Repair || c.after || slices.Contains(givenUp, generationOf(b.Name))):
