@@ -261,7 +261,8 @@ func TestRestoreRootKeepsWhatFollows(t *testing.T) {
 	if err != nil || r.Root.Generation != 4 {
 		t.Fatalf("%+v, %v", r, err)
 	}
-	// Without it, what this host saw is put back, above all numbers.
+	// Without it, what this host saw is put back, above all numbers, if it may take the
+	// place of another history.
 	if err := os.Remove(p.Path(protocol.HeadName(4))); err != nil {
 		t.Fatal(err)
 	}
@@ -269,7 +270,12 @@ func TestRestoreRootKeepsWhatFollows(t *testing.T) {
 	if err := os.Remove(p.Path(protocol.RootName(4, [16]byte(sum[:16])))); err != nil {
 		t.Fatal(err)
 	}
-	r, err = archive.RestoreRoot(ctx, p.Dest, p.Options(protocol.LockExclusive))
+	o := p.Options(protocol.LockExclusive)
+	if r, err := archive.RestoreRoot(ctx, p.Dest, o); !errors.Is(err, archive.ErrForked) {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	o.AllowRollback = true
+	r, err = archive.RestoreRoot(ctx, p.Dest, o)
 	if err != nil || r.Root.Generation != 13 {
 		t.Fatalf("%+v, %v", r, err)
 	}

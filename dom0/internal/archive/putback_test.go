@@ -31,7 +31,9 @@ func TestRestoreRootNeedsToWrite(t *testing.T) {
 				forge(t, p, func(r *format.Root) { needs(r); r.Predecessors, r.Generation = nil, 9 })
 			}
 			before := len(p.Objects(t, protocol.PrefixRoots))
-			if r, err := archive.RestoreRoot(ctx, p.Dest, p.Options(protocol.LockExclusive)); !errors.Is(err, format.ErrNewer) {
+			o := p.Options(protocol.LockExclusive)
+			o.AllowRollback = true
+			if r, err := archive.RestoreRoot(ctx, p.Dest, o); !errors.Is(err, format.ErrNewer) {
 				t.Errorf("%+v, %v", r, err)
 			}
 			if n := len(p.Objects(t, protocol.PrefixRoots)); n != before {

@@ -52,7 +52,7 @@ func TestRepairOfTheListLeavesOutUncommittedSessions(t *testing.T) {
 	if _, _, err := w.AddMetadata(ctx, format.BlobSession, killed.Append(nil)); err != nil {
 		t.Fatal(err)
 	}
-	beyond := &format.Session{ID: format.NewObjectID(), Seq: 9, Time: 9e18, Zone: "UTC", Host: "test"}
+	beyond := &format.Session{ID: format.NewObjectID(), Seq: 2, Time: 9e18, Zone: "UTC", Host: "test"}
 	if _, _, err := w.AddMetadata(ctx, format.BlobSession, beyond.Append(nil)); err != nil {
 		t.Fatal(err)
 	}

@@ -88,7 +88,7 @@ func TestInitWhereAnArchiveWasSeen(t *testing.T) {
 	}
 	params, cost := archivetest.Params(), crypt.DefaultCost()
 	o := p.Options(protocol.LockExclusive)
-	if _, err := archive.Init(context.Background(), p.Dest, params, cost, o); !errors.Is(err, archive.ErrRolledBack) {
+	if _, err := archive.Init(context.Background(), p.Dest, params, cost, o); !errors.Is(err, archive.ErrUnmounted) {
 		t.Errorf("init where an archive was seen: %v", err)
 	}
 	o = p.Options(protocol.LockExclusive)
