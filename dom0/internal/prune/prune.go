@@ -138,6 +138,11 @@ func runOnce(ctx context.Context, a *archive.Archive, c *Content, cuts Cuts, o O
 		return nil, err
 	}
 	defer r.close()
+	if !o.DryRun {
+		if _, err := a.Branch(); err != nil { // before anything is said to be repaired
+			return nil, err
+		}
+	}
 	if err := checkUnlisted(ctx, a); err != nil {
 		return nil, err
 	}
