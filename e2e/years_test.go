@@ -252,7 +252,11 @@ func (y *years) perform(host int, a *yearsArchive, args []string, next yearsStat
 	}
 	var r *result
 	if plan.Fault == "" {
-		r = w.ok(args...)
+		if r = w.run(args...); strings.Contains(r.stderr, "which no list has") {
+			y.takeIn(host, a)
+			return
+		}
+		r.expect(0)
 	} else {
 		r = w.proxied(plan).run(args...)
 	}
@@ -268,6 +272,21 @@ func (y *years) perform(host int, a *yearsArchive, args []string, next yearsStat
 			y.t.Errorf("%s: the key that was replaced opens it", filepath.Base(a.dir))
 		}
 	}
+}
+
+// takeIn follows the hint of a prune that found a session of a killed backup: a repair
+// takes it in, and then it goes by its number.
+func (y *years) takeIn(host int, a *yearsArchive) {
+	y.t.Helper()
+	w, key := y.at(host, a), []string{"--adopt", "--keyfile", a.have.key}
+	w.ok(append([]string{"check", "-q", "--repair"}, key...)...)
+	for _, s := range document[listDoc](w.ok("list", "--json", "--keyfile", a.have.key)).Sessions {
+		if _, known := a.have.sessions[s.Seq]; !known {
+			w.ok(append([]string{"prune", "-q", "--session", fmt.Sprintf("#%d", s.Seq)}, key...)...)
+			a.have.next = max(a.have.next, s.Seq+1)
+		}
+	}
+	y.did("host %d, %s: what a killed backup left is taken in and removed", host, filepath.Base(a.dir))
 }
 
 func (y *years) change() {
